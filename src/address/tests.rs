@@ -1,0 +1,125 @@
+//! The transition table, whole, and the rules around it.
+
+use super::*;
+use crate::id::Boot;
+
+fn row(status: Status, claim: Option<Claim>) -> Row {
+    Row {
+        ip: Ipv4Addr::new(10, 0, 0, 9),
+        subnet: SubnetId::stored("subnet-0123456789abcdef0".into()),
+        status,
+        iface: None,
+        primary: false,
+        claim,
+        holder: None,
+        idle: Duration::ZERO,
+        claimed: None,
+    }
+}
+
+fn every_state() -> Vec<Row> {
+    let boot = Boot::random();
+    vec![
+        row(Status::Free, None),
+        row(Status::Allocated, Some(boot.claim(1, Kind::On))),
+        row(Status::Allocated, Some(boot.claim(1, Kind::Off))),
+        row(Status::Ready, None),
+        row(Status::Occupied, Some(boot.claim(1, Kind::Lease))),
+        row(Status::Occupied, None),
+        row(Status::Reserved, None),
+    ]
+}
+
+fn every_event() -> Vec<(&'static str, Event)> {
+    let boot = Boot::random();
+    let claim = |kind| boot.claim(2, kind);
+    let eni = EniId::stored("eni-0123456789abcdef0".into());
+    vec![
+        ("claim", Event::Claim { eni: eni.clone(), claim: claim(Kind::On) }),
+        ("confirm", Event::Confirm),
+        ("lease", Event::Lease { claim: claim(Kind::Lease), holder: None }),
+        ("restore", Event::Restore { claim: claim(Kind::Lease) }),
+        ("release", Event::Release),
+        ("take back", Event::TakeBack),
+        ("give up", Event::GiveUp { claim: claim(Kind::Off) }),
+        ("gone", Event::Gone),
+        ("refuse", Event::Refuse { address_at_fault: true }),
+        ("foreign", Event::Foreign { eni: Some(eni), primary: false }),
+        ("mark primary", Event::MarkPrimary),
+        ("reserve", Event::Reserve { holder: None }),
+        ("unreserve", Event::Unreserve),
+    ]
+}
+
+fn becomes(change: &Change) -> State {
+    row(change.to.status, change.to.claim.clone()).state()
+}
+
+#[test]
+fn the_whole_transition_table() {
+    use State::{Foreign, Free, Lease, Off, On, Ready, Reserved};
+    let mut seen = Vec::new();
+    for row in every_state() {
+        for (name, event) in every_event() {
+            if let Ok(change) = row.on(event) {
+                assert_eq!(change.from, row.guard(), "I5: a change expects the row as it was seen");
+                seen.push((row.state(), name, becomes(&change)));
+            }
+        }
+    }
+    let expected = [
+        (Free, "claim", On),
+        (Free, "foreign", Foreign),
+        (Free, "reserve", Reserved),
+        (On, "confirm", Ready),
+        (On, "lease", Lease),
+        (On, "give up", Off),
+        (On, "refuse", Free),
+        (On, "foreign", Foreign),
+        (On, "reserve", Reserved),
+        (Off, "give up", Off),
+        (Off, "gone", Free),
+        (Ready, "lease", Lease),
+        (Ready, "give up", Off),
+        (Ready, "mark primary", Foreign),
+        (Lease, "restore", Lease),
+        (Lease, "release", Ready),
+        (Lease, "take back", Ready),
+        (Foreign, "mark primary", Foreign),
+        (Reserved, "unreserve", Free),
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn only_a_release_and_an_address_at_fault_are_let_go_now() {
+    for row in every_state() {
+        for (name, event) in every_event() {
+            if let Ok(change) = row.on(event) {
+                assert_eq!(change.lets_go, name == "release" || name == "refuse", "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_primary_address_is_never_given_whatever_its_status_says() {
+    for mut row in every_state() {
+        row.primary = true;
+        for (name, event) in every_event() {
+            if matches!(name, "claim" | "lease" | "give up") {
+                assert!(row.on(event).is_err(), "I7: {:?} {name}", row.state());
+            }
+        }
+    }
+}
+
+#[test]
+fn cooling_is_counted_in_whole_seconds_and_never_ends_early() {
+    let mut r = row(Status::Ready, None);
+    assert!(r.has_cooled(Duration::ZERO));
+    for (idle, cooldown, cooled) in [(60, 60_000, false), (61, 60_000, true), (1, 500, false), (2, 500, true)] {
+        r.idle = Duration::from_secs(idle);
+        assert_eq!(r.has_cooled(Duration::from_millis(cooldown)), cooled, "{idle} {cooldown}");
+    }
+}
