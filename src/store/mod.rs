@@ -1,0 +1,210 @@
+//! The one seam: the table of addresses, in MySQL for a fleet or in an SQLite file for one host.
+//!
+//! The store carries out claims and guarded changes and decides nothing else. No transaction outlives a call (I4). Every
+//! call ends by `until`; conflicts and lost connections are retried within it. Whatever is retried is safe to: a claim is
+//! looked up by its token, a guarded change that finds its row already changed as wanted has happened.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::address::{Change, NewRow, Row, State};
+use crate::id::{Claim, EniId, SubnetId};
+
+mod mysql;
+mod raw;
+mod schema;
+mod sqlite;
+mod url;
+
+pub use url::{BadUrl, Database, Server, Tls};
+
+/// Why the store could not do it. One sentence fit for a user: no SQL, no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the sentences say it")]
+pub enum StoreError {
+    /// Nothing answers, or stopped answering.
+    #[error("the database {at} cannot be reached: {why}")]
+    Unreachable { at: String, why: String },
+    /// It answers, and refuses us: credentials, unknown database, missing rights.
+    #[error("the database {at} refuses the driver: {why}")]
+    Refused { at: String, why: String },
+    /// SKIP LOCKED is missing.
+    #[error(
+        "the database server is {found}, which cannot skip locked rows: MySQL 8.0.1 or MariaDB 10.6 is the oldest that can"
+    )]
+    TooOld { found: String },
+    /// The table does not fit and may not be changed by this user.
+    #[error(
+        "the table `allocation` lacks {lacks}, and the database user may not change it; have an administrator run: {sql}"
+    )]
+    Schema { lacks: String, sql: String },
+    /// Conflicts with other hosts until the time was up.
+    #[error("the database {at} was busy with other hosts until the time was up")]
+    Busy { at: String },
+    /// Anything else that the server or the file says.
+    #[error("the database {at} failed: {why}")]
+    Failed { at: String, why: String },
+}
+
+/// Free addresses of a subnet to be taken for an ENI.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct FreeClaim<'a> {
+    pub subnet: &'a SubnetId,
+    pub eni: &'a EniId,
+    /// Only inside this block.
+    pub sub_pool: Option<Ipv4Net>,
+    /// Only those let go at least so long ago; zero: any.
+    pub cooldown: Duration,
+    /// At most so many, coldest first.
+    pub count: usize,
+    /// An `on` token, used for this call only.
+    pub claim: &'a Claim,
+}
+
+/// A warm address of an ENI to be given to a container.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct WarmGrant<'a> {
+    pub eni: &'a EniId,
+    /// Only inside this block.
+    pub sub_pool: Option<Ipv4Net>,
+    /// Only those let go at least so long ago; zero: any.
+    pub cooldown: Duration,
+    /// Not these.
+    pub except: &'a [Ipv4Addr],
+    /// Whether addresses that a container had named are eligible too.
+    pub fixed_too: bool,
+    /// A `lease` token, used for this call only.
+    pub claim: &'a Claim,
+    /// The endpoint, if the Engine names it.
+    pub holder: Option<&'a str>,
+}
+
+/// What a store is, for `status` and `doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Description {
+    /// `mysql` or `sqlite`.
+    pub kind: &'static str,
+    /// Where: host, port and database, or the file. No user, no password.
+    pub at: String,
+    /// The server's own version text.
+    pub version: String,
+    /// The binary log's format; none where there is no binary log.
+    pub binlog_format: Option<String>,
+    /// Columns and keys that the schema lacks, and the SQL that adds them.
+    pub lacking: Vec<String>,
+}
+
+/// How many rows of a subnet are in a state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Count {
+    pub state: State,
+    pub iface: Option<EniId>,
+    pub rows: u64,
+}
+
+/// An open store of one of the two kinds.
+#[derive(Debug)]
+pub enum Store {
+    /// Shared by a fleet.
+    MySql(mysql::MySql),
+    /// This host's own file.
+    Sqlite(sqlite::Sqlite),
+}
+
+/// Hands a call to whichever store it is.
+macro_rules! either {
+    ($store:expr, $s:ident => $call:expr) => {
+        match $store {
+            Store::MySql($s) => $call.await,
+            Store::Sqlite($s) => $call.await,
+        }
+    };
+}
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+impl Store {
+    /// Connects, refuses servers that are too old, and brings the schema up to date: tables are created if missing,
+    /// columns and keys are only ever added.
+    ///
+    /// # Errors
+    /// Any of [`StoreError`] but `Busy`; an unreachable server is not waited for here.
+    pub async fn open(database: &Database, until: Instant) -> Result<Self> {
+        match database {
+            Database::MySql(server) => Ok(Self::MySql(mysql::MySql::open(server, until).await?)),
+            Database::Sqlite(file) => Ok(Self::Sqlite(sqlite::Sqlite::open(file, until).await?)),
+        }
+    }
+
+    /// Whether other hosts cannot see it: then only EC2 knows which addresses they have.
+    pub fn is_private(&self) -> bool {
+        matches!(self, Self::Sqlite(_))
+    }
+
+    /// What it is and whether its schema is whole. A round trip: proves that it answers.
+    pub async fn describe(&self, until: Instant) -> Result<Description> {
+        either!(self, s => s.describe(until))
+    }
+
+    /// The row of an address.
+    pub async fn row(&self, ip: Ipv4Addr, until: Instant) -> Result<Option<Row>> {
+        Ok(self.rows_at(&[ip], until).await?.pop())
+    }
+
+    /// The rows of these addresses, in order of address; those without a row are missing.
+    pub async fn rows_at(&self, ips: &[Ipv4Addr], until: Instant) -> Result<Vec<Row>> {
+        either!(self, s => s.rows_at(ips, until))
+    }
+
+    /// All rows that name the ENI, coldest first.
+    pub async fn rows_of_eni(&self, eni: &EniId, until: Instant) -> Result<Vec<Row>> {
+        either!(self, s => s.rows_of_eni(eni, until))
+    }
+
+    /// All rows of a subnet, in order of address.
+    pub async fn rows_of_subnet(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
+        either!(self, s => s.rows_of_subnet(subnet, until))
+    }
+
+    /// The rows of a subnet that are not free, in order of address: few, however large the subnet is.
+    pub async fn rows_taken(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
+        either!(self, s => s.rows_taken(subnet, until))
+    }
+
+    /// The rows of a subnet counted by state and ENI.
+    pub async fn census(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
+        either!(self, s => s.census(subnet, until))
+    }
+
+    /// free -> allocated, on: the coldest free rows, skipping those that other hosts have locked. Empty only when a plain
+    /// read found none either. A primary address is never taken (I7).
+    pub async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Ipv4Addr>> {
+        either!(self, s => s.claim_free(wanted, until))
+    }
+
+    /// ready -> lease: the coldest warm address of the ENI, in one round trip. A primary address is never given (I7).
+    pub async fn grant_warm(&self, wanted: &WarmGrant<'_>, until: Instant) -> Result<Option<Ipv4Addr>> {
+        either!(self, s => s.grant_warm(wanted, until))
+    }
+
+    /// Carries out guarded changes in one transaction, each on its own terms: `false` means that the row was not what the
+    /// change expected, so somebody else moved it: look again (I5).
+    pub async fn apply(&self, changes: &[Change], until: Instant) -> Result<Vec<bool>> {
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
+        either!(self, s => s.apply(changes, until))
+    }
+
+    /// Inserts rows where the address has none, in committed chunks, as let go long ago; says how many were new.
+    pub async fn insert_missing(&self, subnet: &SubnetId, rows: &[NewRow], until: Instant) -> Result<u64> {
+        either!(self, s => s.insert_missing(subnet, rows, until))
+    }
+}

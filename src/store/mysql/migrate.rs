@@ -1,0 +1,132 @@
+//! Brings the tables of a server up to date, while other hosts do the same and the original goes on working.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::super::schema::{self, Column, Found, Key, Step};
+use super::super::{Description, StoreError};
+use super::column;
+use super::pool::{Leased, Pool};
+use super::tries::Tries;
+use super::trouble::Trouble;
+
+/// Our tables as they are.
+const LOOK: &str = "\
+    SELECT engine FROM information_schema.tables WHERE table_schema=DATABASE() AND table_name='allocation';\
+    SELECT column_name,column_type,is_nullable FROM information_schema.columns \
+    WHERE table_schema=DATABASE() AND table_name='allocation';\
+    SELECT index_name,GROUP_CONCAT(IF(sub_part IS NULL,column_name,'part of a column') ORDER BY seq_in_index SEPARATOR ',') \
+    FROM information_schema.statistics WHERE table_schema=DATABASE() AND table_name='allocation' GROUP BY index_name;\
+    SELECT 1 FROM information_schema.tables WHERE table_schema=DATABASE() AND table_name='task'";
+
+/// A step that waits for the table's metadata lock makes every other host wait behind it, so it gives up soon and
+/// leaves them a gap.
+const SHORT: &str = "SET lock_wait_timeout=1";
+const USUAL: &str = "SET lock_wait_timeout=3";
+
+/// Takes the steps that are lacking, one at a time, looking again after each.
+pub(super) async fn migrate(pool: &Arc<Pool>, until: Instant) -> Result<(), StoreError> {
+    // A key on a big table takes its time, and giving up on it half way would only begin it again.
+    let mut tries = Tries::patient(pool, until);
+    loop {
+        match tries.bound(step(pool)).await {
+            Ok(Progress::Whole) => return Ok(()),
+            Ok(Progress::Stepped) => {}
+            Ok(Progress::MayNot(steps)) => {
+                let lacks = steps.iter().map(|step| step.what).collect::<Vec<_>>().join(", ");
+                let sql = steps.iter().map(|step| step.sql).collect::<Vec<_>>().join("; ");
+                return Err(StoreError::Schema { lacks, sql });
+            }
+            Err(trouble) => tries.after(trouble).await?,
+        }
+    }
+}
+
+enum Progress {
+    Whole,
+    Stepped,
+    MayNot(Vec<&'static Step>),
+}
+
+async fn step(pool: &Arc<Pool>) -> Result<Progress, Trouble> {
+    let mut conn = pool.get().await?;
+    let steps = lacking(&look(&mut conn).await?)?;
+    let Some(next) = steps.first() else {
+        conn.keep();
+        return Ok(Progress::Whole);
+    };
+    conn.send(SHORT, 1).await?;
+    match conn.send(next.sql, 1).await {
+        Ok(_) => {
+            conn.send(USUAL, 1).await?;
+            conn.keep();
+            Ok(Progress::Stepped)
+        }
+        // Another host was quicker; the connection is dropped, as after any error.
+        Err(Trouble::There) => Ok(Progress::Stepped),
+        Err(Trouble::MayNot(_) | Trouble::Refused(_)) => Ok(Progress::MayNot(steps)),
+        Err(other) => Err(other),
+    }
+}
+
+fn lacking(found: &Found) -> Result<Vec<&'static Step>, Trouble> {
+    schema::lacking(found).map_err(|why| {
+        Trouble::Strange(format!(
+            "it has a table `allocation` that is not ec2-ipam's ({why}); give the driver a database of its own"
+        ))
+    })
+}
+
+async fn look(conn: &mut Leased) -> Result<Found, Trouble> {
+    let mut found = Found::default();
+    let mut answers = conn.send(LOOK, 4).await?.into_iter().map(|answer| answer.rows);
+    for mut row in answers.next().unwrap_or_default() {
+        found.engine = Some(column::<Option<String>>(&mut row, 0)?.unwrap_or_default());
+    }
+    for mut row in answers.next().unwrap_or_default() {
+        found.columns.push(Column {
+            name: column::<String>(&mut row, 0)?.to_lowercase(),
+            kind: column::<String>(&mut row, 1)?.to_lowercase(),
+            nullable: column::<String>(&mut row, 2)? == "YES",
+        });
+    }
+    for mut row in answers.next().unwrap_or_default() {
+        let columns = column::<String>(&mut row, 1)?.to_lowercase();
+        found.keys.push(Key { name: column(&mut row, 0)?, columns });
+    }
+    found.task = answers.next().is_some_and(|rows| !rows.is_empty());
+    Ok(found)
+}
+
+pub(super) async fn describe(pool: &Arc<Pool>, until: Instant) -> Result<Description, StoreError> {
+    let mut tries = Tries::new(pool, until);
+    loop {
+        match tries.bound(description(pool)).await {
+            Ok(description) => return Ok(description),
+            Err(trouble) => tries.after(trouble).await?,
+        }
+    }
+}
+
+async fn description(pool: &Arc<Pool>) -> Result<Description, Trouble> {
+    let mut conn = pool.get().await?;
+    let found = look(&mut conn).await?;
+    let mut version = String::new();
+    for mut row in conn.rows("SELECT VERSION()").await? {
+        version = column(&mut row, 0)?;
+    }
+    let (mut logs, mut format) = (false, None);
+    for mut row in conn.rows("SHOW VARIABLES WHERE variable_name IN ('log_bin','binlog_format')").await? {
+        match column::<String>(&mut row, 0)?.as_str() {
+            "log_bin" => logs = column::<String>(&mut row, 1)? == "ON",
+            _ => format = Some(column(&mut row, 1)?),
+        }
+    }
+    conn.keep();
+    let steps = lacking(&found)?;
+    let lacking =
+        steps.iter().map(|step| format!("{} ({})", step.what, step.sql)).chain(schema::advice(&found)).collect();
+    let binlog_format = format.filter(|_| logs);
+    Ok(Description { kind: "mysql", at: pool.at.clone(), version, binlog_format, lacking })
+}

@@ -1,0 +1,130 @@
+//! The table on a MySQL or MariaDB server, shared by a fleet.
+//!
+//! Statements go as text, values escaped, several in one packet: a warm grant is one round trip. Every session runs in
+//! READ COMMITTED (in REPEATABLE READ an under-filled claim blocks other hosts' frees) and at +00:00 (an hour of DST
+//! breaks ages otherwise). Every UPDATE sets `ts=ts` unless it lets go.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::address::{Change, NewRow, Row};
+use crate::id::{EniId, SubnetId};
+use std::net::Ipv4Addr;
+
+use super::url::Server;
+use super::{Count, Description, FreeClaim, StoreError, WarmGrant};
+use pool::Pool;
+use trouble::Trouble;
+
+mod change;
+mod insert;
+mod migrate;
+mod pool;
+mod read;
+mod session;
+mod take;
+mod tries;
+mod trouble;
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// A server that was reached once.
+pub struct MySql {
+    pool: Arc<Pool>,
+}
+
+impl MySql {
+    pub(super) async fn open(server: &Server, until: Instant) -> Result<Self> {
+        let pool = Pool::new(server);
+        let first = timeout_at(until, pool.get()).await;
+        first.unwrap_or_else(|_| Err(Trouble::silent())).map_err(|trouble| trouble.into_error(&pool.at))?.keep();
+        migrate::migrate(&pool, until).await?;
+        Pool::watch(&pool);
+        Ok(Self { pool })
+    }
+
+    pub(super) async fn describe(&self, until: Instant) -> Result<Description> {
+        migrate::describe(&self.pool, until).await
+    }
+
+    pub(super) async fn rows_at(&self, ips: &[Ipv4Addr], until: Instant) -> Result<Vec<Row>> {
+        read::rows_at(&self.pool, ips, until).await
+    }
+
+    pub(super) async fn rows_of_eni(&self, eni: &EniId, until: Instant) -> Result<Vec<Row>> {
+        read::rows_of_eni(&self.pool, eni, until).await
+    }
+
+    pub(super) async fn rows_of_subnet(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
+        read::rows_of_subnet(&self.pool, subnet, true, until).await
+    }
+
+    pub(super) async fn rows_taken(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
+        read::rows_of_subnet(&self.pool, subnet, false, until).await
+    }
+
+    pub(super) async fn census(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
+        read::census(&self.pool, subnet, until).await
+    }
+
+    pub(super) async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Ipv4Addr>> {
+        take::claim_free(&self.pool, wanted, until).await
+    }
+
+    pub(super) async fn grant_warm(&self, wanted: &WarmGrant<'_>, until: Instant) -> Result<Option<Ipv4Addr>> {
+        take::grant_warm(&self.pool, wanted, until).await
+    }
+
+    pub(super) async fn apply(&self, changes: &[Change], until: Instant) -> Result<Vec<bool>> {
+        change::apply(&self.pool, changes, until).await
+    }
+
+    pub(super) async fn insert_missing(&self, subnet: &SubnetId, rows: &[NewRow], until: Instant) -> Result<u64> {
+        insert::insert_missing(&self.pool, subnet, rows, until).await
+    }
+}
+
+impl fmt::Debug for MySql {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MySql({})", self.pool.at)
+    }
+}
+
+/// A text as an SQL literal. Sessions run without NO_BACKSLASH_ESCAPES, in utf8mb4.
+fn text(value: &str) -> String {
+    mysql_async::Value::from(value).as_sql(false)
+}
+
+/// A text or NULL.
+fn maybe(value: Option<&str>) -> String {
+    value.map_or_else(|| "NULL".to_owned(), text)
+}
+
+/// `'10.0.0.1','10.0.0.2'`: an address needs no escaping.
+fn list(ips: &[Ipv4Addr]) -> String {
+    ips.iter().map(|ip| format!("'{ip}'")).collect::<Vec<_>>().join(",")
+}
+
+/// A column of a row. The text protocol's values convert to whatever the column holds.
+fn column<T: mysql_async::prelude::FromValue>(
+    row: &mut mysql_async::Row,
+    index: usize,
+) -> std::result::Result<T, Trouble> {
+    row.take_opt(index)
+        .and_then(std::result::Result::ok)
+        .ok_or_else(|| Trouble::Strange(format!("column {index} of an answer is not what it should be")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals_cannot_be_left() {
+        assert_eq!(text(r"it's \ end"), r"'it\'s \\ end'");
+        assert_eq!(maybe(None), "NULL");
+        assert_eq!(list(&[Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST]), "'127.0.0.1','255.255.255.255'");
+    }
+}

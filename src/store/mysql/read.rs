@@ -1,0 +1,128 @@
+//! Plain reads: they lock nothing and wait for nobody.
+
+use std::cmp::Reverse;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::address::Row;
+use crate::id::{EniId, SubnetId};
+
+use super::super::raw::{self, Raw};
+use super::super::{Count, StoreError};
+use super::pool::{Leased, Pool};
+use super::tries::Tries;
+use super::trouble::Trouble;
+use super::{column, list, text};
+
+/// A `ts` of zero is as long ago as can be.
+const ROWS: &str = "SELECT ip,subnet,status,iface,`primary`,claim,holder,\
+    GREATEST(COALESCE(TIMESTAMPDIFF(SECOND,ts,NOW()),UNIX_TIMESTAMP()),0),\
+    GREATEST(TIMESTAMPDIFF(SECOND,claimed,NOW(3)),0) FROM allocation WHERE ";
+
+/// Addresses to a statement.
+const CHUNK: usize = 1000;
+
+pub(super) async fn rows_at(pool: &Arc<Pool>, ips: &[Ipv4Addr], until: Instant) -> Result<Vec<Row>, StoreError> {
+    let mut ips = ips.to_vec();
+    ips.sort_unstable();
+    ips.dedup();
+    let mut rows = Vec::with_capacity(ips.len());
+    for chunk in ips.chunks(CHUNK) {
+        rows.extend(matching(pool, &by_address(chunk), until).await?);
+    }
+    rows.sort_unstable_by_key(|row| row.ip);
+    Ok(rows)
+}
+
+pub(super) async fn rows_of_eni(pool: &Arc<Pool>, eni: &EniId, until: Instant) -> Result<Vec<Row>, StoreError> {
+    let mut rows = matching(pool, &format!("iface={}", text(eni.as_str())), until).await?;
+    rows.sort_unstable_by_key(|row| (Reverse(row.idle), row.ip));
+    Ok(rows)
+}
+
+pub(super) async fn rows_of_subnet(
+    pool: &Arc<Pool>,
+    subnet: &SubnetId,
+    free_too: bool,
+    until: Instant,
+) -> Result<Vec<Row>, StoreError> {
+    // On KEY cold each other status is a range of its own; the free rows in between are not read.
+    let taken = if free_too { "" } else { " AND status IN ('ready','allocated','occupied','reserved')" };
+    let mut rows = matching(pool, &format!("subnet={}{taken}", text(subnet.as_str())), until).await?;
+    rows.sort_unstable_by_key(|row| row.ip);
+    Ok(rows)
+}
+
+pub(super) async fn census(pool: &Arc<Pool>, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>, StoreError> {
+    let kind = raw::CLAIM_KIND;
+    let subnet = text(subnet.as_str());
+    let read = format!(
+        "SELECT status,{kind} AS kind,iface,COUNT(*) FROM allocation WHERE subnet={subnet} GROUP BY status,kind,iface"
+    );
+    let mut tries = Tries::new(pool, until);
+    loop {
+        match tries.bound(groups(pool, &read)).await {
+            Ok(groups) => {
+                return raw::census(groups).map_err(|why| StoreError::Failed { at: pool.at.clone(), why });
+            }
+            Err(trouble) => tries.after(trouble).await?,
+        }
+    }
+}
+
+async fn groups(pool: &Arc<Pool>, read: &str) -> Result<Vec<raw::Group>, Trouble> {
+    let mut conn = pool.get().await?;
+    let rows = conn.rows(read).await?;
+    conn.keep();
+    rows.into_iter()
+        .map(|mut row| Ok((column(&mut row, 0)?, column(&mut row, 1)?, column(&mut row, 2)?, column(&mut row, 3)?)))
+        .collect()
+}
+
+async fn matching(pool: &Arc<Pool>, which: &str, until: Instant) -> Result<Vec<Row>, StoreError> {
+    let attempt = || async {
+        let mut conn = pool.get().await?;
+        let rows = read(&mut conn, which).await?;
+        conn.keep();
+        Ok(rows)
+    };
+    let mut tries = Tries::new(pool, until);
+    loop {
+        match tries.bound(attempt()).await {
+            Ok(rows) => return Ok(rows),
+            Err(trouble) => tries.after(trouble).await?,
+        }
+    }
+}
+
+/// On a connection that is at hand.
+pub(super) async fn at(conn: &mut Leased, ips: &[Ipv4Addr]) -> Result<Vec<Row>, Trouble> {
+    read(conn, &by_address(ips)).await
+}
+
+fn by_address(ips: &[Ipv4Addr]) -> String {
+    format!("ip IN ({})", list(ips))
+}
+
+async fn read(conn: &mut Leased, which: &str) -> Result<Vec<Row>, Trouble> {
+    let rows = conn.rows(&format!("{ROWS}{which}")).await?;
+    rows.into_iter().map(checked).collect()
+}
+
+fn checked(mut row: mysql_async::Row) -> Result<Row, Trouble> {
+    let row = &mut row;
+    let raw = Raw {
+        ip: column(row, 0)?,
+        subnet: column(row, 1)?,
+        status: column(row, 2)?,
+        iface: column(row, 3)?,
+        primary: column::<i64>(row, 4)? != 0,
+        claim: column(row, 5)?,
+        holder: column(row, 6)?,
+        idle: column(row, 7)?,
+        claimed: column(row, 8)?,
+    };
+    raw.checked().map_err(Trouble::Strange)
+}

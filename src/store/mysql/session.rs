@@ -1,0 +1,123 @@
+//! A new connection: its options, what every session is told, and which servers are recent enough.
+
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, OptsBuilder, SslOpts};
+
+use super::super::url::{Server, Tls};
+use super::column;
+use super::trouble::Trouble;
+
+/// Rows of other hosts are locked for milliseconds; a call tries again until its deadline anyway.
+const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;\
+    SET time_zone='+00:00',sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',autocommit=1,\
+    innodb_lock_wait_timeout=3,lock_wait_timeout=3;\
+    SET NAMES utf8mb4;\
+    SELECT VERSION();\
+    SHOW VARIABLES LIKE 'wsrep\\_sync\\_wait'";
+
+pub(super) fn options(server: &Server) -> Opts {
+    let tls = match &server.tls {
+        Tls::Disabled => None,
+        Tls::Required => Some(SslOpts::default().with_danger_accept_invalid_certs(true)),
+        Tls::VerifyIdentity { ca, name } => {
+            let known = match ca {
+                Some(ca) => {
+                    SslOpts::default().with_root_certs(vec![ca.clone().into()]).with_disable_built_in_roots(true)
+                }
+                None => SslOpts::default(),
+            };
+            Some(known.with_danger_tls_hostname_override(name.clone()))
+        }
+    };
+    let socket = server.socket.as_ref().map(|path| path.to_string_lossy().into_owned());
+    OptsBuilder::default()
+        .ip_or_hostname(server.host.clone())
+        .tcp_port(server.port)
+        .user(Some(server.user.clone()))
+        .pass(Some(server.password().to_owned()))
+        .db_name(Some(server.database.clone()))
+        .socket(socket)
+        .ssl_opts(tls)
+        // Else a guarded change to what is there already reads as "somebody moved".
+        .client_found_rows(true)
+        .tcp_keepalive(Some(Duration::from_secs(10)))
+        .stmt_cache_size(Some(0))
+        // Given here they need not be asked for; a server's own limits are at least 16 MiB and matter for what we send.
+        .prefer_socket(Some(false))
+        .max_allowed_packet(Some(16 << 20))
+        .wait_timeout(Some(28_800))
+        .into()
+}
+
+/// Logs in and sets the session up: two round trips after the login's own, three on a Galera cluster.
+pub(super) async fn connect(options: &Opts) -> Result<Conn, Trouble> {
+    let mut conn = Conn::new(options.clone()).await?;
+    let mut answer = conn.query_iter(SESSION).await?;
+    for _ in 0..3 {
+        answer.collect::<mysql_async::Row>().await?;
+    }
+    let version = answer.collect::<mysql_async::Row>().await?.pop();
+    let galera = !answer.collect::<mysql_async::Row>().await?.is_empty();
+    answer.drop_result().await?;
+    let version: String = match version {
+        Some(mut row) => column(&mut row, 0)?,
+        None => return Err(Trouble::Strange("it does not tell its version".to_owned())),
+    };
+    if !skips_locked(&version) {
+        return Err(Trouble::TooOld(named(&version)));
+    }
+    if galera {
+        // Reads wait for what other nodes have committed.
+        conn.query_drop("SET wsrep_sync_wait=7").await?;
+    }
+    Ok(conn)
+}
+
+/// Whether the server of this version text knows SKIP LOCKED: MySQL 8.0.1, MariaDB 10.6. `5.5.5-` is what MariaDB puts
+/// before its version for old replicas' sake; Aurora writes `8.0.mysql_aurora.3.04.0`.
+fn skips_locked(version: &str) -> bool {
+    let maria = version.contains("MariaDB");
+    let version = if maria { version.strip_prefix("5.5.5-").unwrap_or(version) } else { version };
+    let mut parts = version.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let (major, minor, patch) = (parts.next(), parts.next(), parts.next());
+    match (major, minor) {
+        (Some(major), Some(minor)) if maria => (major, minor) >= (10, 6),
+        (Some(major), Some(minor)) => (major, minor, patch.unwrap_or(u32::MAX)) >= (8, 0, 1),
+        (_, _) => false,
+    }
+}
+
+fn named(version: &str) -> String {
+    if version.contains("MariaDB") { version.to_owned() } else { format!("MySQL {version}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_servers_are_told_from_new_ones() {
+        for good in [
+            "8.0.1",
+            "8.0.35-27",
+            "8.4.3",
+            "9.7.4",
+            "8.0.mysql_aurora.3.04.0",
+            "8.0.28-log",
+            "10.6.0-MariaDB",
+            "5.5.5-10.6.12-MariaDB-log",
+            "10.11.19-MariaDB-0+deb12u1",
+            "11.4.2-MariaDB-ubu2404",
+        ] {
+            assert!(skips_locked(good), "{good}");
+        }
+        for bad in
+            ["5.7.44", "8.0.0-dmr", "5.7.mysql_aurora.2.11.3", "5.5.5-10.5.23-MariaDB", "10.3.39-MariaDB", "x", ""]
+        {
+            assert!(!skips_locked(bad), "{bad}");
+        }
+        assert_eq!(named("5.7.44"), "MySQL 5.7.44");
+    }
+}

@@ -1,0 +1,168 @@
+//! Claims: taking rows that no other host has its hand on.
+//!
+//! The usual way is one packet: an UPDATE joined to a locking read of the coldest rows that skips locked ones, and a
+//! look at which rows carry the token now. On KEY cold (subnet,status,ts) and KEY mine (iface,status,ts) the locking
+//! read stops after the rows it takes and locks no others; on any other key it locks whatever it sorts. Where rows have
+//! to be chosen one by one (a sub-pool: `ip` sorts as text) or others were in the way, they are chosen by a plain read
+//! and locked by primary key.
+//!
+//! The token also tells whether a packet whose answer was lost took effect, so it is looked up before anything else.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use tokio::time::Instant;
+
+use super::super::{FreeClaim, StoreError, WarmGrant, raw};
+use super::pool::{Answer, Leased, Pool};
+use super::tries::Tries;
+use super::trouble::Trouble;
+use super::{column, list, maybe, text};
+
+/// So many times more of the coldest rows are drawn from than are wanted, so that hosts choose different ones.
+const DRAW: usize = 8;
+
+struct Take {
+    key: &'static str,
+    /// Which rows may be taken.
+    eligible: String,
+    /// What becomes of them; the table is `a`.
+    becomes: String,
+    /// Which rows were taken.
+    taken: String,
+    count: usize,
+    sub_pool: Option<Ipv4Net>,
+    /// Whether other hosts take from the same rows.
+    shared: bool,
+}
+
+pub(super) async fn claim_free(
+    pool: &Arc<Pool>,
+    wanted: &FreeClaim<'_>,
+    until: Instant,
+) -> Result<Vec<Ipv4Addr>, StoreError> {
+    if wanted.count == 0 {
+        return Ok(Vec::new());
+    }
+    let (eni, claim) = (text(wanted.eni.as_str()), text(wanted.claim.as_str()));
+    let take = Take {
+        key: "cold",
+        eligible: format!(
+            "subnet={} AND status='free' AND `primary`=0{}",
+            text(wanted.subnet.as_str()),
+            cooled(wanted.cooldown)
+        ),
+        becomes: format!("a.status='allocated',a.iface={eni},a.claim={claim},a.claimed=NOW(3),a.holder=NULL,a.ts=a.ts"),
+        taken: format!("iface={eni} AND status='allocated' AND claim={claim}"),
+        count: wanted.count,
+        sub_pool: wanted.sub_pool,
+        shared: true,
+    };
+    take.until(pool, until).await
+}
+
+pub(super) async fn grant_warm(
+    pool: &Arc<Pool>,
+    wanted: &WarmGrant<'_>,
+    until: Instant,
+) -> Result<Option<Ipv4Addr>, StoreError> {
+    let (eni, claim) = (text(wanted.eni.as_str()), text(wanted.claim.as_str()));
+    let holder = maybe(raw::holder(wanted.holder).as_deref());
+    let except =
+        if wanted.except.is_empty() { String::new() } else { format!(" AND ip NOT IN ({})", list(wanted.except)) };
+    let fixed = if wanted.fixed_too { String::new() } else { raw::not_fixed() };
+    let take = Take {
+        key: "mine",
+        eligible: format!("iface={eni} AND status='ready' AND `primary`=0{}{except}{fixed}", cooled(wanted.cooldown)),
+        becomes: format!("a.status='occupied',a.claim={claim},a.claimed=NOW(3),a.holder={holder},a.ts=a.ts"),
+        taken: format!("iface={eni} AND status='occupied' AND claim={claim}"),
+        count: 1,
+        sub_pool: wanted.sub_pool,
+        shared: false,
+    };
+    Ok(take.until(pool, until).await?.pop())
+}
+
+fn cooled(cooldown: std::time::Duration) -> String {
+    raw::cooling(cooldown).map_or_else(String::new, |seconds| format!(" AND ts<=NOW()-INTERVAL {seconds} SECOND"))
+}
+
+impl Take {
+    async fn until(&self, pool: &Arc<Pool>, until: Instant) -> Result<Vec<Ipv4Addr>, StoreError> {
+        let mut tries = Tries::new(pool, until);
+        loop {
+            match tries.bound(self.once(pool, tries.conflicts > 0, tries.unclear())).await {
+                Ok(taken) => return Ok(taken),
+                Err(trouble) => tries.after(trouble).await?,
+            }
+        }
+    }
+
+    /// One attempt. All rows locked by others is a conflict, not an empty answer.
+    async fn once(&self, pool: &Arc<Pool>, contended: bool, unclear: bool) -> Result<Vec<Ipv4Addr>, Trouble> {
+        let mut conn = pool.get().await?;
+        let look = format!("SELECT ip FROM allocation FORCE INDEX (mine) WHERE {}", self.taken);
+        if unclear {
+            let taken = addresses(conn.rows(&look).await?)?;
+            if !taken.is_empty() {
+                conn.keep();
+                return Ok(taken);
+            }
+        }
+        let rows = if self.sub_pool.is_some() || contended {
+            let chosen = self.choose(&mut conn).await?;
+            if chosen.is_empty() {
+                conn.keep();
+                return Ok(chosen);
+            }
+            format!("FORCE INDEX (PRIMARY) WHERE ip IN ({}) AND {}", list(&chosen), self.eligible)
+        } else {
+            format!("FORCE INDEX ({}) WHERE {} ORDER BY ts", self.key, self.eligible)
+        };
+        // STRAIGHT_JOIN: a plan that began with `a` would lock all of it.
+        let packet = format!(
+            "UPDATE (SELECT ip FROM allocation {rows} LIMIT {} FOR UPDATE SKIP LOCKED) s \
+             STRAIGHT_JOIN allocation a ON a.ip=s.ip SET {};{look}",
+            self.count, self.becomes
+        );
+        let taken = match conn.send(&packet, 2).await?.pop() {
+            Some(Answer { rows, .. }) => addresses(rows)?,
+            None => Vec::new(),
+        };
+        if taken.is_empty() && !self.none(&mut conn).await? {
+            return Err(Trouble::Conflict);
+        }
+        conn.keep();
+        Ok(taken)
+    }
+
+    /// Whether a plain read, which nobody's lock hides anything from, finds no row either.
+    async fn none(&self, conn: &mut Leased) -> Result<bool, Trouble> {
+        if self.sub_pool.is_some() {
+            return Ok(self.choose(conn).await?.is_empty());
+        }
+        let one = format!("SELECT 1 FROM allocation FORCE INDEX ({}) WHERE {} LIMIT 1", self.key, self.eligible);
+        Ok(conn.rows(&one).await?.is_empty())
+    }
+
+    /// The rows to lock by key: the coldest ones that an ENI has, or a draw from the coldest ones of a subnet.
+    async fn choose(&self, conn: &mut Leased) -> Result<Vec<Ipv4Addr>, Trouble> {
+        let draw = if self.shared { self.count.saturating_mul(DRAW).max(64) } else { self.count };
+        let limit = if self.sub_pool.is_some() { String::new() } else { format!(" LIMIT {draw}") };
+        let read =
+            format!("SELECT ip FROM allocation FORCE INDEX ({}) WHERE {} ORDER BY ts{limit}", self.key, self.eligible);
+        let mut ips = addresses(conn.rows(&read).await?)?;
+        ips.retain(|ip| self.sub_pool.is_none_or(|net| net.contains(ip)));
+        ips.truncate(draw);
+        if self.shared {
+            fastrand::shuffle(&mut ips);
+        }
+        ips.truncate(self.count);
+        Ok(ips)
+    }
+}
+
+fn addresses(rows: Vec<mysql_async::Row>) -> Result<Vec<Ipv4Addr>, Trouble> {
+    rows.into_iter().map(|mut row| raw::address(&column::<String>(&mut row, 0)?).map_err(Trouble::Strange)).collect()
+}

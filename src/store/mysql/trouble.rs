@@ -1,0 +1,147 @@
+//! What a server or the way to it can do to us, sorted by what helps.
+
+use mysql_async::{DriverError, Error, IoError};
+
+use super::super::StoreError;
+
+/// Why a packet brought no answer worth having. The connection it went over is closed in every case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Another host was in the way; nothing happened. Again helps.
+    Conflict,
+    /// Somebody inserted the same row; nothing happened. Looking again helps.
+    Duplicate,
+    /// Nobody answered, or a server that is leaving. Whether the packet took effect is unknown, so a new connection
+    /// has to look first.
+    Lost(String),
+    /// The server will not have us.
+    Refused(String),
+    /// The server cannot do what we need.
+    TooOld(String),
+    /// The user lacks a right: says the server, in these words.
+    MayNot(String),
+    /// A column, key or table was there already.
+    There,
+    /// An error that will be there the next time too.
+    Strange(String),
+}
+
+impl Trouble {
+    /// A time-out.
+    pub(super) fn silent() -> Self {
+        Self::Lost("no answer in time".to_owned())
+    }
+
+    pub(super) fn into_error(self, at: &str) -> StoreError {
+        let at = at.to_owned();
+        match self {
+            Self::Conflict | Self::Duplicate | Self::There => StoreError::Busy { at },
+            Self::Lost(why) => StoreError::Unreachable { at, why },
+            Self::Refused(why) | Self::MayNot(why) => StoreError::Refused { at, why },
+            Self::TooOld(found) => StoreError::TooOld { found },
+            Self::Strange(why) => StoreError::Failed { at, why },
+        }
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Server(error) => server(error.code, &error.message),
+            // rustls wraps what it thinks of a certificate into an IO error.
+            Error::Io(IoError::Io(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+                Self::Refused(format!("TLS fails: {error}"))
+            }
+            Error::Io(IoError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                Self::Lost(format!("{} (a socket or certificate file)", plain(&error)))
+            }
+            Error::Io(IoError::Io(error)) => Self::Lost(plain(&error)),
+            Error::Io(IoError::Tls(error)) => Self::Refused(format!("TLS fails: {error}")),
+            Error::Driver(error) => driver(&error),
+            // Neither a URL nor a callback of anybody else is in use.
+            Error::Other(_) | Error::Url(_) => Self::Strange("the connection cannot be set up".to_owned()),
+        }
+    }
+}
+
+/// "Connection refused", without "(os error 111)".
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+#[allow(clippy::wildcard_enum_match_arm, reason = "another crate's list of failures; what is not known is strange")]
+fn driver(error: &DriverError) -> Trouble {
+    match error {
+        DriverError::ConnectionClosed | DriverError::PacketOutOfOrder => {
+            Trouble::Lost("the connection was closed".to_owned())
+        }
+        DriverError::NoClientSslFlagFromServer => {
+            Trouble::Refused("TLS is asked for (ssl-mode), and the server offers none".to_owned())
+        }
+        DriverError::UnknownAuthPlugin { name } => {
+            Trouble::Refused(format!("its user logs in by {name}, which the driver does not speak"))
+        }
+        DriverError::MysqlOldPasswordDisabled | DriverError::CleartextPluginDisabled => {
+            Trouble::Refused("its user logs in by a method that gives the password away".to_owned())
+        }
+        DriverError::UnexpectedPacket { .. } => {
+            Trouble::Lost("what answers does not speak MySQL's protocol".to_owned())
+        }
+        other => Trouble::Strange(other.to_string().trim_end_matches('.').to_owned()),
+    }
+}
+
+fn server(code: u16, message: &str) -> Trouble {
+    match code {
+        // Deadlock, lock wait time-out, "record has changed since last read", interrupted, statement time limits.
+        1213 | 1205 | 1020 | 1317 | 1969 | 3024 => Trouble::Conflict,
+        1062 => Trouble::Duplicate,
+        // Shutting down, not in the cluster, read only in three ways, too many connections in three ways, killed, cut.
+        1053 | 1047 | 1290 | 1792 | 1836 | 1040 | 1203 | 1226 | 1927 | 3169 | 4031 | 1152 | 1158..=1161 | 1184 => {
+            Trouble::Lost(sentence(message))
+        }
+        // Credentials, database, host, locked or expired account, TLS demanded.
+        1044 | 1045 | 1698 | 1049 | 1129 | 1130 | 1251 | 1820 | 1862 | 2049 | 3118 | 3159 | 4151 => {
+            Trouble::Refused(sentence(message))
+        }
+        1142 | 1143 | 1227 | 1370 => Trouble::MayNot(sentence(message)),
+        1050 | 1060 | 1061 => Trouble::There,
+        // Its message quotes the statement.
+        1064 => Trouble::Strange("it does not understand a statement (error 1064)".to_owned()),
+        _ => Trouble::Strange(format!("{} (error {code})", sentence(message))),
+    }
+}
+
+/// A server's message in the middle of ours.
+fn sentence(message: &str) -> String {
+    message.trim_end_matches(['.', ' ']).chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_decide_what_helps() {
+        for code in [1213, 1205, 1020] {
+            assert_eq!(server(code, "x"), Trouble::Conflict);
+        }
+        for code in [1047, 1290, 1792, 1836, 1053] {
+            assert_eq!(server(code, "Leaving."), Trouble::Lost("Leaving".into()));
+        }
+        for code in [1045, 1044, 1698, 1049] {
+            assert_eq!(server(code, "No."), Trouble::Refused("No".into()));
+        }
+        assert_eq!(server(1142, "No."), Trouble::MayNot("No".into()));
+        let Trouble::Strange(why) = server(1064, "near 'SELECT'") else { panic!() };
+        assert!(!why.contains("SELECT"));
+        assert_eq!(server(1146, "Table x."), Trouble::Strange("Table x (error 1146)".into()));
+    }
+
+    #[test]
+    fn an_os_error_reads_as_a_reason() {
+        let refused = std::io::Error::from_raw_os_error(111);
+        assert_eq!(Trouble::from(Error::from(refused)), Trouble::Lost("Connection refused".into()));
+    }
+}

@@ -1,0 +1,246 @@
+//! What the tables look like and how an older one becomes so.
+//!
+//! Columns and meanings are those of the original ec2-ipam, whose tables are taken over as they stand. Steps only add:
+//! the original goes on working beside us, and a table with more in it than we know is none of our business.
+
+/// What a table of a MySQL server looks like, as `information_schema` tells it.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Of `allocation`; none if there is no such table.
+    pub(super) engine: Option<String>,
+    pub(super) columns: Vec<Column>,
+    pub(super) keys: Vec<Key>,
+    /// Whether the table `task` is there.
+    pub(super) task: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Column {
+    pub(super) name: String,
+    /// `varchar(32)`, `enum('free',…)`, …
+    pub(super) kind: String,
+    pub(super) nullable: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) name: String,
+    /// In order, joined by commas.
+    pub(super) columns: String,
+}
+
+/// One addition to the schema.
+#[derive(Debug)]
+pub(super) struct Step {
+    adds: Adds,
+    /// What it adds, in words.
+    pub(super) what: &'static str,
+    pub(super) sql: &'static str,
+}
+
+#[derive(Debug)]
+enum Adds {
+    Allocation,
+    Column(&'static str),
+    Key(&'static str, &'static str),
+    Task,
+}
+
+/// The steps in order; their numbers are their places.
+const STEPS: [Step; 7] = [
+    // 1: exactly the original's table.
+    Step {
+        adds: Adds::Allocation,
+        what: "the table `allocation`",
+        sql: "CREATE TABLE IF NOT EXISTS `allocation` (\
+              `ip` varchar(32) NOT NULL, `subnet` varchar(32) NOT NULL, \
+              `status` enum('free','ready','allocated','occupied','reserved') NOT NULL DEFAULT 'free', \
+              `iface` varchar(32) DEFAULT NULL, `primary` tinyint(1) NOT NULL, \
+              `ts` timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP, \
+              PRIMARY KEY (`ip`), KEY `free` (`subnet`,`status`) USING BTREE\
+              ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
+    },
+    Step {
+        adds: Adds::Column("claim"),
+        what: "column claim",
+        sql: "ALTER TABLE `allocation` ADD COLUMN `claim` varchar(64) NULL",
+    },
+    Step {
+        adds: Adds::Column("claimed"),
+        what: "column claimed",
+        sql: "ALTER TABLE `allocation` ADD COLUMN `claimed` timestamp(3) NULL DEFAULT NULL",
+    },
+    Step {
+        adds: Adds::Column("holder"),
+        what: "column holder",
+        sql: "ALTER TABLE `allocation` ADD COLUMN `holder` varchar(255) NULL",
+    },
+    // Without it a claim locks the whole free list, and SKIP LOCKED sees none of it.
+    Step {
+        adds: Adds::Key("cold", "subnet,status,ts"),
+        what: "key cold",
+        sql: "ALTER TABLE `allocation` ADD KEY `cold` (`subnet`,`status`,`ts`)",
+    },
+    Step {
+        adds: Adds::Key("mine", "iface,status,ts"),
+        what: "key mine",
+        sql: "ALTER TABLE `allocation` ADD KEY `mine` (`iface`,`status`,`ts`)",
+    },
+    Step {
+        adds: Adds::Task,
+        what: "the table `task`",
+        sql: "CREATE TABLE IF NOT EXISTS `task` (\
+              `name` varchar(64) NOT NULL PRIMARY KEY, `holder` varchar(64) DEFAULT NULL, \
+              `until` timestamp NULL DEFAULT NULL) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
+    },
+];
+
+/// Column, least length of its text (0: not a text), what its type begins with, whether NULL must be possible.
+const COLUMNS: [(&str, u32, &str, bool); 9] = [
+    ("ip", 15, "varchar(", false),
+    ("subnet", 24, "varchar(", false),
+    ("status", 0, "enum(", false),
+    ("iface", 21, "varchar(", true),
+    ("primary", 0, "tinyint", false),
+    ("ts", 0, "timestamp", false),
+    ("claim", 64, "varchar(", true),
+    ("claimed", 0, "timestamp", true),
+    ("holder", 255, "varchar(", true),
+];
+
+/// The steps that are still to be taken; or why this can never become our table.
+pub(super) fn lacking(found: &Found) -> Result<Vec<&'static Step>, String> {
+    if found.engine.is_some() {
+        check(found)?;
+    }
+    let column = |name: &str| found.columns.iter().any(|column| column.name == name);
+    let key = |name: &str| found.keys.iter().any(|key| key.name == name);
+    Ok(STEPS
+        .iter()
+        .filter(|step| match step.adds {
+            Adds::Allocation => found.engine.is_none(),
+            Adds::Column(name) => !column(name),
+            Adds::Key(name, _) => !key(name),
+            Adds::Task => !found.task,
+        })
+        .collect())
+}
+
+/// What works and could be better.
+pub(super) fn advice(found: &Found) -> Option<String> {
+    let engine = found.engine.as_deref()?;
+    (!engine.eq_ignore_ascii_case("InnoDB"))
+        .then(|| format!("engine InnoDB, it is {engine} (ALTER TABLE `allocation` ENGINE=InnoDB)"))
+}
+
+fn check(found: &Found) -> Result<(), String> {
+    for (name, length, kind, nullable) in COLUMNS {
+        let Some(column) = found.columns.iter().find(|column| column.name == name) else {
+            if STEPS.iter().any(|step| matches!(step.adds, Adds::Column(added) if added == name)) {
+                continue;
+            }
+            return Err(format!("it has no column {name}"));
+        };
+        let long_enough = column
+            .kind
+            .strip_prefix("varchar(")
+            .and_then(|rest| rest.strip_suffix(')'))
+            .is_none_or(|n| n.parse::<u32>().is_ok_and(|n| n >= length));
+        let knows_all = name != "status"
+            || ["free", "ready", "allocated", "occupied", "reserved"]
+                .iter()
+                .all(|status| column.kind.contains(&format!("'{status}'")));
+        let fits = column.kind.starts_with(kind) && long_enough && knows_all && (column.nullable || !nullable);
+        if !fits {
+            let null = if column.nullable { "NULL" } else { "NOT NULL" };
+            return Err(format!("its column {name} is {} {null}", column.kind));
+        }
+    }
+    let key = |name: &str| found.keys.iter().find(|key| key.name == name).map(|key| key.columns.as_str());
+    if key("PRIMARY") != Some("ip") {
+        return Err("its primary key is not the column ip alone".to_owned());
+    }
+    for step in &STEPS {
+        if let Adds::Key(name, columns) = step.adds
+            && key(name).is_some_and(|found| found != columns)
+        {
+            return Err(format!("its key {name} is not on {columns}"));
+        }
+    }
+    Ok(())
+}
+
+/// The same tables for SQLite. `user_version` counts the steps taken. `ts` and `until` are Unix seconds, `claimed` is
+/// Unix milliseconds.
+pub(super) const SQLITE: [&str; 1] = ["\
+CREATE TABLE allocation (
+  ip TEXT NOT NULL PRIMARY KEY, subnet TEXT NOT NULL,
+  status TEXT NOT NULL DEFAULT 'free' CHECK (status IN ('free','ready','allocated','occupied','reserved')),
+  iface TEXT, \"primary\" INTEGER NOT NULL, ts INTEGER NOT NULL DEFAULT (unixepoch()),
+  claim TEXT, claimed INTEGER, holder TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX cold ON allocation (subnet, status, ts);
+CREATE INDEX mine ON allocation (iface, status, ts);
+CREATE TABLE task (name TEXT NOT NULL PRIMARY KEY, holder TEXT, until INTEGER) STRICT;
+"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn original() -> Found {
+        let column = |name: &str, kind: &str, nullable| Column { name: name.into(), kind: kind.into(), nullable };
+        Found {
+            engine: Some("InnoDB".into()),
+            columns: vec![
+                column("ip", "varchar(32)", false),
+                column("subnet", "varchar(32)", false),
+                column("status", "enum('free','ready','allocated','occupied','reserved')", false),
+                column("iface", "varchar(32)", true),
+                column("primary", "tinyint(1)", false),
+                column("ts", "timestamp", false),
+            ],
+            keys: vec![Key { name: "PRIMARY".into(), columns: "ip".into() }],
+            task: false,
+        }
+    }
+
+    fn what(found: &Found) -> Vec<&'static str> {
+        lacking(found).unwrap().iter().map(|step| step.what).collect()
+    }
+
+    #[test]
+    fn each_lack_has_its_step() {
+        assert_eq!(lacking(&Found::default()).unwrap().len(), STEPS.len());
+        let mut found = original();
+        assert_eq!(
+            what(&found),
+            ["column claim", "column claimed", "column holder", "key cold", "key mine", "the table `task`"]
+        );
+        found.columns.push(Column { name: "claim".into(), kind: "varchar(64)".into(), nullable: true });
+        found.columns.push(Column { name: "note".into(), kind: "text".into(), nullable: true });
+        found.keys.push(Key { name: "cold".into(), columns: "subnet,status,ts".into() });
+        found.keys.push(Key { name: "theirs".into(), columns: "ts".into() });
+        found.task = true;
+        assert_eq!(what(&found), ["column claimed", "column holder", "key mine"]);
+    }
+
+    #[test]
+    fn a_table_of_somebody_else_is_refused() {
+        let mut found = original();
+        found.columns.retain(|column| column.name != "subnet");
+        assert_eq!(lacking(&found).unwrap_err(), "it has no column subnet");
+        let mut found = original();
+        found.columns.last_mut().unwrap().kind = "datetime".into();
+        assert_eq!(lacking(&found).unwrap_err(), "its column ts is datetime NOT NULL");
+        let mut found = original();
+        found.columns.push(Column { name: "claim".into(), kind: "varchar(20)".into(), nullable: true });
+        assert_eq!(lacking(&found).unwrap_err(), "its column claim is varchar(20) NULL");
+        let mut found = original();
+        found.keys.clear();
+        assert!(lacking(&found).unwrap_err().contains("primary key"));
+        let mut found = original();
+        found.keys.push(Key { name: "cold".into(), columns: "ts".into() });
+        assert_eq!(lacking(&found).unwrap_err(), "its key cold is not on subnet,status,ts");
+    }
+}

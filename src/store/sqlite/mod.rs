@@ -1,0 +1,166 @@
+//! The table in a file of this host's own: nothing to set up.
+//!
+//! One connection, used by one call at a time, on threads where blocking is allowed. Other hosts do not see the file,
+//! so EC2 alone tells what they have; hence free addresses are drawn at random, lest every host try the same ones.
+
+use std::fmt;
+use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use crate::address::{Change, NewRow, Row};
+use crate::id::{EniId, SubnetId};
+
+use super::{Count, Description, FreeClaim, StoreError, WarmGrant, schema};
+use trouble::Trouble;
+
+mod read;
+mod trouble;
+mod write;
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// An open file.
+pub struct Sqlite {
+    at: String,
+    file: Arc<Mutex<Connection>>,
+}
+
+impl Sqlite {
+    pub(super) async fn open(file: &Path, until: Instant) -> Result<Self> {
+        let (at, path) = (file.display().to_string(), file.to_owned());
+        let patience = until.saturating_duration_since(Instant::now());
+        let opening = tokio::task::spawn_blocking(move || {
+            let mut connection = create(&path)?;
+            connection.busy_timeout(patience)?;
+            migrate(&mut connection)?;
+            Ok(connection)
+        });
+        let connection = match timeout_at(until, opening).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(_)) | Err(_) => Err(Trouble::silent()),
+        };
+        let connection = connection.map_err(|trouble: Trouble| trouble.into_error(&at))?;
+        Ok(Self { at, file: Arc::new(Mutex::new(connection)) })
+    }
+
+    /// Does the work on a thread that may block. A call that is given up on goes on there, and the next one waits.
+    async fn run<T: Send + 'static>(
+        &self,
+        until: Instant,
+        work: impl FnOnce(&mut Connection) -> std::result::Result<T, Trouble> + Send + 'static,
+    ) -> Result<T> {
+        let work = async {
+            let mut file = Arc::clone(&self.file).lock_owned().await;
+            let patience = until.saturating_duration_since(Instant::now());
+            let done = tokio::task::spawn_blocking(move || {
+                file.busy_timeout(patience)?;
+                work(&mut file)
+            });
+            done.await.unwrap_or_else(|_| Err(Trouble::silent()))
+        };
+        let done = timeout_at(until, work).await.unwrap_or_else(|_| Err(Trouble::silent()));
+        done.map_err(|trouble| trouble.into_error(&self.at))
+    }
+
+    pub(super) async fn describe(&self, until: Instant) -> Result<Description> {
+        let version = self.run(until, |file| read::version(file)).await?;
+        Ok(Description { kind: "sqlite", at: self.at.clone(), version, binlog_format: None, lacking: Vec::new() })
+    }
+
+    pub(super) async fn rows_at(&self, ips: &[Ipv4Addr], until: Instant) -> Result<Vec<Row>> {
+        let ips = ips.to_vec();
+        self.run(until, move |file| read::rows_at(file, ips)).await
+    }
+
+    pub(super) async fn rows_of_eni(&self, eni: &EniId, until: Instant) -> Result<Vec<Row>> {
+        let eni = eni.clone();
+        self.run(until, move |file| read::rows_of_eni(file, &eni)).await
+    }
+
+    pub(super) async fn rows_of_subnet(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
+        let subnet = subnet.clone();
+        self.run(until, move |file| read::rows_of_subnet(file, &subnet, true)).await
+    }
+
+    pub(super) async fn rows_taken(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
+        let subnet = subnet.clone();
+        self.run(until, move |file| read::rows_of_subnet(file, &subnet, false)).await
+    }
+
+    pub(super) async fn census(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
+        let subnet = subnet.clone();
+        self.run(until, move |file| read::census(file, &subnet)).await
+    }
+
+    pub(super) async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Ipv4Addr>> {
+        let take = write::Take::free(wanted);
+        self.run(until, move |file| take.run(file)).await
+    }
+
+    pub(super) async fn grant_warm(&self, wanted: &WarmGrant<'_>, until: Instant) -> Result<Option<Ipv4Addr>> {
+        let take = write::Take::warm(wanted);
+        Ok(self.run(until, move |file| take.run(file)).await?.pop())
+    }
+
+    pub(super) async fn apply(&self, changes: &[Change], until: Instant) -> Result<Vec<bool>> {
+        let changes = changes.to_vec();
+        self.run(until, move |file| write::apply(file, &changes)).await
+    }
+
+    pub(super) async fn insert_missing(&self, subnet: &SubnetId, rows: &[NewRow], until: Instant) -> Result<u64> {
+        let (subnet, rows) = (subnet.clone(), rows.to_vec());
+        self.run(until, move |file| write::insert_missing(file, &subnet, &rows)).await
+    }
+}
+
+/// Opens the file, made if missing, readable by its owner alone: its rows tell which containers run where.
+fn create(path: &Path) -> std::result::Result<Connection, Trouble> {
+    if let Some(parent) = path.parent() {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(parent);
+        made.map_err(|error| Trouble::io("its directory cannot be made", &error))?;
+    }
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = opened.map_err(|error| Trouble::io("it cannot be opened for writing", &error))?;
+    let meta = file.metadata().map_err(|error| Trouble::io("it cannot be looked at", &error))?;
+    if !meta.is_file() {
+        return Err(Trouble::Broken("it is not a file".to_owned()));
+    }
+    if meta.permissions().mode() & 0o077 != 0 {
+        let closed = file.set_permissions(Permissions::from_mode(0o600));
+        closed.map_err(|error| Trouble::io("it is readable by others, and that cannot be changed", &error))?;
+    }
+    // Closing any descriptor of the file drops this process's locks on it, so this one goes before SQLite takes any.
+    drop(file);
+    let connection = Connection::open(path)?;
+    let mode: String = connection.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(Trouble::Broken("its file system is unfit: SQLite cannot keep a write-ahead log there".to_owned()));
+    }
+    connection.execute_batch("PRAGMA synchronous=FULL")?;
+    Ok(connection)
+}
+
+/// Takes the steps that `user_version` does not count yet. A file of a newer driver has more in it, which does no harm.
+fn migrate(connection: &mut Connection) -> std::result::Result<(), Trouble> {
+    let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let taken: u32 = change.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for (step, number) in schema::SQLITE.iter().zip(1_u32..).filter(|(_, number)| *number > taken) {
+        change.execute_batch(step)?;
+        change.pragma_update(None, "user_version", number)?;
+    }
+    change.commit()?;
+    Ok(())
+}
+
+impl fmt::Debug for Sqlite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sqlite({})", self.at)
+    }
+}

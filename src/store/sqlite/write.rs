@@ -1,0 +1,161 @@
+//! Claims, guarded changes and new rows: each in a transaction that takes the file's write lock at once.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
+
+use crate::address::{Change, Holder, NewRow};
+use crate::id::{Claim, EniId, SubnetId};
+
+use super::super::{FreeClaim, WarmGrant, raw};
+use super::trouble::Trouble;
+
+/// `claimed`, in Unix milliseconds.
+const NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
+
+/// A claim or a grant with all that it needs, to be carried to another thread.
+pub(super) struct Take {
+    /// Which rows may be taken; `?1` is the subnet or the ENI.
+    eligible: String,
+    of: String,
+    status: &'static str,
+    eni: String,
+    claim: String,
+    holder: Option<String>,
+    except: Vec<Ipv4Addr>,
+    sub_pool: Option<Ipv4Net>,
+    count: usize,
+    /// Whether to draw at random instead of taking the coldest.
+    draw: bool,
+}
+
+impl Take {
+    pub(super) fn free(wanted: &FreeClaim<'_>) -> Self {
+        Self {
+            eligible: format!("subnet = ?1 AND status = 'free' AND \"primary\" = 0{}", cooled(wanted.cooldown)),
+            of: wanted.subnet.as_str().to_owned(),
+            status: "allocated",
+            eni: wanted.eni.as_str().to_owned(),
+            claim: wanted.claim.as_str().to_owned(),
+            holder: None,
+            except: Vec::new(),
+            sub_pool: wanted.sub_pool,
+            count: wanted.count,
+            draw: true,
+        }
+    }
+
+    pub(super) fn warm(wanted: &WarmGrant<'_>) -> Self {
+        let fixed = if wanted.fixed_too { String::new() } else { raw::not_fixed() };
+        Self {
+            eligible: format!("iface = ?1 AND status = 'ready' AND \"primary\" = 0{}{fixed}", cooled(wanted.cooldown)),
+            of: wanted.eni.as_str().to_owned(),
+            status: "occupied",
+            eni: wanted.eni.as_str().to_owned(),
+            claim: wanted.claim.as_str().to_owned(),
+            holder: raw::holder(wanted.holder),
+            except: wanted.except.to_vec(),
+            sub_pool: wanted.sub_pool,
+            count: 1,
+            draw: false,
+        }
+    }
+
+    pub(super) fn run(&self, file: &mut Connection) -> Result<Vec<Ipv4Addr>, Trouble> {
+        let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut ips = {
+            let mut read =
+                change.prepare_cached(&format!("SELECT ip FROM allocation WHERE {} ORDER BY ts", self.eligible))?;
+            let rows = read.query_map([&self.of], |row| row.get::<_, String>(0))?;
+            rows.map(|ip| raw::address(&ip?).map_err(Trouble::Broken)).collect::<Result<Vec<_>, _>>()?
+        };
+        ips.retain(|ip| !self.except.contains(ip) && self.sub_pool.is_none_or(|net| net.contains(ip)));
+        if self.draw {
+            fastrand::shuffle(&mut ips);
+        }
+        ips.truncate(self.count);
+        {
+            let update = format!(
+                "UPDATE allocation SET status = ?2, iface = ?3, claim = ?4, claimed = {NOW}, holder = ?5 WHERE ip = ?1"
+            );
+            let mut update = change.prepare_cached(&update)?;
+            for ip in &ips {
+                update.execute(params![ip.to_string(), self.status, self.eni, self.claim, self.holder])?;
+            }
+        }
+        change.commit()?;
+        Ok(ips)
+    }
+}
+
+fn cooled(cooldown: std::time::Duration) -> String {
+    raw::cooling(cooldown).map_or_else(String::new, |seconds| format!(" AND ts <= unixepoch() - {seconds}"))
+}
+
+pub(super) fn apply(file: &mut Connection, changes: &[Change]) -> Result<Vec<bool>, Trouble> {
+    let transaction = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let update = format!(
+        "UPDATE allocation SET status = :status, iface = :iface, claim = :claim, \
+         claimed = CASE WHEN :claim IS NULL THEN NULL ELSE {NOW} END, \
+         holder = CASE WHEN :keep THEN holder ELSE :holder END, \"primary\" = coalesce(:primary, \"primary\"), \
+         ts = CASE WHEN :lets_go THEN unixepoch() ELSE ts END \
+         WHERE ip = :ip AND status = :was AND iface IS :was_iface AND claim IS :was_claim"
+    );
+    let found = {
+        let mut update = transaction.prepare_cached(&update)?;
+        let one = |Change { ip, from, to, lets_go }: &Change| {
+            let (keep, holder) = match &to.holder {
+                Holder::Keep => (true, None),
+                Holder::Clear => (false, None),
+                Holder::Set(text) => (false, Some(text)),
+            };
+            let rows = update.execute(named_params! {
+                ":ip": ip.to_string(), ":lets_go": lets_go, ":keep": keep, ":holder": holder, ":primary": to.primary,
+                ":status": to.status.as_str(), ":iface": to.iface.as_ref().map(EniId::as_str),
+                ":claim": to.claim.as_ref().map(Claim::as_str),
+                ":was": from.status.as_str(), ":was_iface": from.iface.as_ref().map(EniId::as_str),
+                ":was_claim": from.claim.as_ref().map(Claim::as_str),
+            })?;
+            Ok(rows > 0)
+        };
+        changes.iter().map(one).collect::<Result<Vec<_>, rusqlite::Error>>()?
+    };
+    transaction.commit()?;
+    Ok(found)
+}
+
+/// Rows to a commit.
+const CHUNK: usize = 4096;
+
+pub(super) fn insert_missing(file: &mut Connection, subnet: &SubnetId, rows: &[NewRow]) -> Result<u64, Trouble> {
+    // All is checked before anything is inserted: a second VPC in the table must not leave half of itself there.
+    {
+        let mut there = file.prepare_cached("SELECT subnet FROM allocation WHERE ip = ?1 AND subnet <> ?2")?;
+        for ip in rows.iter().map(|row| row.ip.to_string()) {
+            let theirs: Option<String> = there.query_row(params![ip, subnet.as_str()], |row| row.get(0)).optional()?;
+            if let Some(theirs) = theirs {
+                return Err(Trouble::Broken(raw::other_subnet(&ip, &theirs, subnet)));
+            }
+        }
+    }
+    let mut inserted: u64 = 0;
+    for chunk in rows.chunks(CHUNK) {
+        let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        {
+            let insert = "INSERT INTO allocation (ip, subnet, status, iface, \"primary\", ts, holder) \
+                          VALUES (?1, ?2, ?3, ?4, ?5, unixepoch(?6), ?7) ON CONFLICT (ip) DO NOTHING";
+            let mut insert = change.prepare_cached(insert)?;
+            for row in chunk {
+                let iface = row.iface.as_ref().map(EniId::as_str);
+                let holder = raw::holder(row.holder.as_deref());
+                let (ip, status) = (row.ip.to_string(), row.status.as_str());
+                let new =
+                    insert.execute(params![ip, subnet.as_str(), status, iface, row.primary, raw::LONG_AGO, holder])?;
+                inserted += u64::from(new > 0);
+            }
+        }
+        change.commit()?;
+    }
+    Ok(inserted)
+}
