@@ -1,0 +1,368 @@
+//! Calls to EC2: addresses on and off an ENI, and what the subnet's ENIs hold.
+//!
+//! Each function is one operation of EC2 and decides nothing. Changes are made by explicit list and are never repeated by
+//! themselves unless EC2 said that it did not execute them (throttling): a lost reply comes back as
+//! [`Ec2Error::Unclear`], for the caller to look (EC2 has no idempotency token for them). Reads are repeated by the SDK.
+//! EC2 is eventually consistent: a read may lag behind a change in both directions.
+
+mod error;
+mod interface;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use aws_config::BehaviorVersion;
+use aws_config::imds::region::ImdsRegionProvider;
+use aws_sdk_ec2::Client;
+use aws_sdk_ec2::config::http::HttpResponse;
+use aws_sdk_ec2::config::retry::RetryConfig;
+use aws_sdk_ec2::config::timeout::TimeoutConfig;
+use aws_sdk_ec2::config::{Credentials, Region};
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::types::{Filter, InstanceType};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::id::{EniId, SubnetId};
+use crate::subnet::Subnet;
+pub use error::Ec2Error;
+use error::Subject;
+pub use interface::{Address, Interface};
+
+/// Longest time for one call with its retries. Claims count as stale after 60 s; a call must be over before half of that.
+const CALL: Duration = Duration::from_secs(25);
+/// Longest time for one attempt: three of them fit into a call. An Assign of 49 addresses answers within about 2 s.
+const ATTEMPT: Duration = Duration::from_secs(8);
+/// Longest time for a connection, TLS included; the SDK's own default is 3.1 s.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Attempts in all while EC2 throttles.
+const ATTEMPTS: u32 = 3;
+/// The pause before a second attempt is random between nothing and this, and doubles. The bucket refills 5 a second for
+/// the whole fleet, so a shorter one would only meet the same empty bucket.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Filter values of one Describe call (EC2, "Filter": at most 200).
+const FILTER_VALUES: usize = 200;
+/// Interfaces of one page (EC2 allows 5 to 1000). Half of it keeps an answer near 1 MB.
+const PAGE: i32 = 500;
+
+/// An EC2 action that the driver uses, by IAM's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// `ec2:AssignPrivateIpAddresses`
+    Assign,
+    /// `ec2:UnassignPrivateIpAddresses`
+    Unassign,
+    /// `ec2:DescribeNetworkInterfaces`
+    DescribeInterfaces,
+    /// `ec2:DescribeSubnets`
+    DescribeSubnets,
+    /// `ec2:DescribeInstanceTypes`
+    DescribeInstanceTypes,
+}
+
+impl Action {
+    /// All that the driver uses.
+    pub const ALL: [Self; 5] =
+        [Self::Assign, Self::Unassign, Self::DescribeInterfaces, Self::DescribeSubnets, Self::DescribeInstanceTypes];
+
+    /// IAM's name of it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Assign => "ec2:AssignPrivateIpAddresses",
+            Self::Unassign => "ec2:UnassignPrivateIpAddresses",
+            Self::DescribeInterfaces => "ec2:DescribeNetworkInterfaces",
+            Self::DescribeSubnets => "ec2:DescribeSubnets",
+            Self::DescribeInstanceTypes => "ec2:DescribeInstanceTypes",
+        }
+    }
+
+    fn on(self, eni: Option<&EniId>, subnet: Option<&SubnetId>) -> Subject {
+        Subject { action: self, eni: eni.cloned(), subnet: subnet.cloned() }
+    }
+}
+
+impl std::fmt::Display for Action {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Action {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// Access keys from the original's `config.json`. Not printable.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "AWS's names")]
+pub struct StaticKeys {
+    pub access_key_id: String,
+    pub secret_access_key: String,
+}
+
+impl std::fmt::Debug for StaticKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StaticKeys")
+    }
+}
+
+/// EC2 in one region. Cheap to clone: the connections and the credentials are shared.
+#[derive(Debug, Clone)]
+pub struct Ec2 {
+    client: Client,
+    region: String,
+}
+
+impl Ec2 {
+    /// Finds region, credentials and endpoint: what is given here, else the SDK's own environment names
+    /// (`AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL_EC2`, ...), else IMDS. Sends nothing to EC2.
+    ///
+    /// Errors: [`Ec2Error::NoRegion`]. Credentials are looked for at the first call.
+    pub async fn connect(region: Option<String>, credentials: Option<StaticKeys>) -> Result<Self, Ec2Error> {
+        Self::connect_to(None, region, credentials).await
+    }
+
+    /// [`Ec2::connect`] with an endpoint, such as `http://127.0.0.1:4566`, that outweighs `AWS_ENDPOINT_URL_EC2`.
+    pub async fn connect_to(
+        endpoint: Option<String>,
+        region: Option<String>,
+        credentials: Option<StaticKeys>,
+    ) -> Result<Self, Ec2Error> {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT)
+            .operation_attempt_timeout(ATTEMPT)
+            .operation_timeout(CALL)
+            .build();
+        // Dated, so that an update of the SDK does not change retries or timeouts by itself.
+        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            .timeout_config(timeouts);
+        if let Some(region) = region {
+            loader = loader.region(Region::new(region));
+        }
+        if let Some(StaticKeys { access_key_id, secret_access_key }) = credentials {
+            let keys = Credentials::builder()
+                .access_key_id(access_key_id)
+                .secret_access_key(secret_access_key)
+                .provider_name("config.json");
+            loader = loader.credentials_provider(keys.build());
+        }
+        // Boxed: the SDK's loader is tens of kilobytes of future.
+        let shared = Box::pin(loader.load()).await;
+        let region = match shared.region().map(|region| region.as_ref().trim()) {
+            // A plugin's settings can be emptied but not removed; an empty AWS_REGION keeps the SDK from asking IMDS.
+            Some("") => {
+                let imds = ImdsRegionProvider::builder().build();
+                Box::pin(imds.region()).await.map(|region| region.as_ref().to_owned())
+            }
+            given => given.map(str::to_owned),
+        };
+        let region = region.ok_or(Ec2Error::NoRegion)?;
+        let mut config = aws_sdk_ec2::config::Builder::from(&shared).region(Region::new(region.clone()));
+        if endpoint.is_some() {
+            config.set_endpoint_url(endpoint);
+        }
+        Ok(Self { client: Client::from_conf(config.build()), region })
+    }
+
+    /// The region that is spoken to.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// Puts these addresses on the ENI, all or none. Never moves one from another ENI.
+    ///
+    /// Errors: `InUse`, `EniFull`, `SubnetFull`, `OutsideSubnet`, `AwsReserved`, and those of every call. An answer that
+    /// does not list all of them is `Unlisted`.
+    pub async fn assign(&self, eni: &EniId, ips: &[Ipv4Addr]) -> Result<(), Ec2Error> {
+        if ips.is_empty() {
+            return Ok(());
+        }
+        let subject = Action::Assign.on(Some(eni), None);
+        let wanted: Vec<String> = ips.iter().map(Ipv4Addr::to_string).collect();
+        let answer = change(&subject, || {
+            let call = self.client.assign_private_ip_addresses().network_interface_id(eni.as_str());
+            let call = call.set_private_ip_addresses(Some(wanted.clone())).customize();
+            Box::pin(
+                call.config_override(aws_sdk_ec2::config::Config::builder().retry_config(RetryConfig::disabled()))
+                    .send(),
+            )
+        })
+        .await?;
+        let listed = answer.assigned_private_ip_addresses();
+        let is_listed = |ip: &&String| listed.iter().any(|entry| entry.private_ip_address() == Some(ip.as_str()));
+        let missing: Vec<&String> = wanted.iter().filter(|ip| !is_listed(ip)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Ec2Error::Unlisted { addresses: missing.into_iter().filter_map(|ip| ip.parse().ok()).collect() })
+    }
+
+    /// Takes these addresses off the ENI, all or none.
+    ///
+    /// Errors: `NotAssigned` if any one of them is not on the ENI, `Primary`, and those of every call. The SDK does not
+    /// read the body of a success, so any HTTP 200 is one.
+    pub async fn unassign(&self, eni: &EniId, ips: &[Ipv4Addr]) -> Result<(), Ec2Error> {
+        if ips.is_empty() {
+            return Ok(());
+        }
+        let subject = Action::Unassign.on(Some(eni), None);
+        let given: Vec<String> = ips.iter().map(Ipv4Addr::to_string).collect();
+        change(&subject, || {
+            let call = self.client.unassign_private_ip_addresses().network_interface_id(eni.as_str());
+            let call = call.set_private_ip_addresses(Some(given.clone())).customize();
+            Box::pin(
+                call.config_override(aws_sdk_ec2::config::Config::builder().retry_config(RetryConfig::disabled()))
+                    .send(),
+            )
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The ENI as EC2 sees it. Asked by parameter, which fails with `NoSuchEni` when it is gone (a filter would not).
+    pub async fn interface(&self, eni: &EniId) -> Result<Interface, Ec2Error> {
+        let subject = Action::DescribeInterfaces.on(Some(eni), None);
+        let call = self.client.describe_network_interfaces().network_interface_ids(eni.as_str());
+        let answer = Box::pin(call.send()).await.map_err(|error| subject.explain(&error))?;
+        let found = answer.network_interfaces().first().ok_or(Ec2Error::NoSuchEni { eni: eni.clone() })?;
+        Interface::read(found).map_err(|why| subject.unclear(why))
+    }
+
+    /// Every ENI of the subnet, all pages; the time limit is per page. An unknown subnet has none.
+    pub async fn interfaces_of_subnet(&self, subnet: &SubnetId) -> Result<Vec<Interface>, Ec2Error> {
+        self.interfaces(subnet, Vec::new()).await
+    }
+
+    /// The ENIs of the subnet that have any of these addresses, each once. Addresses inside an ENI's /28 prefix are not
+    /// found so: EC2 filters by single addresses.
+    pub async fn holders(&self, subnet: &SubnetId, ips: &[Ipv4Addr]) -> Result<Vec<Interface>, Ec2Error> {
+        let mut found: Vec<Interface> = Vec::new();
+        for some in ips.chunks(FILTER_VALUES) {
+            let by_address = Filter::builder()
+                .name("addresses.private-ip-address")
+                .set_values(Some(some.iter().map(Ipv4Addr::to_string).collect()))
+                .build();
+            for interface in self.interfaces(subnet, vec![by_address]).await? {
+                if !found.iter().any(|other| other.id == interface.id) {
+                    found.push(interface);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn interfaces(&self, subnet: &SubnetId, mut filters: Vec<Filter>) -> Result<Vec<Interface>, Ec2Error> {
+        let subject = Action::DescribeInterfaces.on(None, Some(subnet));
+        filters.push(Filter::builder().name("subnet-id").values(subnet.as_str()).build());
+        let call = self.client.describe_network_interfaces().set_filters(Some(filters));
+        let mut pages = call.into_paginator().page_size(PAGE).send();
+        let mut all = Vec::new();
+        while let Some(page) = Box::pin(pages.next()).await {
+            let page = page.map_err(|error| subject.explain(&error))?;
+            for found in page.network_interfaces() {
+                all.push(Interface::read(found).map_err(|why| subject.unclear(why))?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The subnet and its IPv4 block. Errors: `NoSuchSubnet`, and those of every call.
+    pub async fn subnet(&self, id: &SubnetId) -> Result<Subnet, Ec2Error> {
+        let subject = Action::DescribeSubnets.on(None, Some(id));
+        let call = self.client.describe_subnets().subnet_ids(id.as_str());
+        let answer = Box::pin(call.send()).await.map_err(|error| subject.explain(&error))?;
+        let found = answer.subnets().first().ok_or(Ec2Error::NoSuchSubnet { subnet: id.clone() })?;
+        let block = found.cidr_block().unwrap_or_default();
+        let cidr = block.parse().map_err(|_| subject.unclear(format!("{id} has no IPv4 block but {block:?}")))?;
+        Subnet::new(id.clone(), cidr).map_err(|error| subject.unclear(error.to_string()))
+    }
+
+    /// How many IPv4 addresses each ENI of this instance type may have, the primary included; a /28 prefix counts as one.
+    pub async fn address_limit(&self, instance_type: &str) -> Result<usize, Ec2Error> {
+        let subject = Action::DescribeInstanceTypes.on(None, None);
+        let call = self.client.describe_instance_types().instance_types(InstanceType::from(instance_type));
+        let answer = Box::pin(call.send()).await.map_err(|error| subject.explain(&error))?;
+        let network = answer.instance_types().first().and_then(|found| found.network_info());
+        let limit = network.and_then(|network| network.ipv4_addresses_per_interface());
+        limit
+            .and_then(|limit| usize::try_from(limit).ok())
+            .filter(|limit| *limit > 0)
+            .ok_or_else(|| subject.unclear(format!("its answer gives no address limit for {instance_type}")))
+    }
+
+    /// Whether IAM allows the action; nothing is changed.
+    ///
+    /// Describe calls are asked with DryRun. Assign and Unassign have no DryRun (EC2 API reference), so they are asked for
+    /// 127.0.0.1, which no subnet can have (VPC guide, "VPC CIDR blocks"): a refusal because of the address comes after
+    /// the permission. A refusal that does not tell is an error.
+    pub async fn permitted(&self, action: Action, eni: &EniId, subnet: &SubnetId) -> Result<bool, Ec2Error> {
+        let subject = action.on(Some(eni), Some(subnet));
+        let ec2 = &self.client;
+        let nowhere = [Ipv4Addr::LOCALHOST];
+        let outcome = match action {
+            Action::Assign => self.assign(eni, &nowhere).await,
+            Action::Unassign => self.unassign(eni, &nowhere).await,
+            Action::DescribeInterfaces => {
+                let call = ec2.describe_network_interfaces().network_interface_ids(eni.as_str());
+                dry(&subject, Box::pin(call.dry_run(true).send())).await
+            }
+            Action::DescribeSubnets => {
+                let call = ec2.describe_subnets().subnet_ids(subnet.as_str());
+                dry(&subject, Box::pin(call.dry_run(true).send())).await
+            }
+            Action::DescribeInstanceTypes => {
+                let call = ec2.describe_instance_types().instance_types(InstanceType::T3Micro);
+                dry(&subject, Box::pin(call.dry_run(true).send())).await
+            }
+        };
+        match outcome {
+            Ok(()) => Ok(true),
+            Err(Ec2Error::Denied { .. }) => Ok(false),
+            Err(Ec2Error::OutsideSubnet { .. } | Ec2Error::EniFull { .. } | Ec2Error::NotAssigned { .. }) => Ok(true),
+            Err(Ec2Error::Malformed { .. } | Ec2Error::AwsReserved { .. } | Ec2Error::InUse { .. }) => Ok(true),
+            Err(Ec2Error::Refused { code, .. }) if code.starts_with("InvalidParameter") => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// One change, repeated only while EC2 throttles it: then EC2 says that it did nothing. The last attempt begins early
+/// enough to end within [`CALL`].
+async fn change<T, E, F>(subject: &Subject, attempt: impl Fn() -> F) -> Result<T, Ec2Error>
+where
+    F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let last_start = Instant::now() + CALL.saturating_sub(ATTEMPT);
+    let mut longest = PAUSE;
+    for left in (0..ATTEMPTS).rev() {
+        let error = match attempt().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => subject.explain(&error),
+        };
+        let pause = longest.mul_f64(fastrand::f64());
+        if !matches!(error, Ec2Error::Throttled { .. }) || left == 0 || Instant::now() + pause > last_start {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+        longest *= 2;
+    }
+    Err(Ec2Error::Throttled { action: subject.action })
+}
+
+/// The outcome of a dry run: EC2 says yes with the error `DryRunOperation` (HTTP 412).
+async fn dry<T, E>(
+    subject: &Subject,
+    call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+) -> Result<(), Ec2Error>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    match call.await {
+        Err(error) if error.code() == Some("DryRunOperation") => Ok(()),
+        Err(error) => Err(subject.explain(&error)),
+        Ok(_) => Err(subject.unclear("it answered a dry run as if it had been meant".into())),
+    }
+}

@@ -1,0 +1,154 @@
+//! Docker's API, read only, over the host's Docker socket.
+//!
+//! Never called while a call of Docker's to the driver is being answered: dockerd may hold the lock that its own API needs.
+
+use std::collections::{HashMap, HashSet};
+use std::error::Error;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client;
+use hyperlocal::{UnixClientExt, UnixConnector, Uri};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// Longest time for one read.
+const READ: Duration = Duration::from_secs(5);
+/// Largest answer taken, in bytes. A container is about 2 KiB in a listing, so this is far above any one host's.
+const ANSWER: usize = 16 << 20;
+
+/// Why Docker did not tell. Each sentence is fit for a user and says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// No such file.
+    #[error("there is no Docker socket {}: set EC2_IPAM_DOCKER_SOCKET to where dockerd listens", at.display())]
+    NoSocket {
+        /// The socket.
+        at: PathBuf,
+    },
+    /// The driver's user may not open it.
+    #[error("the driver may not open the Docker socket {}: run it as root or in the group docker", at.display())]
+    Denied {
+        /// The socket.
+        at: PathBuf,
+    },
+    /// Nothing listens, or it does not answer.
+    #[error("Docker does not answer on {} ({why}): is dockerd running?", at.display())]
+    Silent {
+        /// The socket.
+        at: PathBuf,
+        /// What happened.
+        why: String,
+    },
+    /// It answers with something else.
+    #[error("Docker answers {path} on {} with {what}: is it Docker's socket?", at.display())]
+    Odd {
+        /// The socket.
+        at: PathBuf,
+        /// What was asked for.
+        path: String,
+        /// The answer.
+        what: String,
+    },
+}
+
+/// The Docker Engine of this host.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    socket: PathBuf,
+    client: Client<UnixConnector, Empty<Bytes>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Version {
+    version: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Container {
+    network_settings: Option<NetworkSettings>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct NetworkSettings {
+    networks: Option<HashMap<String, Endpoint>>,
+}
+
+#[derive(Deserialize)]
+struct Endpoint {
+    #[serde(default, rename = "IPAddress")]
+    ip: String,
+}
+
+impl Engine {
+    /// Docker behind this socket. Opens nothing.
+    pub fn new(socket: PathBuf) -> Self {
+        Self { socket, client: Client::unix() }
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its version, such as `29.0.1`.
+    pub async fn version(&self) -> Result<String, EngineError> {
+        Ok(self.get::<Version>("/version").await?.version)
+    }
+
+    /// The IPv4 addresses that containers have now, in any network; a stopped one has none. One answer, so whole or an error
+    /// (`GET /containers/json`, the same fields in API 1.41 to 1.52).
+    pub async fn addresses(&self) -> Result<HashSet<Ipv4Addr>, EngineError> {
+        let containers: Vec<Container> = self.get("/containers/json?all=true").await?;
+        let settings = containers.into_iter().filter_map(|container| container.network_settings?.networks);
+        Ok(settings.flat_map(HashMap::into_values).filter_map(|endpoint| endpoint.ip.parse().ok()).collect())
+    }
+
+    /// One GET, read whole. The path has no version, so each Engine answers in its own newest one.
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
+        let read = tokio::time::timeout(READ, self.read(path)).await;
+        let body = read.unwrap_or_else(|_| Err(self.silent(format!("no answer within {} s", READ.as_secs()))))?;
+        serde_json::from_slice(&body).map_err(|error| self.odd(path, format!("unreadable JSON ({error})")))
+    }
+
+    async fn read(&self, path: &str) -> Result<Bytes, EngineError> {
+        let uri: hyper::Uri = Uri::new(&self.socket, path).into();
+        let request = Request::get(uri).body(Empty::new()).map_err(|error| self.silent(error.to_string()))?;
+        let answer = self.client.request(request).await.map_err(|error| self.explain(&error))?;
+        let status = answer.status();
+        if !status.is_success() {
+            return Err(self.odd(path, format!("HTTP {}", status.as_u16())));
+        }
+        let body = Limited::new(answer.into_body(), ANSWER).collect().await;
+        Ok(body.map_err(|error| self.odd(path, format!("a broken body ({error})")))?.to_bytes())
+    }
+
+    fn explain(&self, error: &(dyn Error + 'static)) -> EngineError {
+        let causes = || std::iter::successors(Some(error), |&e| e.source());
+        let kind = causes().find_map(|e| e.downcast_ref::<io::Error>()).map(io::Error::kind);
+        let at = self.socket.clone();
+        if kind == Some(io::ErrorKind::NotFound) {
+            EngineError::NoSocket { at }
+        } else if kind == Some(io::ErrorKind::PermissionDenied) {
+            EngineError::Denied { at }
+        } else {
+            self.silent(causes().last().map(ToString::to_string).unwrap_or_default())
+        }
+    }
+
+    fn silent(&self, why: String) -> EngineError {
+        EngineError::Silent { at: self.socket.clone(), why }
+    }
+
+    fn odd(&self, path: &str, what: String) -> EngineError {
+        EngineError::Odd { at: self.socket.clone(), path: path.to_owned(), what }
+    }
+}
