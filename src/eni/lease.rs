@@ -1,0 +1,107 @@
+//! An address in use: taken back if Docker never got it, released when Docker says so.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep};
+
+use super::{Outside, STORE_TIME, Shared};
+use crate::address::{Event, Row, State};
+use crate::id::{Claim, EniId};
+use crate::late::pause;
+use crate::store::StoreError;
+
+/// An address granted to a container, not yet known to have reached Docker.
+pub struct Lease {
+    /// The address.
+    pub ip: Ipv4Addr,
+    pub(super) claim: Claim,
+    pub(super) eni: Weak,
+}
+
+/// Enough of the ENI to take a lease back, cheaply carried.
+#[derive(Clone)]
+pub(super) struct Weak {
+    pub(super) id: EniId,
+    pub(super) outside: Outside,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Lease {
+    /// The answer never reached Docker: the address is idle again, and no colder nor hotter than before (I9).
+    pub async fn take_back(self) {
+        let ip = self.ip;
+        tracing::warn!(eni = %self.eni.id, %ip, "took {ip} back: Docker did not get the answer");
+        self.eni.let_go(ip, self.claim, Event::TakeBack).await;
+    }
+}
+
+impl Weak {
+    pub(super) async fn release(&self, ip: Ipv4Addr) {
+        // Forgotten before the row changes, so that the next grant of this address is not mistaken for a lost commit.
+        self.outside.in_use.released(ip);
+        let known = self.shared.memory().leases.remove(&ip);
+        let claim = match known {
+            Some(claim) => claim,
+            None => match self.lease_in_table(ip).await {
+                Some(claim) => claim,
+                None => {
+                    tracing::info!(eni = %self.id, %ip, "nothing to release: {ip} is no lease of this interface");
+                    return;
+                }
+            },
+        };
+        self.let_go(ip, claim, Event::Release).await;
+    }
+
+    /// lease -> ready, however long the database is away. It names the lease's own token, so that a late one cannot end
+    /// somebody else's lease (I5).
+    async fn let_go(&self, ip: Ipv4Addr, claim: Claim, event: Event) {
+        {
+            let mut memory = self.shared.memory();
+            if memory.leases.get(&ip) == Some(&claim) {
+                memory.leases.remove(&ip);
+            }
+        }
+        let mut failures = 0;
+        while let Err(why) = self.change(ip, &claim, event.clone(), Instant::now() + STORE_TIME).await {
+            self.again(why, &mut failures).await;
+        }
+    }
+
+    async fn lease_in_table(&self, ip: Ipv4Addr) -> Option<Claim> {
+        let mut failures = 0;
+        loop {
+            match self.outside.store.row(ip, Instant::now() + STORE_TIME).await {
+                Ok(row) => {
+                    let ours = |row: &Row| row.state() == State::Lease && row.iface.as_ref() == Some(&self.id);
+                    return row.filter(ours)?.claim;
+                }
+                Err(why) => self.again(why, &mut failures).await,
+            }
+        }
+    }
+
+    async fn again(&self, why: StoreError, failures: &mut u32) {
+        if *failures == 0 {
+            tracing::warn!(eni = %self.id, "{why}; trying again");
+        }
+        sleep(pause(*failures)).await;
+        *failures += 1;
+    }
+
+    /// One change of a row that carries this claim; `false` when it does not any more.
+    pub(super) async fn change(
+        &self,
+        ip: Ipv4Addr,
+        claim: &Claim,
+        event: Event,
+        until: Instant,
+    ) -> Result<bool, StoreError> {
+        let Some(row) = self.outside.store.row(ip, until).await?.filter(|row| row.claim.as_ref() == Some(claim)) else {
+            return Ok(false);
+        };
+        let Ok(change) = row.on(event) else { return Ok(false) };
+        Ok(self.outside.store.apply(&[change], until).await? == [true])
+    }
+}

@@ -1,0 +1,117 @@
+//! More addresses for the ENI: which, and how many.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::STORE_TIME;
+use super::task::{Task, WARM_BACK_OFF};
+use crate::address::{Event, Row, State};
+use crate::ec2::Ec2;
+use crate::error::Error;
+use crate::id::Kind;
+use crate::plan;
+use crate::store::FreeClaim;
+
+/// The ENI's limit of addresses is not known: so many at most. No instance type has more than 50.
+const UNKNOWN_LIMIT: usize = 50;
+
+impl Task {
+    /// A free address that a container named. A full ENI gives up its coldest idle one for it.
+    pub(super) async fn fetch_named(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<Option<Duration>, Error> {
+        let Some(ip) = self.queue.front().and_then(|order| order.ip) else {
+            return Ok(None);
+        };
+        if self.capacity(rows) == 0 {
+            match plan::give_way(rows, |_| false) {
+                Some(idle) => return self.give_up(ec2, std::slice::from_ref(idle)).await,
+                None => {
+                    self.answer_front(Error::EniFull { eni: self.nic.eni.clone() });
+                    return Ok(None);
+                }
+            }
+        }
+        let until = Instant::now() + STORE_TIME;
+        let claim = self.outside.claims.next(Kind::On);
+        let row = self.outside.store.row(ip, until).await?;
+        let event = Event::Claim { eni: self.nic.eni.clone(), claim };
+        let claimed = match row.and_then(|row| row.on(event).ok()) {
+            Some(change) => self.outside.store.apply(&[change], until).await? == [true],
+            None => false,
+        };
+        if !claimed {
+            self.answer_front(Error::NotGiven { ip, why: "another request for it was quicker; try again".into() });
+            return Ok(None);
+        }
+        let claimed = self.outside.store.rows_at(&[ip], until).await?;
+        let assigned = self.assign(ec2, claimed, true).await?;
+        self.outcome(assigned, 1).await
+    }
+
+    /// One Assign for all who wait and for what the warm target lacks.
+    pub(super) async fn refill(&mut self, ec2: &Ec2, rows: &[Row], now: Instant) -> Result<Option<Duration>, Error> {
+        let first = self.queue.iter().find(|order| order.ip.is_none());
+        let Some(sub_pool) = first.map(|order| order.sub_pool).or(self.shared.memory().sub_pool) else {
+            return Ok(None);
+        };
+        let cooldown = first.map_or(self.outside.warmth.cooldown, |order| order.cooldown);
+        let waiting = self.queue.iter().filter(|order| order.ip.is_none() && order.sub_pool == sub_pool).count();
+        let until = now + STORE_TIME;
+
+        let capacity = self.capacity(rows);
+        if capacity == 0 {
+            let useful = |ip| sub_pool.is_none_or(|range| range.contains(&ip));
+            match plan::give_way(rows, useful) {
+                Some(idle) if waiting > 0 => return self.give_up(ec2, std::slice::from_ref(idle)).await,
+                _ => {
+                    let why = Error::EniFull { eni: self.nic.eni.clone() };
+                    self.answer_any(&why);
+                    self.warm_retry_at = now + WARM_BACK_OFF;
+                    return Ok(None);
+                }
+            }
+        }
+        let mut size = waiting;
+        let warmth = self.outside.warmth;
+        // While EC2 leaves claims unclear nothing is claimed in reserve: each attempt would take more of the subnet.
+        let is_clear = rows.iter().all(|row| row.state() != State::On);
+        if warmth.target > 0 && now >= self.warm_retry_at && is_clear {
+            let census = self.outside.store.census(&self.subnet.id, until).await?;
+            let free = census.iter().filter(|count| count.state == State::Free).map(|count| count.rows).sum();
+            if !warmth.leaves_to_others(free, &self.subnet) {
+                size = self.burst.refill(waiting + warmth.lacking(rows), waiting > 0, now);
+            }
+        }
+        let claim = self.outside.claims.next(Kind::On);
+        let wanted = FreeClaim {
+            subnet: &self.subnet.id,
+            eni: &self.nic.eni,
+            sub_pool,
+            cooldown,
+            count: size.min(capacity),
+            claim: &claim,
+        };
+        let ips = self.outside.store.claim_free(&wanted, until).await?;
+        if ips.is_empty() {
+            self.answer_any(&Error::NoFreeAddress { subnet: self.subnet.id.clone(), range: sub_pool });
+            self.warm_retry_at = now + WARM_BACK_OFF;
+            return Ok(None);
+        }
+        let claimed = self.outside.store.rows_at(&ips, until).await?;
+        let asked = claimed.len();
+        let assigned = self.assign(ec2, claimed, true).await?;
+        self.outcome(assigned, asked).await
+    }
+
+    /// How many more addresses the ENI can take.
+    pub(super) fn capacity(&self, rows: &[Row]) -> usize {
+        let by_limit = match self.shared.memory().limit {
+            Some(limit) => limit.saturating_sub(plan::used(rows)),
+            None => UNKNOWN_LIMIT.saturating_sub(plan::used(rows)),
+        };
+        match self.room {
+            Some((room, until)) if Instant::now() < until => by_limit.min(room),
+            _ => by_limit,
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Addresses to those who wait.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::lease::Weak;
+use super::task::Task;
+use super::{Lease, Order, STORE_TIME};
+use crate::address::{Event, Row, State};
+use crate::error::Error;
+use crate::id::Kind;
+
+impl Task {
+    /// on -> lease for those who wait, on -> ready for the rest; ready -> lease likewise.
+    pub(super) async fn serve(&mut self, rows: Vec<Row>) -> Result<(), Error> {
+        let mut changes = Vec::new();
+        let mut granted = Vec::new();
+        for row in rows {
+            if row.state() == State::On {
+                // I2: EC2 has just said so.
+                self.shared.memory().unlisted.remove(&row.ip);
+            }
+            let older = self.shared.memory().leases.get(&row.ip).cloned();
+            let event = if let Some(claim) = older {
+                // I1: Docker has this address in use, whatever the table says.
+                tracing::error!(eni = %self.nic.eni, ip = %row.ip, "the database lost the lease of {}; it is put right", row.ip);
+                Event::Lease { claim, holder: row.holder.clone() }
+            } else if !self.outside.in_use.contains(row.ip)
+                && let Some(order) = self.next_order(row.ip)
+            {
+                let claim = self.outside.claims.next(Kind::Lease);
+                let holder = order.holder.clone();
+                granted.push((changes.len(), row.ip, claim.clone(), order));
+                Event::Lease { claim, holder }
+            } else if row.state() == State::On {
+                Event::Confirm
+            } else {
+                continue;
+            };
+            // An `on` or `ready` row that is not primary takes each of these events; a primary one takes none (I7).
+            match row.on(event) {
+                Ok(change) => changes.push(change),
+                Err(why) => {
+                    tracing::error!(eni = %self.nic.eni, "{why}");
+                    if granted.last().is_some_and(|(at, ..)| *at == changes.len())
+                        && let Some((.., order)) = granted.pop()
+                    {
+                        self.queue.push_front(order);
+                    }
+                }
+            }
+        }
+        let done = match self.outside.store.apply(&changes, Instant::now() + STORE_TIME).await {
+            Ok(done) => done,
+            Err(why) => {
+                // The rows stay claimed; the next step finds them.
+                for (.., order) in granted.into_iter().rev() {
+                    self.queue.push_front(order);
+                }
+                return Err(why.into());
+            }
+        };
+        for (at, ip, claim, order) in granted {
+            if done.get(at) != Some(&true) {
+                tracing::warn!(eni = %self.nic.eni, %ip, "somebody else moved {ip} meanwhile");
+                self.queue.push_front(order);
+                continue;
+            }
+            self.shared.memory().leases.insert(ip, claim.clone());
+            let eni =
+                Weak { id: self.nic.eni.clone(), outside: self.outside.clone(), shared: Arc::clone(&self.shared) };
+            if let Err(Ok(lease)) = order.answer.send(Ok(Lease { ip, claim, eni })) {
+                self.outside.tasks.spawn(lease.take_back());
+            }
+        }
+        Ok(())
+    }
+
+    fn next_order(&mut self, ip: Ipv4Addr) -> Option<Order> {
+        let at = self.queue.iter().position(|order| order.fits(ip) && !order.answer.is_closed())?;
+        self.queue.remove(at)
+    }
+
+    pub(super) fn answer_front(&mut self, why: Error) {
+        if let Some(order) = self.queue.pop_front() {
+            let _ = order.answer.send(Err(why));
+        }
+    }
+
+    pub(super) fn answer_any(&mut self, why: &Error) {
+        let queue = std::mem::take(&mut self.queue);
+        let (named, any): (VecDeque<Order>, VecDeque<Order>) = queue.into_iter().partition(|order| order.ip.is_some());
+        self.queue = named;
+        for order in any {
+            let _ = order.answer.send(Err(why.clone()));
+        }
+    }
+
+    pub(super) fn answer_all(&mut self, why: &Error) {
+        for order in std::mem::take(&mut self.queue) {
+            let _ = order.answer.send(Err(why.clone()));
+        }
+    }
+}

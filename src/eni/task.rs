@@ -1,0 +1,346 @@
+//! The one task of an ENI: it does every Assign, Unassign and settling of that ENI, one at a time.
+//!
+//! It keeps little in memory: each step reads the ENI's rows and decides from them what is next, so that a step that failed
+//! half-way, or was cut short by a crash, is simply found again. Since it works alone, a claim that stands at the start of
+//! a step has no call of this process in flight.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::assign::Assigned;
+use super::{Order, Outside, Recycled, STORE_TIME, Shared, Want, unassign};
+use crate::address::{Event, Row, State};
+use crate::ec2::{Ec2, Ec2Error};
+use crate::error::Error;
+use crate::imds::Nic;
+use crate::late::pause;
+use crate::link::Link;
+use crate::plan::{Burst, SETTLE_AGE, Witness};
+use crate::scan;
+use crate::subnet::Subnet;
+
+/// The state of an ENI's task.
+pub(super) struct Task {
+    pub(super) nic: Nic,
+    pub(super) subnet: Subnet,
+    pub(super) link: Link,
+    pub(super) instance_type: String,
+    pub(super) outside: Outside,
+    pub(super) shared: Arc<Shared>,
+    pub(super) inbox: mpsc::UnboundedReceiver<Want>,
+    pub(super) surveyed: watch::Sender<Result<(), String>>,
+    /// EC2 refused an address as somebody else's: a table that no other host writes to knows too little of the subnet.
+    pub(super) scan_wanted: bool,
+    pub(super) queue: VecDeque<Order>,
+    pub(super) recycles: Vec<oneshot::Sender<Result<Recycled, Error>>>,
+    pub(super) witness: Option<Witness>,
+    pub(super) burst: Burst,
+    /// How many more addresses the ENI takes at most, after it refused some, and until when that is believed.
+    pub(super) room: Option<(usize, Instant)>,
+    pub(super) top_up_at: Option<Instant>,
+    pub(super) failures: u32,
+    /// Assigns in a row that gave nothing, because all that they asked for was somebody else's.
+    pub(super) fruitless: u32,
+    /// Claims that could not be settled are tried again from then on.
+    pub(super) settle_at: Instant,
+    pub(super) retry_at: Instant,
+    pub(super) warm_retry_at: Instant,
+    pub(super) survey_at: Instant,
+}
+
+/// A warm address taken is replaced so much later: within a burst one large refill does it all.
+const TOP_UP_DELAY: Duration = Duration::from_secs(1);
+/// After a refusal nothing is asked of EC2 for warmth alone for so long (vpc-cni waits as long for a full subnet).
+pub(super) const WARM_BACK_OFF: Duration = Duration::from_secs(120);
+/// Between two attempts at claims that could not be settled.
+const SETTLE_PAUSE: Duration = Duration::from_secs(10);
+/// Nothing to do: look at the rows again after so long.
+const REST: Duration = Duration::from_secs(60);
+
+impl Task {
+    #[allow(clippy::too_many_arguments, reason = "each is one of the task's own fields, given once")]
+    pub(super) fn new(
+        nic: Nic,
+        subnet: Subnet,
+        link: Link,
+        instance_type: String,
+        outside: Outside,
+        shared: Arc<Shared>,
+        inbox: mpsc::UnboundedReceiver<Want>,
+        surveyed: watch::Sender<Result<(), String>>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            nic,
+            subnet,
+            link,
+            instance_type,
+            outside,
+            shared,
+            inbox,
+            surveyed,
+            scan_wanted: false,
+            queue: VecDeque::new(),
+            recycles: Vec::new(),
+            witness: None,
+            burst: Burst::none(now),
+            room: None,
+            top_up_at: None,
+            failures: 0,
+            fruitless: 0,
+            settle_at: now,
+            retry_at: now,
+            warm_retry_at: now,
+            survey_at: now,
+        }
+    }
+
+    /// Works until the driver stops or the ENI's handle is dropped.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let first_look = async {
+            while let Err(why) = self.look().await {
+                let why = why.to_string();
+                if self.surveyed.send_replace(Err(why.clone())).err().as_ref() != Some(&why) {
+                    tracing::warn!(eni = %self.nic.eni, "{why}");
+                }
+                sleep(pause(self.failures)).await;
+                self.failures += 1;
+            }
+        };
+        if stop.run_until_cancelled(first_look).await.is_none() {
+            return;
+        }
+        self.failures = 0;
+        let _ = self.surveyed.send_replace(Ok(()));
+        tracing::info!(eni = %self.nic.eni, subnet = %self.subnet.id, "serving {} in {}", self.nic.eni, self.subnet.cidr);
+
+        let mut wake = Instant::now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                want = self.inbox.recv() => match want {
+                    Some(want) => self.take(want),
+                    None => return,
+                },
+                () = sleep_until(wake) => {}
+            }
+            while let Ok(want) = self.inbox.try_recv() {
+                self.take(want);
+            }
+            wake = self.work().await;
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), Error> {
+        self.survey_at = Instant::now() + REST;
+        let witness = self.survey().await?;
+        // EC2's word, once had, is not forgotten for IMDS's.
+        self.witness = self.witness.filter(|known| *known == Witness::Ec2).or(Some(witness));
+        Ok(())
+    }
+
+    fn take(&mut self, want: Want) {
+        match want {
+            Want::Order(order) => self.queue.push_back(order),
+            Want::Look => {
+                self.top_up_at.get_or_insert(Instant::now() + TOP_UP_DELAY);
+            }
+            Want::Recycle(answer) => self.recycles.push(answer),
+        }
+    }
+
+    /// Steps until there is nothing to do, or something outside is in the way; says when to look again.
+    async fn work(&mut self) -> Instant {
+        loop {
+            self.queue.retain(|order| !order.answer.is_closed());
+            let now = Instant::now();
+            if now < self.retry_at {
+                return self.retry_at;
+            }
+            match self.step(now).await {
+                Ok(None) => self.failures = 0,
+                Ok(Some(rest)) => {
+                    self.failures = 0;
+                    return now + rest;
+                }
+                Err(why) => {
+                    self.shared.memory().last_error = Some(why.to_string());
+                    tracing::warn!(eni = %self.nic.eni, "{why}");
+                    self.retry_at = Instant::now() + pause(self.failures);
+                    self.failures += 1;
+                }
+            }
+        }
+    }
+
+    /// The most urgent thing that the rows and the queue call for. None: it is done, look again; else: nothing to do for so
+    /// long. An error is one that may pass: those who wait go on waiting.
+    async fn step(&mut self, now: Instant) -> Result<Option<Duration>, Error> {
+        let ec2 = self.outside.ec2.now().map_err(Error::Missing)?;
+        if self.witness == Some(Witness::Imds) && now >= self.survey_at {
+            self.look().await?;
+        }
+        if std::mem::take(&mut self.scan_wanted) && self.outside.store.is_private() {
+            scan::refresh(&self.outside.store, &ec2, &self.subnet, now + STORE_TIME).await?;
+        }
+        let rows = self.outside.store.rows_of_eni(&self.nic.eni, now + STORE_TIME).await?;
+        let warmth = self.outside.warmth;
+
+        let unsettled: Vec<Row> = rows.iter().filter(|row| row.state() == State::On).cloned().collect();
+        // Nobody is told that the ENI is full while some of its slots are only claimed.
+        let in_the_way = !self.queue.is_empty() && self.capacity(&rows) == 0;
+        if !unsettled.is_empty() && (now >= self.settle_at || in_the_way) {
+            return self.settle(&ec2, unsettled).await;
+        }
+        self.release_orphans(&rows).await?;
+        let due: Vec<Row> = rows.iter().filter(|row| unassign::is_due(row)).cloned().collect();
+        if !due.is_empty() {
+            return self.give_up(&ec2, &due).await;
+        }
+        let idle: Vec<Row> = rows.iter().filter(|row| row.state() == State::Ready && !row.primary).cloned().collect();
+        if !self.recycles.is_empty() {
+            return self.recycle(&ec2, &idle).await;
+        }
+        let unlisted = self.shared.memory().unlisted.clone();
+        let own = self.outside.links.addresses(self.link.index).await.unwrap_or_default();
+        let warm: Vec<Row> = idle
+            .iter()
+            .filter(|row| warmth.is_warm(row) && !unlisted.contains(&row.ip) && !own.contains(&row.ip))
+            .filter(|row| !self.outside.in_use.contains(row.ip))
+            .cloned()
+            .collect();
+        if warm.iter().any(|row| self.queue.iter().any(|order| order.ip.is_none() && order.fits(row.ip))) {
+            return self.serve(warm).await.map(|()| None);
+        }
+        if let Some(order) = self.queue.front() {
+            return match order.ip {
+                Some(_) => self.fetch_named(&ec2, &rows).await,
+                None => self.refill(&ec2, &rows, now).await,
+            };
+        }
+        let lacking = warmth.lacking(&rows);
+        if self.top_up_at.is_some_and(|at| at <= now) {
+            self.top_up_at = None;
+            if lacking > 0 && now >= self.warm_retry_at {
+                return self.refill(&ec2, &rows, now).await;
+            }
+        }
+        // A container that named its address may come back on another host.
+        let named: Vec<Row> =
+            idle.iter().filter(|row| row.is_fixed() && row.has_cooled(warmth.cooldown)).cloned().collect();
+        if !named.is_empty() {
+            return self.give_up(&ec2, &named).await;
+        }
+        Ok(Some(self.rest(&rows, now)))
+    }
+
+    /// Leases of this life that nobody got, since the database's answer was lost until the request's deadline.
+    async fn release_orphans(&self, rows: &[Row]) -> Result<(), Error> {
+        let is_orphan = |row: &&Row| {
+            let known = self.shared.memory().leases.get(&row.ip) == row.claim.as_ref();
+            let ours = row.claim.as_ref().is_some_and(|claim| claim.is_of(self.outside.claims.boot()));
+            row.state() == State::Lease && ours && !known && row.claimed.is_some_and(|age| age >= SETTLE_AGE)
+        };
+        let changes: Vec<_> = rows.iter().filter(is_orphan).filter_map(|row| row.on(Event::Release).ok()).collect();
+        for change in &changes {
+            tracing::warn!(eni = %self.nic.eni, ip = %change.ip, "released {}: no container got it", change.ip);
+        }
+        self.outside.store.apply(&changes, Instant::now() + STORE_TIME).await?;
+        Ok(())
+    }
+
+    /// Until the next thing that time alone brings.
+    fn rest(&self, rows: &[Row], now: Instant) -> Duration {
+        let cooled = rows.iter().filter(|row| row.state() == State::Ready && row.is_fixed()).map(|row| {
+            // A second more than the rule asks for, as the database counts whole ones.
+            (self.outside.warmth.cooldown + Duration::from_secs(2)).saturating_sub(row.idle)
+        });
+        let unsettled = rows.iter().filter(|row| row.state() == State::On);
+        let unsettled = unsettled.map(|_| self.settle_at.saturating_duration_since(now));
+        let settled = rows.iter().filter(|row| row.state() == State::Off);
+        let settled = settled.map(|row| SETTLE_AGE.saturating_sub(row.claimed.unwrap_or_default()));
+        let top_up = self.top_up_at.map(|at| at.saturating_duration_since(now));
+        cooled
+            .chain(unsettled)
+            .chain(settled)
+            .chain(top_up)
+            .min()
+            .unwrap_or(REST)
+            .clamp(Duration::from_millis(10), REST)
+    }
+
+    /// Claims of an earlier life, or whose call was unclear: assigned again, which is right whichever way that call went.
+    async fn settle(&mut self, ec2: &Ec2, unsettled: Vec<Row>) -> Result<Option<Duration>, Error> {
+        let asked = unsettled.len();
+        let assigned = self.assign(ec2, unsettled, false).await?;
+        if !assigned.trouble.as_ref().is_some_and(Ec2Error::is_transient) {
+            // EC2 works: what is left over all the same must not keep other addresses from those who wait.
+            self.settle_at = Instant::now() + SETTLE_PAUSE;
+        }
+        self.outcome(assigned, asked).await
+    }
+
+    pub(super) async fn give_up(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<Option<Duration>, Error> {
+        let (done, trouble) = unassign::give_up(&self.outside, ec2, &self.nic.eni, rows).await?;
+        if done.freed > 0 {
+            self.room = None;
+        }
+        self.note(trouble.as_ref());
+        trouble.map_or(Ok(None), |why| Err(Error::Ec2(why)))
+    }
+
+    async fn recycle(&mut self, ec2: &Ec2, idle: &[Row]) -> Result<Option<Duration>, Error> {
+        let outcome = unassign::give_up(&self.outside, ec2, &self.nic.eni, idle).await;
+        let outcome = outcome.and_then(|(done, trouble)| match trouble {
+            Some(why) if done.freed == 0 => Err(Error::Ec2(why)),
+            _ => Ok(done),
+        });
+        self.room = None;
+        for answer in self.recycles.drain(..) {
+            let _ = answer.send(outcome.clone());
+        }
+        Ok(None)
+    }
+
+    /// Serves those who wait with what EC2 has on the ENI now; then what stood in the way of the rest decides.
+    pub(super) async fn outcome(&mut self, assigned: Assigned, asked: usize) -> Result<Option<Duration>, Error> {
+        let progress = !assigned.on_eni.is_empty();
+        self.serve(assigned.on_eni).await?;
+        self.note(assigned.trouble.as_ref());
+        match assigned.trouble {
+            None if progress => {
+                self.fruitless = 0;
+                Ok(None)
+            }
+            None => {
+                self.retry_at = Instant::now() + pause(self.fruitless);
+                self.fruitless += 1;
+                Ok(None)
+            }
+            Some(Ec2Error::EniFull { .. }) => {
+                // Something is on it that the table did not know, or the limit is not known.
+                self.room = Some((asked / 2, Instant::now() + REST));
+                self.look().await.map(|()| None)
+            }
+            // It may pass, so those who wait go on waiting.
+            Some(why) if why.is_transient() => Err(Error::Ec2(why)),
+            Some(_) if progress => Ok(None),
+            Some(why) => {
+                self.warm_retry_at = Instant::now() + WARM_BACK_OFF;
+                let refusal = Error::Ec2(why);
+                self.answer_all(&refusal);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// What `status` shows of EC2's last word.
+    pub(super) fn note(&self, trouble: Option<&Ec2Error>) {
+        self.shared.memory().last_error = trouble.map(ToString::to_string);
+    }
+}

@@ -1,0 +1,48 @@
+//! Why a request was refused: one sentence that says what to do, fit for the user who typed `docker run`.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use crate::ec2::Ec2Error;
+use crate::id::{BadName, EniId, SubnetId};
+use crate::store::StoreError;
+use crate::subnet::BadSubnet;
+
+/// A refusal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the sentences say it")]
+pub enum Error {
+    /// The caller's own mistake, in words.
+    #[error("{0}")]
+    Asked(String),
+    #[error(transparent)]
+    Name(#[from] BadName),
+    #[error(transparent)]
+    Subnet(#[from] BadSubnet),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Ec2(#[from] Ec2Error),
+    /// Something outside is not there yet, or not any more.
+    #[error("{0}")]
+    Missing(String),
+    #[error("no answer within {:.0} s: {why}", waited.as_secs_f64())]
+    Late { waited: Duration, why: String },
+    #[error(
+        "subnet {subnet} has no free address{}: stop containers, run `ec2-ipam recycle {subnet} --all` to take idle addresses \
+         back from other hosts, or use a larger subnet",
+        range.map(|r| format!(" in the range {r}")).unwrap_or_default()
+    )]
+    NoFreeAddress { subnet: SubnetId, range: Option<Ipv4Net> },
+    #[error(
+        "{eni} holds as many addresses as its instance type allows, and all are in use: stop containers, use a larger \
+         instance type, or start the container on another host"
+    )]
+    EniFull { eni: EniId },
+    #[error("{ip} cannot be given: {why}")]
+    NotGiven { ip: Ipv4Addr, why: String },
+    #[error("the driver is stopping; try again when it is back")]
+    Stopping,
+}

@@ -1,0 +1,84 @@
+//! Something outside that may not answer yet: reached in the background, waited for within a deadline.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A thing that is there, or the reason why it is not yet.
+#[derive(Debug, Clone)]
+pub struct Late<T> {
+    state: watch::Receiver<Result<T, String>>,
+}
+
+/// Back-off between attempts: doubles from the first to the last, with full jitter so that a fleet does not come back as one.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+impl<T: Clone + Send + Sync + 'static> Late<T> {
+    /// Tries until it succeeds or the driver stops.
+    pub fn reach<E, F>(
+        what: &'static str,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+        attempt: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        E: Display + Send,
+        F: Future<Output = Result<T, E>> + Send,
+    {
+        let (sender, state) = watch::channel(Err(format!("{what} has not answered yet")));
+        tasks.spawn(async move {
+            let trying = async {
+                let mut failures = 0;
+                loop {
+                    match attempt().await {
+                        Ok(thing) => {
+                            let _ = sender.send_replace(Ok(thing));
+                            return;
+                        }
+                        Err(why) => {
+                            let why = why.to_string();
+                            if sender.send_replace(Err(why.clone())).err().as_ref() != Some(&why) {
+                                tracing::warn!("{why}");
+                            }
+                        }
+                    }
+                    sleep(pause(failures)).await;
+                    failures += 1;
+                }
+            };
+            stop.run_until_cancelled(trying).await;
+        });
+        Self { state }
+    }
+
+    /// A thing that will not come, and why.
+    pub fn never(why: String) -> Self {
+        Self { state: watch::channel(Err(why)).1 }
+    }
+
+    /// The thing, waited for until then.
+    ///
+    /// # Errors
+    /// The last attempt's reason.
+    pub async fn get(&self, until: Instant) -> Result<T, String> {
+        let mut state = self.state.clone();
+        let _ = timeout_at(until, state.wait_for(Result::is_ok)).await;
+        self.now()
+    }
+
+    /// The thing if it is there now, else why not.
+    pub fn now(&self) -> Result<T, String> {
+        self.state.borrow().clone()
+    }
+}
+
+/// How long to wait after so many failures in a row: full jitter over a doubling span.
+pub fn pause(failures: u32) -> Duration {
+    let span = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LAST_PAUSE);
+    span.mul_f64(fastrand::f64()).max(FIRST_PAUSE / 4)
+}
