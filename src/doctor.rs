@@ -1,0 +1,251 @@
+//! Every prerequisite checked, each failure with its remedy.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::address::{Row, State};
+use crate::ec2::{Action, Ec2};
+use crate::engine::Engine;
+use crate::imds::{Host, Nic};
+use crate::ipam::Ipam;
+use crate::link::Link;
+use crate::plan;
+use crate::scan;
+use crate::store::Store;
+use crate::subnet::Subnet;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Works, but not for long or not well.
+    Warning,
+    /// Containers cannot start.
+    Failure,
+}
+
+/// One prerequisite.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Check {
+    /// Of what.
+    pub name: String,
+    /// The outcome.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What mends it; none where nothing needs mending.
+    pub remedy: Option<String>,
+}
+
+fn ok(name: &str, found: impl Into<String>) -> Check {
+    Check { name: name.into(), verdict: Verdict::Ok, found: found.into(), remedy: None }
+}
+
+fn bad(name: &str, found: impl ToString, remedy: &str) -> Check {
+    Check { name: name.into(), verdict: Verdict::Failure, found: found.to_string(), remedy: Some(remedy.into()) }
+}
+
+fn warning(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> Check {
+    Check { name: name.into(), verdict: Verdict::Warning, found: found.into(), remedy: Some(remedy.into()) }
+}
+
+impl Ipam {
+    /// All checks, in the order in which things depend on each other. What cannot be checked because something before it
+    /// failed is left out.
+    pub async fn doctor(&self, until: Instant) -> Vec<Check> {
+        let until = self.at_most_a_request(until);
+        let mut checks = Vec::new();
+        let host = self.host().await;
+        checks.push(match &host {
+            Ok(host) => ok("IMDS", format!("{} ({}) in {}", host.instance, host.instance_type, host.region)),
+            Err(why) => bad(
+                "IMDS",
+                why,
+                "enable the instance metadata service (IMDSv2) and run the driver in the host's network",
+            ),
+        });
+        let ec2 = self.ec2.now();
+        checks.push(match &ec2 {
+            Ok(ec2) => ok("region", ec2.region()),
+            Err(why) => bad("region", why, "make IMDS reachable or set AWS_REGION"),
+        });
+        let mut enis = Vec::new();
+        if let Ok(host) = &host {
+            enis = self.enis_to_check(host, &mut checks).await;
+        }
+        let store = self.check_database(until, &mut checks).await;
+        for (nic, link) in &enis {
+            if let (Ok(ec2), Ok(host)) = (&ec2, &host) {
+                self.check_eni(ec2, host, nic, link, &mut checks).await;
+                check_permissions(ec2, nic, &mut checks).await;
+            }
+            if let Some(store) = &store {
+                check_subnet(store, nic, until, &mut checks).await;
+            }
+        }
+        checks.push(self.check_docker().await);
+        checks
+    }
+
+    /// The ENIs that are served; if none is yet, the one that a network without options would get.
+    async fn enis_to_check(&self, host: &Host, checks: &mut Vec<Check>) -> Vec<(Nic, Link)> {
+        let mut chosen = Vec::new();
+        for eni in self.served().await {
+            let options = BTreeMap::from([("eni-id".to_owned(), eni.nic.eni.to_string())]);
+            chosen.push(self.choose(host, &options).await);
+        }
+        if chosen.is_empty() {
+            chosen.push(self.choose(host, &BTreeMap::new()).await);
+        }
+        let mut enis = Vec::new();
+        for outcome in chosen {
+            match outcome {
+                Ok((nic, link)) => {
+                    checks.push(ok(
+                        "interface",
+                        format!("{} is {} (device {}), up", link.name, nic.eni, nic.device_number),
+                    ));
+                    enis.push((nic.clone(), link));
+                }
+                Err(why) => checks.push(bad(
+                    "interface",
+                    why,
+                    "attach an ENI as device 1, bring its interface up without an address, or set EC2_IPAM_PARENT",
+                )),
+            }
+        }
+        enis
+    }
+
+    async fn check_database(&self, until: Instant, checks: &mut Vec<Check>) -> Option<std::sync::Arc<Store>> {
+        let remedy = "see EC2_IPAM_DATABASE_URL, the server, its security group and the database user's rights";
+        let described = match self.store.now() {
+            Ok(store) => store.describe(until).await.map(|d| (store, d)).map_err(|e| e.to_string()),
+            Err(why) => Err(why),
+        };
+        let (store, description) = match described {
+            Ok(both) => both,
+            Err(why) => {
+                checks.push(bad("database", why, remedy));
+                return None;
+            }
+        };
+        checks.push(ok("database", format!("{} {} at {}", description.kind, description.version, description.at)));
+        checks.push(if description.lacking.is_empty() {
+            ok("table", "has every column and key")
+        } else {
+            bad(
+                "table",
+                "lacks columns or keys",
+                &format!("run as an administrator: {}", description.lacking.join("; ")),
+            )
+        });
+        match description.binlog_format.as_deref() {
+            None | Some("ROW") => checks.push(ok("binary log", description.binlog_format.as_deref().unwrap_or("none"))),
+            Some(format) => checks.push(warning(
+                "binary log",
+                format!("is written as {format}"),
+                "SET GLOBAL binlog_format = 'ROW', and in the server's configuration: claims that skip locked rows cannot be \
+                 replicated as statements",
+            )),
+        }
+        Some(store)
+    }
+
+    async fn check_eni(&self, ec2: &Ec2, host: &Host, nic: &Nic, link: &Link, checks: &mut Vec<Check>) {
+        let interface = match ec2.interface(&nic.eni).await {
+            Ok(interface) => interface,
+            Err(why) => {
+                return checks.push(bad(
+                    "EC2",
+                    why,
+                    "allow the actions of the README's IAM policy, and see the network to EC2's endpoint",
+                ));
+            }
+        };
+        checks.push(ok("EC2", format!("knows {}", nic.eni)));
+        let name = "address limit";
+        let taken = interface.addresses.len() + interface.prefixes.len();
+        checks.push(match ec2.address_limit(&host.instance_type).await {
+            Ok(limit) if taken < limit => ok(name, format!("{taken} of {limit} addresses of {} are used", nic.eni)),
+            Ok(limit) => warning(
+                name,
+                format!("all {limit} addresses of {} are used", nic.eni),
+                "idle ones are given up when a container needs another; for more, use a larger instance type or a second ENI",
+            ),
+            Err(why) => warning(name, format!("not known: {why}"), "allow ec2:DescribeInstanceTypes"),
+        });
+
+        // amazon-ec2-net-utils puts every secondary address on the interface itself; a container must not share it.
+        let own = self.links.addresses(link.index).await.unwrap_or_default();
+        let shared: Vec<_> = interface
+            .addresses
+            .iter()
+            .filter(|a| !a.primary && own.contains(&a.ip))
+            .map(|a| a.ip.to_string())
+            .collect();
+        let name = "host agent";
+        checks.push(if shared.is_empty() {
+            ok(name, format!("none puts secondary addresses on {}", link.name))
+        } else {
+            let link = &link.name;
+            bad(
+                name,
+                format!("{link} itself has {}", shared.join(", ")),
+                &format!(
+                    "stop the agent for this link for good: systemctl mask --now policy-routes@{link}.service \
+                     refresh-policy-routes@{link}.timer; then take them off: for ip in {}; do ip addr del $ip dev {link}; done",
+                    shared.join(" ")
+                ),
+            )
+        });
+    }
+
+    async fn check_docker(&self) -> Check {
+        let Some(socket) = &self.settings.docker_socket else {
+            return warning(
+                "Docker",
+                "is not read",
+                "set EC2_IPAM_DOCKER_SOCKET: addresses that containers have are then never given again, whatever the table says",
+            );
+        };
+        match Engine::new(socket.clone()).version().await {
+            Ok(version) => ok("Docker", format!("Engine {version} at {}", socket.display())),
+            Err(why) => warning("Docker", why.to_string(), "see EC2_IPAM_DOCKER_SOCKET and the plugin's mount of /run"),
+        }
+    }
+}
+
+async fn check_permissions(ec2: &Ec2, nic: &Nic, checks: &mut Vec<Check>) {
+    for action in Action::ALL {
+        let name = action.as_str();
+        checks.push(match ec2.permitted(action, &nic.eni, &nic.subnet).await {
+            Ok(true) => ok(name, "allowed"),
+            Ok(false) => bad(name, "denied", &format!("add {name} to the IAM policy of the instance's role")),
+            Err(why) => bad(name, why, "see the credentials and the network to EC2's endpoint"),
+        });
+    }
+}
+
+async fn check_subnet(store: &Store, nic: &Nic, until: Instant, checks: &mut Vec<Check>) {
+    let name = "subnet";
+    let remedy = format!("run `ec2-ipam init {}`; creating a network does it too", nic.subnet);
+    let subnet = match Subnet::new(nic.subnet.clone(), nic.cidr) {
+        Ok(subnet) => subnet,
+        Err(why) => return checks.push(bad(name, why, "use a subnet between /16 and /28")),
+    };
+    checks.push(match scan::is_complete(store, &subnet, until).await {
+        Ok(true) => ok(name, format!("{} {} is in the table", subnet.id, subnet.cidr)),
+        Ok(false) => warning(name, format!("{} {} is not wholly in the table", subnet.id, subnet.cidr), remedy),
+        Err(why) => bad(name, why, &remedy),
+    });
+    if let Ok(rows) = store.rows_of_eni(&nic.eni, until).await {
+        let leases = rows.iter().filter(|row: &&Row| row.state() == State::Lease).count();
+        checks
+            .push(ok("addresses", format!("{} rows of {}, {leases} in use by containers", plan::used(&rows), nic.eni)));
+    }
+}

@@ -1,0 +1,332 @@
+//! The driver: Docker's four calls, and what its operators ask of it.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::address::{Row, Status};
+use crate::config::Settings;
+use crate::ec2::Ec2;
+use crate::engine::Engine;
+use crate::eni::{Claims, Eni, Lease, Outside};
+use crate::error::Error;
+use crate::id::{Boot, EniId, PoolId};
+use crate::imds::{Host, Imds, Nic};
+use crate::in_use::InUse;
+use crate::late::{Late, pause};
+use crate::link::{Link, LinkError, Links};
+use crate::store::Store;
+use crate::subnet::Subnet;
+
+/// The driver of one host.
+pub struct Ipam {
+    /// What it was told.
+    pub settings: Settings,
+    /// The table.
+    pub store: Late<Arc<Store>>,
+    /// EC2.
+    pub ec2: Late<Ec2>,
+    /// IMDS.
+    pub imds: Imds,
+    /// The host's interfaces.
+    pub links: Links,
+    /// Tokens of this life.
+    pub claims: Arc<Claims>,
+    in_use: Arc<InUse>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    enis: Mutex<HashMap<EniId, Served>>,
+    /// Set by GetDefaultAddressSpaces, spent by an answer to an empty Pool.
+    asked_for_spaces: AtomicBool,
+}
+
+/// An ENI that this driver serves, and the lock that keeps every other driver of this host from it.
+struct Served {
+    eni: Arc<Eni>,
+    _lock: UnixListener,
+}
+
+/// How long a release waits before it is answered and goes on alone.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Ipam {
+    /// Starts reaching the store and EC2.
+    pub fn start(settings: Settings, tasks: TaskTracker, stop: CancellationToken) -> anyhow::Result<Arc<Self>> {
+        let database = settings.database.clone();
+        let patience = settings.request_timeout;
+        let store = Late::reach("the database", &tasks, stop.clone(), move || {
+            let database = database.clone();
+            async move { Store::open(&database, Instant::now() + patience).await.map(Arc::new) }
+        });
+        Self::with_store(settings, store, tasks, stop)
+    }
+
+    /// The same with a store that is reached, or not, by somebody else.
+    pub fn with_store(
+        settings: Settings,
+        store: Late<Arc<Store>>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Arc<Self>> {
+        let (region, keys) = (settings.region.clone(), settings.keys.clone());
+        let ec2 = Late::reach("EC2", &tasks, stop.clone(), move || Ec2::connect(region.clone(), keys.clone()));
+        Ok(Arc::new(Self {
+            settings,
+            store,
+            ec2,
+            imds: Imds::new(),
+            links: Links::new()?,
+            claims: Arc::new(Claims::new(Boot::random())),
+            in_use: Arc::default(),
+            tasks,
+            stop,
+            enis: Mutex::default(),
+            asked_for_spaces: AtomicBool::new(false),
+        }))
+    }
+
+    /// Takes up the ENIs of this host that the table knows as ours, so that claims of an earlier life are settled even if no
+    /// container starts.
+    pub fn take_up(self: &Arc<Self>) {
+        let ipam = Arc::clone(self);
+        let work = async move {
+            let mut failures = 0;
+            while let Err(why) = ipam.take_up_all().await {
+                tracing::debug!("not taken up yet: {why}");
+                sleep(pause(failures)).await;
+                failures += 1;
+            }
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { stop.run_until_cancelled(work).await });
+    }
+
+    /// Keeps up with Docker's word on which addresses are in use.
+    pub fn watch_docker(self: &Arc<Self>) {
+        let Some(socket) = self.settings.docker_socket.clone() else {
+            return;
+        };
+        let (engine, ipam) = (Engine::new(socket), Arc::clone(self));
+        let work = async move {
+            let mut failures = 0;
+            loop {
+                let asked = Instant::now();
+                match engine.addresses().await {
+                    Ok(addresses) => {
+                        ipam.in_use.listed(addresses, asked);
+                        failures = 0;
+                        sleep(ipam.settings.reconcile_interval).await;
+                    }
+                    // At boot dockerd starts its plugins before it answers.
+                    Err(why) => {
+                        tracing::debug!("{why}");
+                        sleep(pause(failures)).await;
+                        failures += 1;
+                    }
+                }
+            }
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { stop.run_until_cancelled(work).await });
+    }
+
+    async fn take_up_all(&self) -> Result<(), Error> {
+        let until = Instant::now() + self.settings.request_timeout;
+        let store = self.store.get(until).await.map_err(Error::Missing)?;
+        let host = self.host().await?;
+        for nic in &host.interfaces {
+            let rows = store.rows_of_eni(&nic.eni, until).await?;
+            let ours = |row: &Row| row.claim.is_some() || row.status == Status::Ready;
+            if rows.iter().any(ours)
+                && let Err(why) = self.serve(&host, nic, until).await
+            {
+                tracing::warn!(eni = %nic.eni, "{why}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Docker asked for the address spaces: engines from 27 on do so before each RequestPool, older ones never inside their
+    /// loop, which repeats RequestPool for as long as the answer overlaps a route of the host.
+    pub fn address_spaces_asked(&self) {
+        self.asked_for_spaces.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they were asked for since the last empty Pool was answered.
+    pub(crate) fn may_answer_empty_pool(&self) -> bool {
+        self.asked_for_spaces.swap(false, Ordering::Relaxed)
+    }
+
+    /// RequestAddress. The answer has the subnet's mask.
+    pub async fn request_address(
+        &self,
+        pool: &PoolId,
+        address: &str,
+        holder: Option<String>,
+        until: Instant,
+    ) -> Result<(String, Lease), Error> {
+        let named =
+            match address {
+                "" => None,
+                given => Some(given.parse::<Ipv4Addr>().map_err(|_| {
+                    Error::Asked(format!("{given:?} is not an IPv4 address; this driver gives no other"))
+                })?),
+            };
+        if let (Some(ip), Some(cidr)) = (named, pool.cidr)
+            && !cidr.contains(&ip)
+        {
+            return Err(Error::NotGiven { ip, why: format!("it is not in the subnet {cidr}") });
+        }
+        let eni = self.eni(&pool.eni, until).await?;
+        let lease = match named {
+            None => eni.lease_any(pool.sub_pool, holder, until).await?,
+            Some(ip) if !eni.subnet.contains(ip) => {
+                return Err(Error::NotGiven { ip, why: format!("it is not in the subnet {}", eni.subnet.cidr) });
+            }
+            Some(ip) => eni.lease_this(ip, holder, until).await?,
+        };
+        tracing::info!(eni = %eni.nic.eni, ip = %lease.ip, "granted {}", lease.ip);
+        Ok((eni.subnet.with_mask(lease.ip), lease))
+    }
+
+    /// ReleaseAddress. Whatever is not a lease of this host is a success too, and changes nothing (I8).
+    ///
+    /// It waits for what is missing for a moment and then goes on by itself, since Docker never repeats it.
+    pub async fn release_address(self: &Arc<Self>, pool: &str, address: &str) {
+        let (Ok(pool), Ok(ip)) = (pool.parse::<PoolId>(), address.parse::<Ipv4Addr>()) else {
+            tracing::info!("nothing to release: {address:?} of pool {pool:?} is not ours");
+            return;
+        };
+        let ipam = Arc::clone(self);
+        let mut work = self.tasks.spawn(async move { ipam.release(pool.eni, ip).await });
+        if timeout(RELEASE_PATIENCE, &mut work).await.is_err() {
+            tracing::warn!(%ip, "the release of {ip} waits for what is missing, and goes on by itself");
+        }
+    }
+
+    async fn release(&self, id: EniId, ip: Ipv4Addr) {
+        let mut failures = 0;
+        loop {
+            match self.eni(&id, Instant::now() + self.settings.request_timeout).await {
+                Ok(eni) => return eni.release(ip).await,
+                Err(why) if self.is_gone(&id).await => return tracing::info!(%ip, "nothing to release: {why}"),
+                Err(why) if failures == 0 => tracing::warn!(%ip, "the release of {ip} waits: {why}"),
+                Err(_) => {}
+            }
+            sleep(pause(failures)).await;
+            failures += 1;
+        }
+    }
+
+    /// The ENIs served now.
+    pub async fn served(&self) -> Vec<Arc<Eni>> {
+        self.enis.lock().await.values().map(|served| Arc::clone(&served.eni)).collect()
+    }
+
+    /// The store, waited for until then, and no longer than a request may take: an operator has more time for the work, but
+    /// wants to know soon that it cannot begin.
+    pub async fn store(&self, until: Instant) -> Result<Arc<Store>, Error> {
+        self.store.get(self.at_most_a_request(until)).await.map_err(Error::Missing)
+    }
+
+    /// EC2, waited for likewise.
+    pub async fn ec2(&self, until: Instant) -> Result<Ec2, Error> {
+        self.ec2.get(self.at_most_a_request(until)).await.map_err(Error::Missing)
+    }
+
+    /// Until then, or until a request that began now would end.
+    pub fn at_most_a_request(&self, until: Instant) -> Instant {
+        until.min(Instant::now() + self.settings.request_timeout)
+    }
+
+    /// What of the outside does not answer, for a request whose time is up.
+    pub fn what_is_missing(&self) -> String {
+        let missing: Vec<String> = [self.store.now().err(), self.ec2.now().err()].into_iter().flatten().collect();
+        if missing.is_empty() { "the database or EC2 is slow".into() } else { missing.join("; ") }
+    }
+
+    /// What a task of ours reaches.
+    pub fn outside(&self, store: Arc<Store>) -> Outside {
+        Outside {
+            store,
+            ec2: self.ec2.clone(),
+            imds: self.imds.clone(),
+            links: self.links.clone(),
+            warmth: self.settings.warmth,
+            claims: Arc::clone(&self.claims),
+            in_use: Arc::clone(&self.in_use),
+            tasks: self.tasks.clone(),
+        }
+    }
+
+    /// The host as IMDS knows it now.
+    pub async fn host(&self) -> Result<Host, Error> {
+        self.imds.host().await.map_err(|e| Error::Missing(e.to_string()))
+    }
+
+    /// IMDS answers, and the ENI is not among this host's.
+    async fn is_gone(&self, eni: &EniId) -> bool {
+        self.host().await.is_ok_and(|host| host.interfaces.iter().all(|nic| nic.eni != *eni))
+    }
+
+    /// The ENI of a pool, taken up if this life of the driver has not served it yet.
+    pub async fn eni(&self, id: &EniId, until: Instant) -> Result<Arc<Eni>, Error> {
+        if let Some(served) = self.enis.lock().await.get(id) {
+            return Ok(Arc::clone(&served.eni));
+        }
+        let host = self.host().await?;
+        let nic = host.interfaces.iter().find(|nic| nic.eni == *id).ok_or_else(|| not_here(id))?;
+        self.serve(&host, nic, until).await
+    }
+
+    pub(crate) async fn serve(&self, host: &Host, nic: &Nic, until: Instant) -> Result<Arc<Eni>, Error> {
+        let store = self.store(until).await?;
+        let link = self.link_of(nic).await?;
+        let subnet = Subnet::new(nic.subnet.clone(), nic.cidr)?;
+        let mut enis = self.enis.lock().await;
+        if let Some(served) = enis.get(&nic.eni) {
+            return Ok(Arc::clone(&served.eni));
+        }
+        // In the host's network namespace: the plugin, a plain service and the command line all see it.
+        let name = SocketAddr::from_abstract_name(format!("ec2-ipam/{}", nic.eni));
+        let lock = name.and_then(|name| UnixListener::bind_addr(&name)).map_err(|e| {
+            Error::Missing(format!(
+                "another ec2-ipam on this host serves {} already ({e}): stop one of them (`docker plugin ls`, `systemctl status ec2-ipam`)",
+                nic.eni
+            ))
+        })?;
+        let outside = self.outside(store);
+        let eni = Eni::start(nic.clone(), subnet, link, host.instance_type.clone(), outside, self.stop.clone());
+        enis.insert(nic.eni.clone(), Served { eni: Arc::clone(&eni), _lock: lock });
+        Ok(eni)
+    }
+
+    /// The parent interface of an ENI.
+    pub(crate) async fn link_of(&self, nic: &Nic) -> Result<Link, Error> {
+        self.links.by_mac(&nic.mac).await.map_err(missing)?.ok_or_else(|| {
+            Error::Missing(format!(
+                "no interface of this host has the MAC {} of {}; is it attached, and in another network namespace?",
+                nic.mac, nic.eni
+            ))
+        })
+    }
+}
+
+pub(crate) fn missing(why: LinkError) -> Error {
+    Error::Missing(why.to_string())
+}
+
+pub(crate) fn not_here(eni: &EniId) -> Error {
+    Error::Missing(format!(
+        "{eni} is not attached to this instance, as far as IMDS knows; attach it, or create the network for another"
+    ))
+}

@@ -1,0 +1,112 @@
+//! What operators ask of the driver: filling a subnet, taking idle addresses back, keeping addresses out.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::address::{Event, Row, State};
+use crate::eni::{Recycled, unassign};
+use crate::error::Error;
+use crate::id::{EniId, SubnetId};
+use crate::ipam::Ipam;
+use crate::scan::{self, Refreshed};
+
+impl Ipam {
+    /// `init`: every address of the subnet has its row afterwards.
+    pub async fn init(&self, subnet: &SubnetId, until: Instant) -> Result<Refreshed, Error> {
+        let store = self.store(until).await?;
+        let ec2 = self.ec2(until).await?;
+        let subnet = ec2.subnet(subnet).await?;
+        scan::refresh(&store, &ec2, &subnet, until).await
+    }
+
+    /// `recycle`: idle addresses of this host's interfaces in the subnet become free, with `all` those of every other host's
+    /// too.
+    pub async fn recycle(self: &Arc<Self>, subnet: &SubnetId, all: bool, until: Instant) -> Result<Recycled, Error> {
+        let store = self.store(until).await?;
+        if all && store.is_private() {
+            return Err(Error::Asked(
+                "--all needs the MySQL table that the hosts share; this host's own file knows nothing of other hosts"
+                    .into(),
+            ));
+        }
+        let ec2 = self.ec2(until).await?;
+        let host = self.host().await;
+        if let (false, Err(why)) = (all, &host) {
+            return Err(why.clone());
+        }
+        let own: Vec<EniId> = host.map(|h| h.interfaces.into_iter().map(|nic| nic.eni).collect()).unwrap_or_default();
+        let mut by_eni: BTreeMap<EniId, Vec<Row>> = BTreeMap::new();
+        for row in store.rows_taken(subnet, until).await? {
+            let idle = row.state() == State::Ready && !row.primary;
+            if let Some(eni) = row.iface.clone().filter(|_| idle || unassign::is_due(&row)) {
+                by_eni.entry(eni).or_default().push(row);
+            }
+        }
+        let mut total = Recycled::default();
+        let mut trouble = None;
+        for (eni, rows) in by_eni {
+            let outcome = if own.contains(&eni) {
+                // Its own task does it, so that nothing else of that ENI is in flight.
+                self.eni(&eni, until).await?.recycle(until).await
+            } else if all {
+                unassign::give_up(&self.outside(Arc::clone(&store)), &ec2, &eni, &rows).await.map(|(done, why)| {
+                    trouble = why.map(Error::Ec2).or(trouble.take());
+                    done
+                })
+            } else {
+                continue;
+            };
+            match outcome {
+                Ok(done) => {
+                    total.freed += done.freed;
+                    total.pending += done.pending;
+                }
+                Err(why) => trouble = Some(why),
+            }
+        }
+        match trouble {
+            Some(why) if total.freed == 0 => Err(why),
+            _ => Ok(total),
+        }
+    }
+
+    /// `reserve`: a free address is never given out.
+    pub async fn reserve(&self, ip: Ipv4Addr, name: Option<String>, until: Instant) -> Result<(), Error> {
+        self.change(ip, Event::Reserve { holder: name }, until).await
+    }
+
+    /// `unreserve`: a reserved address may be given out again. AWS's own five may not.
+    pub async fn unreserve(&self, ip: Ipv4Addr, until: Instant) -> Result<(), Error> {
+        self.change(ip, Event::Unreserve, until).await
+    }
+
+    async fn change(&self, ip: Ipv4Addr, event: Event, until: Instant) -> Result<(), Error> {
+        let store = self.store(until).await?;
+        let Some(row) = store.row(ip, until).await? else {
+            return Err(Error::Asked(format!(
+                "the table has no row for {ip}; run `ec2-ipam init` for its subnet first"
+            )));
+        };
+        let reserving = matches!(event, Event::Reserve { .. });
+        let refused = |row: &Row| {
+            let holder = row.iface.as_ref().map(|eni| format!(" of {eni}")).unwrap_or_default();
+            let wanted = if reserving { "only a free address can be reserved" } else { "it is not reserved" };
+            Error::Asked(format!("{ip} is {:?}{holder}: {wanted}", row.state()).to_lowercase())
+        };
+        if row.holder.as_deref() == Some(scan::AWS) && !reserving {
+            return Err(Error::Asked(format!("{ip} is reserved by AWS itself and can never be given to a container")));
+        }
+        // An address that a call is in flight for is nobody's to reserve.
+        if reserving && row.state() != State::Free {
+            return Err(refused(&row));
+        }
+        let change = row.on(event).map_err(|_| refused(&row))?;
+        match store.apply(&[change], until).await?.as_slice() {
+            [true] => Ok(()),
+            _ => Err(Error::Asked(format!("{ip} was taken at this moment; look again"))),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The driver's own calls, for its command line. Paths begin with `/v1/`; errors have the shape of Docker's.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::docker::{Reply, parse};
+use crate::error::Error;
+use crate::ipam::Ipam;
+
+/// What tells them from Docker's.
+pub const PREFIX: &str = "/v1/";
+/// Filling a large subnet, or unassigning hundreds of addresses, takes a while.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A subnet to fill, to list, or to recycle.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OfSubnet {
+    /// Its id.
+    pub subnet: String,
+    /// With `recycle`: other hosts' addresses too. With `list`: free ones too.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// An address to reserve or to let go.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OfAddress {
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// What for.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// Answers a call of the command line.
+pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> Result<Reply, (StatusCode, Error)> {
+    let outcome = match path {
+        "/v1/status" => Ok(json!(ipam.status().await)),
+        "/v1/doctor" => Ok(json!(ipam.doctor(until).await)),
+        "/v1/init" => init(ipam, body, until).await,
+        "/v1/recycle" => recycle(ipam, body, until).await,
+        "/v1/list" => list(ipam, body, until).await,
+        "/v1/reserve" | "/v1/unreserve" => reserve(ipam, body, path == "/v1/reserve", until).await,
+        _ => {
+            let why = Error::Asked(format!("{path} is not a call of this driver"));
+            return Err((StatusCode::NOT_FOUND, why));
+        }
+    };
+    outcome.map(|json| Reply { json, lease: None }).map_err(|why| (StatusCode::INTERNAL_SERVER_ERROR, why))
+}
+
+async fn init(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
+    let asked: OfSubnet = parse(body)?;
+    Ok(json!(ipam.init(&asked.subnet.parse()?, until).await?))
+}
+
+async fn recycle(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
+    let asked: OfSubnet = parse(body)?;
+    Ok(json!(ipam.recycle(&asked.subnet.parse()?, asked.all, until).await?))
+}
+
+async fn list(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
+    let asked: OfSubnet = parse(body)?;
+    let subnet = Some(asked.subnet).filter(|id| !id.is_empty()).map(|id| id.parse()).transpose()?;
+    Ok(json!(ipam.list(subnet, asked.all, until).await?))
+}
+
+async fn reserve(ipam: &Arc<Ipam>, body: &[u8], reserve: bool, until: Instant) -> Result<Value, Error> {
+    let asked: OfAddress = parse(body)?;
+    if reserve {
+        ipam.reserve(asked.ip, asked.name, until).await?;
+    } else {
+        ipam.unreserve(asked.ip, until).await?;
+    }
+    Ok(json!({}))
+}
