@@ -1,0 +1,80 @@
+//! The command line.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Given;
+
+/// Docker IPAM driver for ipvlan networks on EC2: containers get secondary private addresses of their host's ENI.
+///
+/// Every command but `serve` asks the driver that runs on this host. Where none runs, it works on the MySQL table itself.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 120)]
+pub struct Cli {
+    #[command(subcommand)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub command: Command,
+    /// The driver's socket; by default the service's, or else the plugin's under /run/docker/plugins
+    #[arg(long, global = true)]
+    pub socket: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub given: Given,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the driver until SIGTERM
+    Serve,
+    /// Fill the table with a subnet's addresses, or refresh it; repeatable
+    Init {
+        /// The subnet's id
+        subnet: String,
+    },
+    /// Give idle addresses back to the subnet
+    Recycle {
+        /// The subnet's id
+        subnet: String,
+        /// Those of every other host too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show what the driver is doing
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the addresses of a subnet and who has them
+    List {
+        /// The subnet's id; by default those in which the driver serves an ENI
+        subnet: Option<String>,
+        /// Free addresses too
+        #[arg(long)]
+        free: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check every prerequisite; the exit status is 1 if one fails
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Keep a free address from being given out
+    Reserve {
+        /// The address
+        ip: Ipv4Addr,
+        /// What for
+        name: Option<String>,
+    },
+    /// Let a reserved address be given out again
+    Unreserve {
+        /// The address
+        ip: Ipv4Addr,
+    },
+}

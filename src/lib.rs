@@ -1,0 +1,85 @@
+//! ec2-ipam: a Docker IPAM driver for ipvlan networks on EC2.
+//!
+//! Containers get secondary private addresses of an ENI of their host. A table, in MySQL for a fleet or in an SQLite file
+//! for one host, says what is meant; EC2 says what is assigned; Docker says what is in use.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | pool | Docker's: the addresses of a network. Here: one ENI's, in its subnet |
+//! | lease | an address in use by a container of the ENI's host |
+//! | claim | the token of whoever holds a row: `on` while an Assign may be in flight, `off` for an Unassign, `lease` |
+//! | warm | on the ENI, idle, usable at once |
+//! | cooling | on the ENI, idle, but let go too recently to be given to another container |
+//! | foreign | in use by something that is not ours: another ENI, a database, a load balancer, the host itself |
+//! | settle | to find out what became of a call whose outcome is not known |
+//!
+//! # States of an address
+//!
+//! ```text
+//!             claim                confirm                give up              gone
+//!     free ----------> allocated ----------> ready ----------> allocated ----------> free
+//!      |                  on      \           ^  |                off
+//!      |                  |        \ lease    |  | lease
+//!      | foreign          | foreign \         |  v
+//!      +-----> occupied <-+          +-----> occupied
+//!              (no claim)                    lease          release, take back: back to ready
+//! ```
+//!
+//! [`address`] has the table of transitions; nothing else changes a row.
+//!
+//! # Invariants
+//!
+//! - I1 One address, at most one container, across the fleet.
+//! - I2 Given only when EC2 has said that it is on the ENI.
+//! - I3 No change in EC2 without a committed claim or lease.
+//! - I4 No transaction and no connection held across a call to EC2, IMDS or Docker.
+//! - I5 Every UPDATE names the status, ENI and claim that it expects. Not found means that somebody else moved: look again.
+//! - I6 From any crash the claims that it left are settled by the next life, and nothing is granted from them before.
+//! - I7 Primary, reserved, gateway and the host's own addresses are never given.
+//! - I8 Releases are idempotent.
+//! - I9 Every request ends within its deadline; what was granted and not answered is taken back, without cool-down.
+//! - I10 An automatic grant gives no address to another container before its cool-down is over, unless that or failing is all
+//!   that is left; then it is the coldest, and it is logged.
+//!
+//! # Map
+//!
+//! Dependencies point down only; adapters do one IO each, decide nothing, and never import each other.
+//!
+//! ```text
+//! main, cli, commands                     the process and its command line
+//! socket (server, docker, control)        connections, Docker's calls, the driver's own calls
+//! ipam, pool, operate, doctor, status     the driver: its ENIs; pools; operators' wishes; checks; the picture
+//! eni                                     one ENI: grants (mod, lease), and the one task that calls EC2 for it
+//!                                         (task: survey, refill, assign, serve, unassign)
+//! scan                                    a subnet's rows
+//! store, ec2, imds, link, engine          adapters: the table, EC2, metadata, interfaces, Docker's API
+//! plan, address, subnet, id, in_use       values and decisions: no IO, no async
+//! config, error, late, telemetry          settings, refusals, waiting for the outside, logs
+//! ```
+
+pub mod address;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod doctor;
+pub mod ec2;
+pub mod engine;
+pub mod eni;
+pub mod error;
+pub mod id;
+pub mod imds;
+pub mod in_use;
+pub mod ipam;
+pub mod late;
+pub mod link;
+pub mod operate;
+pub mod plan;
+pub mod pool;
+pub mod scan;
+pub mod socket;
+pub mod status;
+pub mod store;
+pub mod subnet;
+pub mod telemetry;
