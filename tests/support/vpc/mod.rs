@@ -1,0 +1,255 @@
+//! A VPC in the test process: EC2 and the instance metadata service over HTTP, as strict as AWS.
+//!
+//! A test builds the world, serves it on listeners of its choice, points the driver there by the AWS SDK's own
+//! endpoint settings, and then scripts what goes wrong and looks at what is true. All state is behind one lock, every
+//! call takes effect under it at once, and nothing is ever read back from the driver.
+//!
+//! - `world` what there is, and how it looked a while ago
+//! - `rules` Assign and Unassign; `describe` the Describe calls; `errors` every refusal; `switches` what is unverified
+//! - `query` and `requests` the wire form of EC2; `ec2` and `imds` the two endpoints; `http` the server below them
+//! - `faults`, `calls`, `controls` what goes wrong, what was called, and how a test gets at both
+#![allow(dead_code, unused_imports, reason = "the tests and the example binary each use a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "test support: a mistake in a test's world should end the test at once"
+)]
+
+mod calls;
+mod controls;
+mod describe;
+mod ec2;
+mod errors;
+mod faults;
+mod http;
+mod imds;
+mod query;
+mod requests;
+mod rules;
+mod state;
+mod switches;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::Ipv4Net;
+
+pub(crate) use calls::{Call, Outcome};
+pub(crate) use faults::{CallClass, Fault, FaultKind, TokenBucket};
+pub(crate) use http::Server;
+pub(crate) use imds::{ImdsMode, ImdsRead, ROLE, access_key_of};
+use state::State;
+pub(crate) use switches::*;
+pub(crate) use world::{ACCOUNT, GROUP_ID, INSTANCE_TYPES, REGION, VPC_ID, ZONE};
+use world::{Change, Eni};
+
+/// The VPC. Clones are the same one.
+#[derive(Clone, Debug)]
+pub(crate) struct Vpc(Arc<Mutex<State>>);
+
+/// An ENI to be added.
+#[derive(Clone, Debug)]
+pub(crate) struct EniSpec {
+    /// `eni-...`
+    pub(crate) id: String,
+    /// The id of its subnet.
+    pub(crate) subnet: String,
+    /// The instance it is attached to.
+    pub(crate) instance: Option<String>,
+    /// As which device.
+    pub(crate) device_number: u32,
+    /// Lower case, with colons.
+    pub(crate) mac: String,
+    /// Its primary address.
+    pub(crate) primary: Ipv4Addr,
+    /// Free text.
+    pub(crate) description: String,
+    /// It belongs to a service of AWS.
+    pub(crate) requester_managed: bool,
+}
+
+impl EniSpec {
+    /// A detached ENI whose MAC follows from its primary address.
+    pub(crate) fn new(id: &str, subnet: &str, primary: Ipv4Addr) -> Self {
+        let [a, b, c, d] = primary.octets();
+        Self {
+            id: id.to_owned(),
+            subnet: subnet.to_owned(),
+            instance: None,
+            device_number: 0,
+            mac: format!("02:77:{a:02x}:{b:02x}:{c:02x}:{d:02x}"),
+            primary,
+            description: String::new(),
+            requester_managed: false,
+        }
+    }
+
+    /// Attached to `instance` as this device.
+    pub(crate) fn on(self, instance: &str, device_number: u32) -> Self {
+        Self { instance: Some(instance.to_owned()), device_number, ..self }
+    }
+
+    /// With another MAC.
+    pub(crate) fn mac(self, mac: &str) -> Self {
+        Self { mac: mac.to_owned(), ..self }
+    }
+}
+
+impl Vpc {
+    /// An empty VPC.
+    pub(crate) fn new(switches: Switches) -> Self {
+        Self(Arc::new(Mutex::new(State { switches, imds_has_role: true, ..State::default() })))
+    }
+
+    /// A panic in another test thread's closure is that test's failure, not this one's.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves EC2 to all hosts, on the current runtime, until the server is dropped. What is there by now has always
+    /// been there: lag shows later changes only.
+    pub(crate) fn serve_ec2(&self, listener: TcpListener) -> Server {
+        self.settle();
+        let vpc = self.clone();
+        http::serve(listener, move |asked| ec2::answer(vpc.clone(), asked))
+    }
+
+    /// Serves the metadata of one instance.
+    pub(crate) fn serve_imds(&self, instance: &str, listener: TcpListener) -> Server {
+        self.settle();
+        assert!(self.lock().world.instances.contains_key(instance), "no instance {instance}");
+        let (vpc, instance) = (self.clone(), instance.to_owned());
+        http::serve(listener, move |asked| imds::answer(vpc.clone(), instance.clone(), asked))
+    }
+
+    /// Makes every change so far visible everywhere.
+    pub(crate) fn settle(&self) {
+        self.lock().world.settle();
+    }
+
+    /// Adds a subnet.
+    pub(crate) fn add_subnet(&self, id: &str, cidr: &str) {
+        let cidr: Ipv4Net = cidr.parse().expect("a CIDR");
+        assert_eq!(cidr, cidr.trunc(), "a subnet has no host bits");
+        self.lock().world.subnets.insert(id.to_owned(), cidr);
+    }
+
+    /// Adds an instance, without an ENI.
+    pub(crate) fn add_instance(&self, id: &str, instance_type: &str) {
+        assert!(INSTANCE_TYPES.iter().any(|(name, ..)| *name == instance_type), "no instance type {instance_type}");
+        self.lock().world.instances.insert(id.to_owned(), instance_type.to_owned());
+    }
+
+    /// Adds an ENI.
+    pub(crate) fn add_eni(&self, spec: EniSpec) {
+        let mut state = self.lock();
+        let world = &mut state.world;
+        assert!(world.subnets[&spec.subnet].contains(&spec.primary), "{} is not in {}", spec.primary, spec.subnet);
+        assert!(world.holder(spec.primary).is_none(), "{} is in use", spec.primary);
+        if let Some(instance) = &spec.instance {
+            assert!(world.instances.contains_key(instance), "no instance {instance}");
+        }
+        let eni = Eni {
+            id: spec.id.clone(),
+            subnet: spec.subnet,
+            instance: spec.instance,
+            device_number: spec.device_number,
+            mac: spec.mac,
+            primary: spec.primary,
+            secondaries: BTreeSet::new(),
+            prefixes: BTreeSet::new(),
+            description: spec.description,
+            requester_managed: spec.requester_managed,
+            tags: BTreeMap::new(),
+        };
+        assert!(world.enis.insert(spec.id.clone(), eni).is_none(), "{} is there already", spec.id);
+        world.apply(Change::EniMade(spec.id));
+    }
+
+    /// Gives the ENI a secondary address behind the driver's back.
+    pub(crate) fn add_address(&self, eni: &str, ip: Ipv4Addr) {
+        let mut state = self.lock();
+        assert!(state.world.holder(ip).is_none(), "{ip} is in use");
+        state.world.apply(Change::Assigned(eni.to_owned(), ip));
+    }
+
+    /// Lets a service of AWS take the address: as the primary one of a new ENI `eni`, or as a secondary one of it.
+    pub(crate) fn take(&self, eni: &str, ip: Ipv4Addr) {
+        let subnet = {
+            let state = self.lock();
+            if state.world.enis.contains_key(eni) {
+                None
+            } else {
+                let subnet = state.world.subnets.iter().find(|(_, cidr)| cidr.contains(&ip));
+                Some(subnet.unwrap_or_else(|| panic!("{ip} is in no subnet")).0.clone())
+            }
+        };
+        let Some(subnet) = subnet else {
+            return self.add_address(eni, ip);
+        };
+        let description = "RDSNetworkInterface".to_owned();
+        self.add_eni(EniSpec { description, requester_managed: true, ..EniSpec::new(eni, &subnet, ip) });
+    }
+
+    /// Takes a secondary address off the ENI behind the driver's back.
+    pub(crate) fn remove_address(&self, eni: &str, ip: Ipv4Addr) {
+        self.lock().world.apply(Change::Unassigned(eni.to_owned(), ip));
+    }
+
+    /// Moves a secondary address to another ENI, as an operator's AllowReassignment does.
+    pub(crate) fn move_address(&self, from: &str, to: &str, ip: Ipv4Addr) {
+        let mut state = self.lock();
+        state.world.apply(Change::Unassigned(from.to_owned(), ip));
+        state.world.apply(Change::Assigned(to.to_owned(), ip));
+    }
+
+    /// Gives the ENI a /28.
+    pub(crate) fn add_prefix(&self, eni: &str, prefix: &str) {
+        let prefix: Ipv4Net = prefix.parse().expect("a prefix");
+        assert!(prefix.prefix_len() == 28 && prefix == prefix.trunc(), "{prefix} is no /28");
+        let mut state = self.lock();
+        assert!(prefix.hosts().all(|ip| state.world.holder(ip).is_none()), "{prefix} is in use");
+        state.world.apply(Change::PrefixOn(eni.to_owned(), prefix));
+    }
+
+    /// Deletes the ENI, as when its instance is terminated; its addresses are free.
+    pub(crate) fn remove_eni(&self, eni: &str) {
+        let mut state = self.lock();
+        let gone = state.world.enis[eni].clone();
+        state.world.apply(Change::EniGone(Box::new(gone)));
+    }
+
+    /// Detaches the ENI; it keeps its addresses.
+    pub(crate) fn detach_eni(&self, eni: &str) {
+        let mut state = self.lock();
+        let instance = state.world.enis[eni].instance.clone().expect("it is attached");
+        state.world.apply(Change::Detached(eni.to_owned(), instance));
+    }
+
+    /// Tags the ENI.
+    pub(crate) fn tag(&self, eni: &str, key: &str, value: &str) {
+        let mut state = self.lock();
+        let eni = state.world.enis.get_mut(eni).expect("an ENI");
+        eni.tags.insert(key.to_owned(), value.to_owned());
+    }
+
+    /// The ENI's secondary addresses, as they truly are.
+    pub(crate) fn addresses(&self, eni: &str) -> BTreeSet<Ipv4Addr> {
+        self.lock().world.enis[eni].secondaries.clone()
+    }
+
+    /// The ENI's primary address.
+    pub(crate) fn primary(&self, eni: &str) -> Ipv4Addr {
+        self.lock().world.enis[eni].primary
+    }
+
+    /// The ENI that holds the address, if one does.
+    pub(crate) fn holder(&self, ip: Ipv4Addr) -> Option<String> {
+        self.lock().world.holder(ip).map(|eni| eni.id.clone())
+    }
+}

@@ -1,0 +1,166 @@
+//! What nobody could check against live AWS, as switches.
+//!
+//! The default of each is the likeliest answer. A client must be right under every one of them, so suites loop over
+//! [`Switches::all`], which flips one switch at a time.
+
+/// Assign with an address that is already a secondary address of the same ENI.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OwnAddress {
+    /// Success, nothing changes.
+    #[default]
+    Accepted,
+    /// The same error as for an address of another ENI.
+    Refused,
+}
+
+/// Which addresses a successful Assign lists in its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum AssignReply {
+    /// All that were asked for.
+    #[default]
+    Requested,
+    /// Only those that were not there before.
+    NewOnly,
+}
+
+/// Assign with a list of which some addresses sit elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum AssignRefused {
+    /// Nothing is assigned.
+    #[default]
+    FailsWhole,
+    /// The others are assigned, and the call fails all the same.
+    AssignsRest,
+}
+
+/// Unassign with a list of which some addresses are not on the ENI.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum UnassignUnknown {
+    /// Nothing is removed.
+    #[default]
+    FailsWhole,
+    /// The others are removed, and the call fails all the same.
+    RemovesKnown,
+}
+
+/// Unassign of an ENI's primary address; it is refused either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum UnassignPrimary {
+    /// With a message that speaks of the primary address.
+    #[default]
+    OwnMessage,
+    /// As if the address were unknown.
+    AsUnknown,
+}
+
+/// Which addresses the "move is not allowed" message names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum InUseNames {
+    /// Those that sit elsewhere.
+    #[default]
+    Offending,
+    /// The whole list of the call.
+    WholeList,
+}
+
+/// Wording for AWS's five addresses of a subnet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ReservedText {
+    /// "subnet's reserved address range"
+    #[default]
+    AddressRange,
+    /// "subnet's reserved range"
+    Range,
+}
+
+/// Wording of `RequestLimitExceeded`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ThrottleText {
+    /// "Request limit exceeded."
+    #[default]
+    Old,
+    /// "Account N has been throttled on ec2:X because it exceeded its request rate limit."
+    New,
+}
+
+/// The code for none, or more than one, of address list, count and prefixes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ListOrCount {
+    /// `InvalidParameter` for none, `InvalidParameterCombination` for several.
+    #[default]
+    ByCase,
+    /// `InvalidParameter` for both.
+    Parameter,
+    /// `InvalidParameterCombination` for both.
+    Combination,
+}
+
+/// An address that occurs twice in one list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Duplicates {
+    /// `InvalidParameterValue`.
+    #[default]
+    Refused,
+    /// Counted once.
+    Collapsed,
+}
+
+/// The HTTP status of `DryRunOperation`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum DryRunStatus {
+    /// As documented.
+    #[default]
+    PreconditionFailed412,
+    /// As other client errors.
+    BadRequest400,
+}
+
+/// `DryRun` on Assign and Unassign, which the API model does not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum MutatingDryRun {
+    /// `UnknownParameter`, as for any name that is not in the model.
+    #[default]
+    Unknown,
+    /// Permissions are checked and nothing is changed.
+    Checked,
+}
+
+/// One choice for each unverified fact.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Switches {
+    pub(crate) own_address: OwnAddress,
+    pub(crate) assign_reply: AssignReply,
+    pub(crate) assign_refused: AssignRefused,
+    pub(crate) unassign_unknown: UnassignUnknown,
+    pub(crate) unassign_primary: UnassignPrimary,
+    pub(crate) in_use_names: InUseNames,
+    pub(crate) reserved_text: ReservedText,
+    pub(crate) throttle_text: ThrottleText,
+    pub(crate) list_or_count: ListOrCount,
+    pub(crate) duplicates: Duplicates,
+    pub(crate) dry_run_status: DryRunStatus,
+    pub(crate) mutating_dry_run: MutatingDryRun,
+}
+
+impl Switches {
+    /// The default, then one variant for each switch and each of its other positions.
+    pub(crate) fn all() -> Vec<(&'static str, Self)> {
+        let d = Self::default;
+        vec![
+            ("default", d()),
+            ("own_address=Refused", Self { own_address: OwnAddress::Refused, ..d() }),
+            ("assign_reply=NewOnly", Self { assign_reply: AssignReply::NewOnly, ..d() }),
+            ("assign_refused=AssignsRest", Self { assign_refused: AssignRefused::AssignsRest, ..d() }),
+            ("unassign_unknown=RemovesKnown", Self { unassign_unknown: UnassignUnknown::RemovesKnown, ..d() }),
+            ("unassign_primary=AsUnknown", Self { unassign_primary: UnassignPrimary::AsUnknown, ..d() }),
+            ("in_use_names=WholeList", Self { in_use_names: InUseNames::WholeList, ..d() }),
+            ("reserved_text=Range", Self { reserved_text: ReservedText::Range, ..d() }),
+            ("throttle_text=New", Self { throttle_text: ThrottleText::New, ..d() }),
+            ("list_or_count=Parameter", Self { list_or_count: ListOrCount::Parameter, ..d() }),
+            ("list_or_count=Combination", Self { list_or_count: ListOrCount::Combination, ..d() }),
+            ("duplicates=Collapsed", Self { duplicates: Duplicates::Collapsed, ..d() }),
+            ("dry_run_status=400", Self { dry_run_status: DryRunStatus::BadRequest400, ..d() }),
+            ("mutating_dry_run=Checked", Self { mutating_dry_run: MutatingDryRun::Checked, ..d() }),
+        ]
+    }
+}

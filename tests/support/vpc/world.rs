@@ -1,0 +1,208 @@
+//! The VPC as it is: subnets, instances, ENIs and their addresses, with the changes of the last minutes.
+//!
+//! A lagging view (EC2's eventually consistent describes, IMDS) is the present with its youngest changes undone, so
+//! there is one truth and no second copy to keep in step.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use ipnet::Ipv4Net;
+
+/// The simulated account.
+pub(crate) const ACCOUNT: &str = "123456789012";
+/// The simulated region; a signature for another one is refused.
+pub(crate) const REGION: &str = "eu-central-1";
+/// The availability zone of everything.
+pub(crate) const ZONE: &str = "eu-central-1a";
+/// The one VPC.
+pub(crate) const VPC_ID: &str = "vpc-0a1b2c3d4e5f60718";
+/// The security group of every ENI.
+pub(crate) const GROUP_ID: &str = "sg-0a1b2c3d4e5f60718";
+
+/// Name, number of interfaces, and IPv4 addresses per interface including the primary one.
+pub(crate) const INSTANCE_TYPES: [(&str, u32, usize); 5] =
+    [("t3.micro", 2, 2), ("t3.small", 3, 4), ("c5.large", 3, 10), ("c5.4xlarge", 8, 30), ("m5.24xlarge", 15, 50)];
+
+/// An ENI that is on no instance has no instance type to take its limit from; AWS's largest common one stands in.
+const DETACHED_LIMIT: usize = 50;
+
+/// How long changes are remembered, hence the longest lag that can be shown.
+const MEMORY: Duration = Duration::from_secs(15 * 60);
+
+/// One network interface.
+#[derive(Clone, Debug)]
+pub(crate) struct Eni {
+    pub(crate) id: String,
+    pub(crate) subnet: String,
+    pub(crate) instance: Option<String>,
+    pub(crate) device_number: u32,
+    pub(crate) mac: String,
+    pub(crate) primary: Ipv4Addr,
+    pub(crate) secondaries: BTreeSet<Ipv4Addr>,
+    pub(crate) prefixes: BTreeSet<Ipv4Net>,
+    pub(crate) description: String,
+    pub(crate) requester_managed: bool,
+    pub(crate) tags: BTreeMap<String, String>,
+}
+
+impl Eni {
+    /// Attached, be it to an instance of ours or to a service of AWS.
+    pub(super) fn in_use(&self) -> bool {
+        self.instance.is_some() || self.requester_managed
+    }
+
+    /// Address slots taken: the primary address, each secondary one, each /28.
+    pub(super) fn slots(&self) -> usize {
+        1 + self.secondaries.len() + self.prefixes.len()
+    }
+
+    /// The primary address first, as AWS lists them.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        std::iter::once(self.primary).chain(self.secondaries.iter().copied())
+    }
+
+    /// Holds `ip` as an address or within a prefix.
+    pub(super) fn holds(&self, ip: Ipv4Addr) -> bool {
+        self.primary == ip || self.secondaries.contains(&ip) || self.prefixes.iter().any(|p| p.contains(&ip))
+    }
+}
+
+/// One change of an ENI, with what it takes to undo it.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Assigned(String, Ipv4Addr),
+    Unassigned(String, Ipv4Addr),
+    PrefixOn(String, Ipv4Net),
+    PrefixOff(String, Ipv4Net),
+    EniMade(String),
+    EniGone(Box<Eni>),
+    Detached(String, String),
+}
+
+impl Change {
+    /// Something came, as opposed to went; IMDS is quick with the one and slow with the other.
+    fn is_gain(&self) -> bool {
+        match self {
+            Self::Assigned(..) | Self::PrefixOn(..) | Self::EniMade(_) => true,
+            Self::Unassigned(..) | Self::PrefixOff(..) | Self::EniGone(_) | Self::Detached(..) => false,
+        }
+    }
+}
+
+/// Everything in the VPC.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct World {
+    pub(super) subnets: BTreeMap<String, Ipv4Net>,
+    /// Instance id to its type.
+    pub(super) instances: BTreeMap<String, String>,
+    pub(super) enis: BTreeMap<String, Eni>,
+    changes: VecDeque<(Instant, Change)>,
+}
+
+impl World {
+    /// Makes `change` and remembers it.
+    ///
+    /// # Panics
+    ///
+    /// When the ENI does not exist: the rules, or the test, should have looked.
+    pub(super) fn apply(&mut self, change: Change) {
+        match &change {
+            Change::Assigned(eni, ip) => assert!(self.eni_mut(eni).secondaries.insert(*ip), "{ip} is on {eni} already"),
+            Change::Unassigned(eni, ip) => assert!(self.eni_mut(eni).secondaries.remove(ip), "{ip} is not on {eni}"),
+            Change::PrefixOn(eni, net) => assert!(self.eni_mut(eni).prefixes.insert(*net), "{net} is on {eni} already"),
+            Change::PrefixOff(eni, net) => assert!(self.eni_mut(eni).prefixes.remove(net), "{net} is not on {eni}"),
+            Change::EniGone(eni) => drop(self.enis.remove(&eni.id)),
+            Change::Detached(eni, _) => self.eni_mut(eni).instance = None,
+            Change::EniMade(_) => {}
+        }
+        let now = Instant::now();
+        self.changes.push_back((now, change));
+        while self.changes.front().is_some_and(|(at, _)| now.duration_since(*at) > MEMORY) {
+            self.changes.pop_front();
+        }
+    }
+
+    fn eni_mut(&mut self, id: &str) -> &mut Eni {
+        self.enis.get_mut(id).unwrap_or_else(|| panic!("no ENI {id}"))
+    }
+
+    /// Forgets all changes: the present is what has always been.
+    pub(super) fn settle(&mut self) {
+        self.changes.clear();
+    }
+
+    /// The world without the gains younger than `gains` and the losses younger than `losses`.
+    pub(super) fn lagging(&self, gains: Duration, losses: Duration) -> Cow<'_, Self> {
+        let now = Instant::now();
+        let hidden =
+            |(at, change): &&(Instant, Change)| now.duration_since(*at) < if change.is_gain() { gains } else { losses };
+        if !self.changes.iter().any(|entry| hidden(&entry)) {
+            return Cow::Borrowed(self);
+        }
+        let mut past = Self { changes: VecDeque::new(), ..self.clone() };
+        for (_, change) in self.changes.iter().rev().filter(hidden) {
+            past.undo(change);
+        }
+        Cow::Owned(past)
+    }
+
+    fn undo(&mut self, change: &Change) {
+        match change {
+            Change::EniMade(id) => drop(self.enis.remove(id)),
+            Change::EniGone(eni) => drop(self.enis.insert(eni.id.clone(), (**eni).clone())),
+            Change::Assigned(id, ip) => self.undo_in(id, |eni| drop_entry(&mut eni.secondaries, ip)),
+            Change::Unassigned(id, ip) => self.undo_in(id, |eni| eni.secondaries.extend([*ip])),
+            Change::PrefixOn(id, net) => self.undo_in(id, |eni| drop_entry(&mut eni.prefixes, net)),
+            Change::PrefixOff(id, net) => self.undo_in(id, |eni| eni.prefixes.extend([*net])),
+            Change::Detached(id, instance) => self.undo_in(id, |eni| eni.instance = Some(instance.clone())),
+        }
+    }
+
+    /// An ENI that a younger undo has taken away is not an error.
+    fn undo_in(&mut self, id: &str, undo: impl FnOnce(&mut Eni)) {
+        if let Some(eni) = self.enis.get_mut(id) {
+            undo(eni);
+        }
+    }
+
+    /// The ENI that holds `ip`, as an address or within a prefix.
+    pub(super) fn holder(&self, ip: Ipv4Addr) -> Option<&Eni> {
+        self.enis.values().find(|eni| eni.holds(ip))
+    }
+
+    /// How many address slots the ENI has, by its instance's type.
+    pub(super) fn slot_limit(&self, eni: &Eni) -> usize {
+        let Some(kind) = eni.instance.as_ref().and_then(|id| self.instances.get(id)) else {
+            return DETACHED_LIMIT;
+        };
+        INSTANCE_TYPES.iter().find(|(name, ..)| name == kind).map_or(DETACHED_LIMIT, |(_, _, limit)| *limit)
+    }
+
+    /// AWS's five: network, router, DNS, future use, broadcast.
+    pub(super) fn is_reserved(subnet: Ipv4Net, ip: Ipv4Addr) -> bool {
+        let offset = u32::from(ip).wrapping_sub(u32::from(subnet.network()));
+        offset < 4 || ip == subnet.broadcast()
+    }
+
+    /// The subnet's addresses that nothing holds, in order.
+    pub(super) fn free<'a>(&'a self, subnet: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> + 'a {
+        let enis: Vec<_> = self.enis.values().filter(|eni| subnet.contains(&eni.primary)).collect();
+        (u32::from(subnet.network())..=u32::from(subnet.broadcast()))
+            .map(Ipv4Addr::from)
+            .filter(move |ip| !Self::is_reserved(subnet, *ip) && !enis.iter().any(|eni| eni.holds(*ip)))
+    }
+
+    /// The VPC's blocks: the /16 around each subnet.
+    pub(super) fn vpc_cidrs(&self) -> BTreeSet<Ipv4Net> {
+        self.subnets
+            .values()
+            .map(|net| Ipv4Net::new(net.network(), net.prefix_len().min(16)).expect("at most 16").trunc())
+            .collect()
+    }
+}
+
+fn drop_entry<T: Ord>(set: &mut BTreeSet<T>, entry: &T) {
+    set.remove(entry);
+}
