@@ -1,0 +1,160 @@
+//! A store of either kind with a way to set its rows up, and the words that the tests share.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ec2_ipam::address::{Change, Event, NewRow, Row, Status};
+use ec2_ipam::id::{Boot, Claim, EniId, Kind, SubnetId};
+use ec2_ipam::store::{Database, FreeClaim, Store, WarmGrant};
+use tokio::time::Instant;
+
+use crate::support::mariadb::Db;
+
+pub enum Raw {
+    MySql(Db),
+    Sqlite(tempfile::TempDir),
+}
+
+pub struct Bed {
+    pub store: Store,
+    pub raw: Raw,
+    boot: Boot,
+}
+
+/// Far enough for any machine: no test measures time.
+pub fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(120)
+}
+
+pub fn ip(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, last)
+}
+
+pub fn eni(n: u8) -> EniId {
+    format!("eni-0123456789abcde{n:02x}").parse().unwrap()
+}
+
+pub fn subnet() -> SubnetId {
+    "subnet-0123456789abcdef0".parse().unwrap()
+}
+
+pub fn new_row(ip: Ipv4Addr, status: Status) -> NewRow {
+    NewRow { ip, status, iface: None, primary: false, holder: None }
+}
+
+pub async fn open(url: &str) -> Store {
+    Store::open(&url.parse::<Database>().unwrap(), soon()).await.unwrap()
+}
+
+pub fn token(kind: Kind) -> Claim {
+    Boot::random().claim(1, kind)
+}
+
+impl Bed {
+    pub async fn mysql() -> Self {
+        let db = Db::new().await;
+        let store = open(&db.url()).await;
+        Self::on(store, db)
+    }
+
+    pub fn on(store: Store, db: Db) -> Self {
+        Self { store, raw: Raw::MySql(db), boot: Boot::random() }
+    }
+
+    pub async fn sqlite() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&format!("sqlite://{}/state/ipam.db", dir.path().display())).await;
+        Self { store, raw: Raw::Sqlite(dir), boot: Boot::random() }
+    }
+
+    pub fn claim(&self, number: u64, kind: Kind) -> Claim {
+        self.boot.claim(number, kind)
+    }
+
+    /// Free rows for 10.0.0.first to last.
+    pub async fn free(&self, addresses: std::ops::RangeInclusive<u8>) {
+        let rows: Vec<_> = addresses.map(|n| new_row(ip(n), Status::Free)).collect();
+        self.store.insert_missing(&subnet(), &rows, soon()).await.unwrap();
+    }
+
+    /// Warm rows of an ENI, let go so many seconds ago.
+    pub async fn warm(&self, n: u8, addresses: &[u8], idle: u32) {
+        for &last in addresses {
+            let row = NewRow { iface: Some(eni(n)), ..new_row(ip(last), Status::Ready) };
+            self.store.insert_missing(&subnet(), &[row], soon()).await.unwrap();
+            self.age(ip(last), idle).await;
+        }
+    }
+
+    pub async fn exec(&self, mysql: &str, sqlite: &str) {
+        match &self.raw {
+            Raw::MySql(db) => db.exec(mysql).await,
+            Raw::Sqlite(dir) => {
+                let file = rusqlite::Connection::open(dir.path().join("state/ipam.db")).unwrap();
+                file.execute_batch(sqlite).unwrap();
+            }
+        }
+    }
+
+    /// As if let go so many seconds ago.
+    pub async fn age(&self, ip: Ipv4Addr, seconds: u32) {
+        self.exec(
+            &format!("UPDATE allocation SET ts=NOW()-INTERVAL {seconds} SECOND WHERE ip='{ip}'"),
+            &format!("UPDATE allocation SET ts=unixepoch()-{seconds} WHERE ip='{ip}'"),
+        )
+        .await;
+    }
+
+    pub async fn row(&self, last: u8) -> Row {
+        self.store.row(ip(last), soon()).await.unwrap().unwrap()
+    }
+
+    /// What an event makes of a row, carried out.
+    pub async fn event(&self, last: u8, event: Event) -> bool {
+        let change = self.row(last).await.on(event).unwrap();
+        self.apply(&[change]).await == [true]
+    }
+
+    pub async fn apply(&self, changes: &[Change]) -> Vec<bool> {
+        self.store.apply(changes, soon()).await.unwrap()
+    }
+
+    pub async fn claim_free(
+        &self,
+        claim: &Claim,
+        count: usize,
+        with: impl FnOnce(&mut FreeClaim<'_>),
+    ) -> Vec<Ipv4Addr> {
+        let (eni, subnet) = (eni(1), subnet());
+        let mut wanted =
+            FreeClaim { subnet: &subnet, eni: &eni, sub_pool: None, cooldown: Duration::ZERO, count, claim };
+        with(&mut wanted);
+        let mut ips = self.store.claim_free(&wanted, soon()).await.unwrap();
+        ips.sort_unstable();
+        ips
+    }
+
+    pub async fn grant(&self, with: impl FnOnce(&mut WarmGrant<'_>)) -> Option<Ipv4Addr> {
+        let (eni, claim) = (eni(1), token(Kind::Lease));
+        let mut wanted = WarmGrant {
+            eni: &eni,
+            sub_pool: None,
+            cooldown: Duration::ZERO,
+            except: &[],
+            fixed_too: true,
+            claim: &claim,
+            holder: None,
+        };
+        with(&mut wanted);
+        self.store.grant_warm(&wanted, soon()).await.unwrap()
+    }
+}
+
+/// Runs a test on both kinds of store.
+macro_rules! on_both {
+    ($($name:ident)*) => {
+        mod on_mariadb { $(#[tokio::test] async fn $name() { super::$name(super::Bed::mysql().await).await; })* }
+        mod on_sqlite { $(#[tokio::test] async fn $name() { super::$name(super::Bed::sqlite().await).await; })* }
+    };
+}
+pub(crate) use on_both;

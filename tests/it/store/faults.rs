@@ -1,0 +1,138 @@
+//! A network and a server that fail at the worst moment.
+
+use std::time::Duration;
+
+use ec2_ipam::address::Event;
+use ec2_ipam::id::Kind;
+use ec2_ipam::store::StoreError;
+use mysql_async::prelude::Queryable;
+use tokio::time::Instant;
+
+use super::bed::{Bed, ip, open, soon};
+use crate::support::mariadb::{Db, server};
+use crate::support::proxy::Proxy;
+
+async fn behind_a_proxy() -> (Bed, Proxy) {
+    let db = Db::new().await;
+    let proxy = Proxy::to(server().port).await;
+    let store = open(&db.url_at(proxy.port)).await;
+    (Bed::on(store, db), proxy)
+}
+
+#[tokio::test]
+async fn a_warm_grant_is_one_round_trip() {
+    let (bed, proxy) = behind_a_proxy().await;
+    bed.warm(1, &[10, 11], 10).await;
+    bed.grant(|_| ()).await.unwrap();
+    let (before, connections) = (proxy.requests(), proxy.connections());
+    bed.grant(|_| ()).await.unwrap();
+    assert_eq!((proxy.requests() - before, proxy.connections()), (1, connections));
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_is_found_by_its_token() {
+    let (bed, proxy) = behind_a_proxy().await;
+    bed.free(10..=20).await;
+    proxy.swallow("SKIP LOCKED");
+    let taken = bed.claim_free(&bed.claim(1, Kind::On), 3, |_| ()).await;
+    assert!(proxy.swallowed());
+    assert_eq!(taken.len(), 3);
+    let rows = bed.store.rows_of_eni(&super::bed::eni(1), soon()).await.unwrap();
+    assert_eq!(rows.len(), 3, "not taken twice");
+}
+
+#[tokio::test]
+async fn a_grant_whose_answer_was_lost_is_found_by_its_token() {
+    let (bed, proxy) = behind_a_proxy().await;
+    bed.warm(1, &[10, 11, 12], 10).await;
+    proxy.swallow("SKIP LOCKED");
+    assert!(bed.grant(|_| ()).await.is_some());
+    assert!(proxy.swallowed());
+    let rows = bed.store.rows_of_eni(&super::bed::eni(1), soon()).await.unwrap();
+    assert_eq!(rows.iter().filter(|row| row.claim.is_some()).count(), 1, "not granted twice");
+}
+
+#[tokio::test]
+async fn a_change_whose_answer_was_lost_has_happened() {
+    let (bed, proxy) = behind_a_proxy().await;
+    bed.free(10..=12).await;
+    let stale = bed.row(12).await;
+    assert!(bed.event(12, Event::Reserve { holder: Some("else".into()) }).await);
+    let mut changes = Vec::new();
+    for last in [10, 11] {
+        changes.push(bed.row(last).await.on(Event::Reserve { holder: Some("me".into()) }).unwrap());
+    }
+    changes.push(stale.on(Event::Reserve { holder: Some("me".into()) }).unwrap());
+    proxy.swallow("COMMIT");
+    assert_eq!(bed.apply(&changes).await, [true, true, false]);
+    assert!(proxy.swallowed());
+    let alone = bed.row(10).await.on(Event::Unreserve).unwrap();
+    proxy.swallow("UPDATE");
+    assert_eq!(bed.apply(&[alone]).await, [true]);
+    assert!(proxy.swallowed());
+}
+
+#[tokio::test]
+async fn inserted_rows_whose_answer_was_lost_are_counted_once() {
+    let (bed, proxy) = behind_a_proxy().await;
+    proxy.swallow("INSERT");
+    let rows: Vec<_> = (1..=50).map(|n| super::bed::new_row(ip(n), ec2_ipam::address::Status::Free)).collect();
+    assert_eq!(bed.store.insert_missing(&super::bed::subnet(), &rows, soon()).await, Ok(50));
+    assert!(proxy.swallowed());
+}
+
+#[tokio::test]
+async fn a_cut_or_killed_connection_is_replaced() {
+    let (bed, proxy) = behind_a_proxy().await;
+    bed.free(10..=20).await;
+    proxy.cut();
+    assert_eq!(bed.claim_free(&bed.claim(1, Kind::On), 1, |_| ()).await.len(), 1);
+    let super::bed::Raw::MySql(db) = &bed.raw else { panic!() };
+    let mut root = db.session().await;
+    let read = format!("SELECT id FROM information_schema.processlist WHERE db='{}' AND user='ipam'", db.name);
+    for id in root.query::<u64, _>(read).await.unwrap() {
+        root.query_drop(format!("KILL {id}")).await.unwrap();
+    }
+    assert_eq!(bed.claim_free(&bed.claim(2, Kind::On), 1, |_| ()).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_stalled_server_ends_calls_in_time_and_does_not_eat_the_pool() {
+    let (bed, proxy) = behind_a_proxy().await;
+    bed.free(10..=20).await;
+    proxy.stall(true);
+    let until = Instant::now() + Duration::from_millis(300);
+    let calls: Vec<_> = (0..8).map(|_| bed.store.row(ip(10), until)).collect();
+    for answer in futures_util::future::join_all(calls).await {
+        assert!(matches!(answer, Err(StoreError::Unreachable { .. })), "{answer:?}");
+    }
+    proxy.stall(false);
+    let calls: Vec<_> = (0..8).map(|_| bed.store.row(ip(10), soon())).collect();
+    for answer in futures_util::future::join_all(calls).await {
+        assert!(answer.unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_deadlock_is_tried_again() {
+    let (bed, _proxy) = behind_a_proxy().await;
+    bed.free(10..=11).await;
+    let super::bed::Raw::MySql(db) = &bed.raw else { panic!() };
+    let mut other = db.session().await;
+    // Locks against our order and has changed more, so that the store's transaction is the victim.
+    other.query_drop("START TRANSACTION").await.unwrap();
+    other.query_drop("INSERT INTO task (name) SELECT seq FROM seq_1_to_1000").await.unwrap();
+    other.query_drop("UPDATE allocation SET holder='x' WHERE ip='10.0.0.11'").await.unwrap();
+    let mut changes = Vec::new();
+    for last in [10, 11] {
+        changes.push(bed.row(last).await.on(Event::Reserve { holder: None }).unwrap());
+    }
+    let ours = bed.apply(&changes);
+    let theirs = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        other.query_drop("UPDATE allocation SET holder='x' WHERE ip='10.0.0.10'").await.unwrap();
+        other.query_drop("COMMIT").await.unwrap();
+    };
+    let (found, ()) = tokio::join!(ours, theirs);
+    assert_eq!(found, [true, true]);
+}

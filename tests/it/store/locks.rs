@@ -1,0 +1,108 @@
+//! What a claim locks on a server: its own rows, and nothing that another host needs.
+
+use std::time::Duration;
+
+use ec2_ipam::address::Event;
+use ec2_ipam::id::Kind;
+use ec2_ipam::store::StoreError;
+use mysql_async::prelude::Queryable;
+use tokio::time::Instant;
+
+use super::bed::{Bed, Raw, eni, ip, soon, subnet};
+
+/// The claim's own packet, as the server's log shows it, left open in a session of ours.
+async fn open_claim(bed: &Bed, count: usize) -> mysql_async::Conn {
+    let Raw::MySql(db) = &bed.raw else { panic!() };
+    let mut conn = db.session().await;
+    conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION").await.unwrap();
+    let claim = format!(
+        "UPDATE (SELECT ip FROM allocation FORCE INDEX (cold) WHERE subnet='{}' AND status='free' AND `primary`=0 \
+         AND ts<=NOW()-INTERVAL 61 SECOND ORDER BY ts LIMIT {count} FOR UPDATE SKIP LOCKED) s \
+         STRAIGHT_JOIN allocation a ON a.ip=s.ip \
+         SET a.status='allocated',a.iface='eni-0123456789abcde09',a.claim='x:1:on',a.claimed=NOW(3),a.holder=NULL,a.ts=a.ts",
+        subnet()
+    );
+    conn.query_drop(claim).await.unwrap();
+    assert_eq!(conn.affected_rows(), count as u64);
+    conn
+}
+
+async fn rows_locked(conn: &mut mysql_async::Conn) -> u64 {
+    let read = "SELECT trx_rows_locked FROM information_schema.innodb_trx WHERE trx_mysql_thread_id=CONNECTION_ID()";
+    // The view is refreshed every tenth of a second.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    conn.query_first::<u64, _>(read).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_claim_locks_its_own_rows_and_hinders_nobody() {
+    let bed = Bed::mysql().await;
+    let rows: Vec<_> =
+        (0..1019_u32).map(|n| super::bed::new_row((0x0a00_0000 + n).into(), ec2_ipam::address::Status::Free)).collect();
+    bed.store.insert_missing(&subnet(), &rows, soon()).await.unwrap();
+    // Rows of ours in every stage.
+    let taken = bed.claim_free(&bed.claim(1, Kind::On), 3, |_| ()).await;
+    assert_eq!(taken.len(), 3);
+    let mut open = open_claim(&bed, 1).await;
+    let one = rows_locked(&mut open).await;
+    let mut wide = open_claim(&bed, 16).await;
+    let sixteen = rows_locked(&mut wide).await;
+    println!("records locked by a claim of 1: {one}, of 16: {sixteen}, of 1019 rows");
+    assert!(one <= 4 && sixteen <= 16 * 4, "{one} {sixteen}");
+    // Beside both open claims: another claim, a confirm, a give-up, a free.
+    assert_eq!(bed.claim_free(&bed.claim(2, Kind::On), 16, |w| w.cooldown = Duration::from_secs(60)).await.len(), 16);
+    let last = taken[0].octets()[3];
+    assert!(bed.event(last, Event::Confirm).await);
+    assert!(bed.event(last, Event::GiveUp { claim: bed.claim(3, Kind::Off) }).await);
+    assert!(bed.event(last, Event::Gone).await);
+    assert_eq!(bed.store.rows_of_eni(&eni(9), soon()).await.unwrap().len(), 0, "not committed");
+    open.query_drop("ROLLBACK").await.unwrap();
+    wide.query_drop("ROLLBACK").await.unwrap();
+}
+
+#[tokio::test]
+async fn all_rows_locked_is_not_none() {
+    let bed = Bed::mysql().await;
+    bed.free(10..=13).await;
+    let mut open = open_claim(&bed, 4).await;
+    let (claim, eni, subnet) = (bed.claim(1, Kind::On), eni(1), subnet());
+    let wanted = ec2_ipam::store::FreeClaim {
+        subnet: &subnet,
+        eni: &eni,
+        sub_pool: None,
+        cooldown: Duration::ZERO,
+        count: 2,
+        claim: &claim,
+    };
+    let busy = bed.store.claim_free(&wanted, Instant::now() + Duration::from_millis(300)).await;
+    assert!(matches!(busy, Err(StoreError::Busy { .. })), "{busy:?}");
+    let claiming = bed.store.claim_free(&wanted, soon());
+    let ending = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        open.query_drop("ROLLBACK").await.unwrap();
+    };
+    let (taken, ()) = tokio::join!(claiming, ending);
+    assert_eq!(taken.unwrap().len(), 2);
+}
+
+#[tokio::test]
+#[ignore = "figures, not a check: run it alone with --nocapture"]
+async fn figures() {
+    let bed = Bed::mysql().await;
+    bed.warm(1, &[10], 100).await;
+    let Raw::MySql(db) = &bed.raw else { panic!() };
+    let mut conn = db.session().await;
+    let (mut bare, mut warm) = (Vec::new(), Vec::new());
+    for n in 0..500 {
+        let began = std::time::Instant::now();
+        conn.query_drop(format!("UPDATE allocation SET ts=ts,holder='{n}' WHERE ip='10.0.0.10'")).await.unwrap();
+        bare.push(began.elapsed());
+        let began = std::time::Instant::now();
+        assert_eq!(bed.grant(|_| ()).await, Some(ip(10)));
+        warm.push(began.elapsed());
+        assert!(bed.event(10, Event::TakeBack).await);
+    }
+    bare.sort_unstable();
+    warm.sort_unstable();
+    println!("p50 bare UPDATE {:?} over a socket, warm grant {:?} over TCP", bare[250], warm[250]);
+}

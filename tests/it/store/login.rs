@@ -1,0 +1,75 @@
+//! Reaching a server, or being told why not, without a secret in the sentence.
+
+use std::time::Duration;
+
+use ec2_ipam::store::{Database, Store, StoreError};
+use tokio::time::Instant;
+
+use super::bed::{open, soon};
+use crate::support::mariadb::{Db, server};
+
+async fn refusal(url: &str) -> StoreError {
+    let error = Store::open(&url.parse::<Database>().unwrap(), soon()).await.unwrap_err();
+    let text = format!("{error} {error:?}");
+    assert!(!text.contains("p@ss") && !text.contains("wrong-secret") && !text.contains("p%40ss"), "{text}");
+    error
+}
+
+#[tokio::test]
+async fn each_way_to_fail_has_its_sentence() {
+    let db = Db::new().await;
+    let port = server().port;
+    let error = refusal(&format!("mysql://ipam:wrong-secret@127.0.0.1:{port}/{}", db.name)).await;
+    assert!(matches!(&error, StoreError::Refused { .. }) && error.to_string().contains("Access denied"), "{error}");
+    let error = refusal(&db.url().replace(&db.name, "nowhere")).await;
+    assert!(matches!(&error, StoreError::Refused { .. }) && error.to_string().contains("nowhere"), "{error}");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let error = refusal(&db.url_at(free)).await;
+    let sentence = format!("the database 127.0.0.1:{free}/{} cannot be reached: Connection refused", db.name);
+    assert_eq!(error.to_string(), sentence);
+    // Listens and says nothing.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = db.url_at(mute.local_addr().unwrap().port());
+    let until = Instant::now() + Duration::from_millis(200);
+    let error = Store::open(&url.parse().unwrap(), until).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Unreachable { why, .. } if why == "no answer in time"), "{error}");
+    let error = refusal(&format!("mysql://root@/{}?socket=/nowhere/sock", db.name)).await;
+    assert!(matches!(&error, StoreError::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_local_socket_will_do() {
+    let db = Db::new().await;
+    let store = open(&format!("mysql://root@/{}?socket={}/sock", db.name, server().dir.display())).await;
+    assert!(store.describe(soon()).await.unwrap().version.contains("MariaDB"));
+}
+
+#[tokio::test]
+async fn tls_goes_as_far_as_it_is_asked_to() {
+    let db = Db::new().await;
+    let dir = server().dir.display();
+    let named = db.url().replace("127.0.0.1", "localhost");
+    for url in [
+        format!("{}?ssl-mode=required", db.url()),
+        format!("{named}?ssl-ca={dir}/ca.pem"),
+        format!("{named}?ssl-mode=verify-identity&ssl-ca={dir}/ca.pem"),
+        format!("{}?ssl-name=localhost&ssl-ca={dir}/ca.pem", db.url()),
+    ] {
+        open(&url).await.describe(soon()).await.unwrap();
+    }
+    for url in [
+        format!("{named}?ssl-mode=verify-identity&ssl-ca={dir}/other.pem"),
+        format!("{}?ssl-name=localhost&ssl-ca={dir}/other.pem", db.url()),
+        format!("{}?ssl-mode=verify-identity&ssl-ca={dir}/ca.pem", db.url()),
+        format!("{named}?ssl-mode=verify-identity"),
+    ] {
+        let error = refusal(&url).await;
+        assert!(matches!(&error, StoreError::Refused { .. }) && error.to_string().contains("TLS"), "{error}");
+    }
+    // A user who must come by TLS.
+    db.exec(&format!("CREATE USER {0}_tls IDENTIFIED BY 'p' REQUIRE SSL; GRANT ALL ON {0}.* TO {0}_tls", db.name))
+        .await;
+    let url = format!("mysql://{0}_tls:p@127.0.0.1:{1}/{0}", db.name, server().port);
+    assert!(matches!(refusal(&url).await, StoreError::Refused { .. }));
+    open(&format!("{url}?ssl-mode=required")).await;
+}
