@@ -1,0 +1,62 @@
+//! What the EC2 adapter takes from the environment and from IMDS.
+
+use ec2_ipam::ec2::{Ec2, Ec2Error};
+
+use crate::ec2::{assigned, eni, ip};
+use crate::stub::{Answer, Stub};
+
+/// Not a test by itself: what `what_is_not_given_comes_from_the_environment` runs in processes of their own, since an
+/// environment belongs to a process.
+#[tokio::test]
+#[ignore = "run by another test"]
+async fn in_a_process() {
+    let outcome = match Ec2::connect(None, None).await {
+        Ok(ec2) => ec2.assign(&eni(), &[ip(5)]).await,
+        Err(error) => Err(error),
+    };
+    match std::env::var("EXPECTED").unwrap().as_str() {
+        "assigned" => assert_eq!(outcome, Ok(())),
+        "no region" => assert_eq!(outcome, Err(Ec2Error::NoRegion)),
+        _ => assert!(matches!(outcome, Err(Ec2Error::BadCredentials { .. })), "{outcome:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_given_comes_from_the_environment() {
+    let ec2 = Stub::start(|_, _| assigned(&[ip(5)])).await;
+    let role = "{\"Code\":\"Success\",\"Type\":\"AWS-HMAC\",\"AccessKeyId\":\"ASIAX\",\"SecretAccessKey\":\"s\",\"Token\":\"t\",\"Expiration\":\"2199-01-01T00:00:00Z\"}";
+    let token = || Answer::Http(200, "x-aws-ec2-metadata-token-ttl-seconds: 21600\r\n".into(), "token".into());
+    let full = Stub::start(move |request, _| match request.split(' ').nth(1).unwrap() {
+        "/latest/api/token" => token(),
+        "/latest/meta-data/placement/region" => Answer::Http(200, String::new(), "eu-west-1".into()),
+        path if path.ends_with("/driver") => Answer::Http(200, String::new(), role.into()),
+        path if path.contains("security-credentials") => Answer::Http(200, String::new(), "driver".into()),
+        _ => Answer::Http(404, String::new(), String::new()),
+    })
+    .await;
+    let bare = Stub::start(move |request, _| {
+        if request.starts_with("PUT ") { token() } else { Answer::Http(404, String::new(), String::new()) }
+    })
+    .await;
+    let keys = [("AWS_REGION", "eu-west-1"), ("AWS_ACCESS_KEY_ID", "AKIAX"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    for (expected, imds, given) in [
+        ("assigned", &bare, &keys[..]),
+        ("assigned", &full, &[]),
+        ("no region", &bare, &[]),
+        ("bad credentials", &bare, &keys[..1]),
+    ] {
+        let output = tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--ignored", "environment::in_a_process"])
+            .env_clear()
+            .envs(given.iter().copied())
+            .envs([("AWS_ENDPOINT_URL_EC2", &ec2.url), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &imds.url)])
+            .env("EXPECTED", expected)
+            .output()
+            .await
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{expected}: {text}");
+    }
+    assert_eq!(ec2.requests().len(), 2);
+    assert!(ec2.requests()[1].contains("x-amz-security-token: t"));
+}
