@@ -1,0 +1,29 @@
+//! One binary for all integration tests: it links once.
+#![allow(unreachable_pub, missing_docs, reason = "a test binary has no outside")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test ends at the first surprise, and says what it measured"
+)]
+#![allow(clippy::large_futures, reason = "a test may be as large as it likes")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod allocation;
+mod cli;
+mod e2e;
+mod ec2;
+mod engine;
+mod environment;
+mod imds;
+mod link;
+mod protocol;
+mod store;
+mod stub;
+mod vpc;

@@ -1,0 +1,7 @@
+//! What the tests run against.
+
+pub(crate) mod engine;
+pub(crate) mod host;
+pub(crate) mod mariadb;
+pub(crate) mod proxy;
+pub(crate) mod vpc;
