@@ -1,0 +1,46 @@
+# Everything is built in the release profile: tests, plugin and demo share their dependencies, which are most of the time.
+.DEFAULT_GOAL := help
+.PHONY: help build plugin install push test lint demo clean
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+TAG    ?= latest
+IMAGE   = $(REGISTRY)/ec2-ipam:$(TAG)
+
+help: ## What can be made
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-9s %s\n' "$$t" "$$d"; done
+
+# The simulator with it: cargo then has one set of features for plugin, demo and tests, and builds dependencies once.
+build: ## The binary: target/release/ec2-ipam
+	cargo build --release --locked --bins --example vpc-sim
+
+plugin: build ## The managed plugin: build/plugin
+	plugin/assemble.sh "$(TARGET)/release/ec2-ipam" build/plugin
+
+install: plugin ## The plugin in this machine's Docker Engine, new or exchanged for an older one
+	scripts/install.sh
+
+push: plugin ## The plugin to a registry: make push REGISTRY=host/path [TAG=latest], one tag per architecture
+	@[ -n "$(REGISTRY)" ] || { echo "which registry? make push REGISTRY=registry.example.com/team [TAG=1.0-amd64]" >&2; exit 2; }
+	docker plugin create "$(IMAGE)" build/plugin
+	@# The local copy goes, pushed or not: an Engine takes no second plugin of the same content, such as another tag.
+	docker plugin push "$(IMAGE)"; pushed=$$?; docker plugin rm "$(IMAGE)"; exit $$pushed
+
+test: ## What CI runs: prerequisites, lint, every test
+	scripts/setup.sh test
+	$(MAKE) lint
+	@# Most tests wait for others most of the time, so more of them run at once than there are processors.
+	cargo test --release --locked -- --test-threads=8
+
+lint: ## Formatting, clippy, shellcheck
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets -- -D warnings
+	@if command -v shellcheck >/dev/null; then shellcheck plugin/*.sh scripts/*.sh .ci/run; else echo "shellcheck is missing: scripts not checked"; fi
+
+demo: ## A simulated VPC, the plugin in a Docker Engine, three containers with VPC addresses; root, under two minutes
+	scripts/setup.sh demo
+	$(MAKE) plugin
+	scripts/demo.sh build/plugin "$(TARGET)/release/examples/vpc-sim"
+
+clean: ## What was built
+	rm -rf build
+	cargo clean

@@ -1,0 +1,58 @@
+#!/bin/sh
+# Installs build/plugin in this machine's Docker Engine, or brings an installed one up to it (make install).
+# An installed plugin keeps its identity, settings and state: removing it would delete its SQLite file. So only its files
+# are exchanged, as `docker plugin upgrade` does.
+set -eu
+
+name=${PLUGIN_NAME:-ec2-ipam:latest}
+plugin=$(cd "$(dirname "$0")/.." && pwd)/build/plugin
+next=${name%:*}:next
+
+fail() { echo "install: $*" >&2; exit 1; }
+[ -x "$plugin/rootfs/usr/bin/ec2-ipam" ] || fail "nothing built; make plugin first"
+docker version >/dev/null || fail "no Docker Engine answers; start it, or set DOCKER_HOST"
+# The Engine refuses to create a second plugin of the very same content ("content sha256:...: already exists"), and
+# builds are reproducible: a time of its own sets this one apart from what is installed, or pushed next.
+touch "$plugin/rootfs/usr"
+
+enable_it() {
+    docker plugin enable "$name" >/dev/null || fail "$name does not start; the Engine's log says why (journalctl -u docker)"
+    echo "install: $name is enabled. Networks name it --ipam-driver $name"
+}
+
+if ! docker plugin inspect "$name" >/dev/null 2>&1; then
+    docker plugin create "$name" "$plugin" >/dev/null
+    enable_it
+    exit
+fi
+
+root=$(docker info -f '{{.DockerRootDir}}')
+installed=$root/plugins/$(docker plugin inspect -f '{{.Id}}' "$name")/rootfs
+[ -d "$installed" ] || fail "$installed is not here: run this as root on the Engine's own machine"
+
+manifest() {
+    docker plugin inspect -f '{{with .Config}}{{json .Entrypoint}}{{json .Env}}{{json .Interface}}{{json .Linux}}{{json .Mounts}}{{json .Network}}{{.PropagatedMount}}{{end}}' "$1"
+}
+docker plugin rm -f "$next" >/dev/null 2>&1 || true
+docker plugin create "$next" "$plugin" >/dev/null
+trap 'docker plugin rm -f "$next" >/dev/null' EXIT
+[ "$(manifest "$name")" = "$(manifest "$next")" ] || fail "config.json is another than that of the installed $name.
+Push the plugin to a registry and run docker plugin upgrade, or note its settings (docker plugin inspect), remove the
+networks that use it, docker plugin rm $name (this deletes a SQLite table of addresses) and make install again."
+
+if [ "$(docker plugin inspect -f '{{.Enabled}}' "$name")" = true ]; then
+    # shellcheck disable=SC2046 # network ids have no spaces
+    users=$(docker network inspect -f '{{.IPAM.Driver}} {{.Name}}' $(docker network ls -q) | sed -n "s|^$name ||p" | tr '\n' ' ')
+    if [ -n "$users" ] && [ "${FORCE:-}" != 1 ]; then
+        fail "in use by the network(s) $users
+Running containers keep their addresses while the plugin is exchanged, but starts and stops fail for those seconds.
+Go on with: make install FORCE=1"
+    fi
+    docker plugin disable -f "$name" >/dev/null
+fi
+(cd "$plugin/rootfs" && find . -type f -print) | while read -r file; do
+    # A new inode each: the old ones may still be mapped.
+    install -D -m "$(stat -c %a "$plugin/rootfs/$file")" "$plugin/rootfs/$file" "$installed/$file.next"
+    mv -f "$installed/$file.next" "$installed/$file"
+done
+enable_it

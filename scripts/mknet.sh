@@ -1,0 +1,64 @@
+#!/bin/sh
+# On an EC2 host: makes the ipvlan network of one of its network interfaces.
+#   mknet.sh [PARENT] [NETWORK] [further options of docker network create]
+# PARENT is by default EC2_IPAM_PARENT, else the interface with device number 1; NETWORK is by default "ec2".
+# IPAM_DRIVER and NETWORK_DRIVER name other drivers. Safe to repeat: a network that fits is left as it is.
+set -eu
+
+driver=${IPAM_DRIVER:-ec2-ipam:latest}
+network_driver=${NETWORK_DRIVER:-ipvlan}
+imds=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}
+imds=${imds%/}
+
+fail() { echo "mknet: $*" >&2; exit 1; }
+case ${1:-} in -h | --help) sed -n '2,5s/^# //p' "$0"; exit ;; esac
+command -v curl >/dev/null || fail "curl is missing; install it"
+docker version >/dev/null || fail "no Docker Engine answers"
+
+token=$(curl -sf -m 5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "$imds/latest/api/token") ||
+    fail "the instance metadata service at $imds does not answer: is this an EC2 instance with IMDSv2 enabled?"
+meta() { curl -sf -m 5 -H "X-aws-ec2-metadata-token: $token" "$imds/latest/meta-data/network/interfaces/macs/$1"; }
+mac_of() { cat "/sys/class/net/$1/address"; }
+
+parent=${1:-${EC2_IPAM_PARENT:-}}
+network=${2:-ec2}
+if [ $# -ge 2 ]; then shift 2; else shift $#; fi
+
+if [ -z "$parent" ]; then
+    for path in /sys/class/net/*; do
+        [ "$(meta "$(cat "$path/address")/device-number" 2>/dev/null)" = 1 ] && parent=${path##*/}
+    done
+    [ -n "$parent" ] || fail "no interface here has device number 1; attach a second ENI, or name one: $0 PARENT"
+fi
+[ -e "/sys/class/net/$parent" ] || fail "there is no interface $parent here; ip link shows those that are"
+# Bit 0 is IFF_UP. operstate would not do: it is "unknown" on drivers without carrier detection.
+[ $(($(cat "/sys/class/net/$parent/flags") & 1)) = 1 ] || fail "$parent is down: ip link set $parent up"
+
+mac=$(mac_of "$parent")
+eni=$(meta "$mac/interface-id") || fail "$parent ($mac) is no ENI of this instance; EC2 knows: $(meta '' | tr -d / | tr '\n' ' ')"
+cidr=$(meta "$mac/subnet-ipv4-cidr-block") || fail "EC2 tells no IPv4 subnet of $parent ($eni)"
+
+settings() { printf 'driver %s\nIPAM driver %s\nsubnet %s\neni-id %s\nparent %s\n' "$@"; }
+wanted=$(settings "$network_driver" "$driver" "$cidr" "$eni" "$parent")
+if docker network inspect "$network" >/dev/null 2>&1; then
+    found=$(docker network inspect -f 'driver {{.Driver}}
+IPAM driver {{.IPAM.Driver}}
+subnet {{range .IPAM.Config}}{{.Subnet}}{{end}}
+eni-id {{index .IPAM.Options "eni-id"}}
+parent {{index .Options "parent"}}' "$network")
+    if [ "$found" = "$wanted" ]; then
+        echo "mknet: network $network is there already: $eni, $cidr on $parent"
+        exit
+    fi
+    echo "mknet: network $network is there already, but differs (docker network rm $network, then again):" >&2
+    # Lines of both differ in their values only, one setting each.
+    echo "$wanted" | while IFS= read -r line; do
+        echo "$found" | grep -qxF -- "$line" ||
+            echo "  wanted $line, found $(echo "$found" | grep -- "^${line% *} ")" >&2
+    done
+    exit 1
+fi
+
+docker network create -d "$network_driver" --ipam-driver "$driver" --ipam-opt "eni-id=$eni" --subnet "$cidr" \
+    -o "parent=$parent" "$@" "$network" >/dev/null
+echo "mknet: network $network made: $eni, $cidr on $parent"

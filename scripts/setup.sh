@@ -1,0 +1,69 @@
+#!/bin/sh
+# Installs what a target lacks on Debian and Ubuntu: setup.sh build|test|demo. Elsewhere, or without root, says what
+# to install. Daemons of the machine are left alone, and none is started by what is installed here.
+set -eu
+
+target=${1:-build}
+case $target in build | test | demo) ;; *) echo "usage: $0 build|test|demo" >&2; exit 2 ;; esac
+top=$(cd "$(dirname "$0")/.." && pwd)
+PATH=$PATH:/usr/sbin:/sbin
+
+# Without the prerequisites a test run in CI would pass by skipping, so it fails; a person may know better.
+missing() {
+    printf '%s\n' "setup: $*" >&2
+    [ "${CI:-}" = true ] || [ "$target" != test ] && exit 1
+    exit 0
+}
+
+want=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$top/Cargo.toml")
+have=$(cd "$top" && cargo --version 2>/dev/null | cut -d' ' -f2) || true
+[ "$(printf '%s\n' "$want" "${have:-0}" | sort -V | head -n 1)" = "$want" ] || missing "\
+Rust $want or newer is needed, this is ${have:-none}. Get it from https://rustup.rs (then: rustup update stable)"
+
+packages=
+need() { # PACKAGE: what follows must succeed, else the package is lacking
+    package=$1; shift
+    "$@" >/dev/null 2>&1 || packages="$packages $package"
+}
+static_busybox() { command -v busybox && ! ldd "$(command -v busybox)"; }
+
+need gcc command -v cc
+need libc6-dev test -e /usr/include/stdlib.h
+need ca-certificates test -s /etc/ssl/certs/ca-certificates.crt
+if [ "$target" != build ]; then
+    need docker.io command -v dockerd
+    need docker-cli command -v docker
+    need iptables command -v iptables
+    need iproute2 command -v ip
+    need busybox-static static_busybox
+    need curl command -v curl
+fi
+if [ "$target" = test ]; then
+    need mariadb-server command -v mariadbd
+    need shellcheck command -v shellcheck
+fi
+[ -n "$packages" ] || exit 0
+
+command -v apt-get >/dev/null || missing "lacking here (by their Debian names):$packages"
+[ "$(id -u)" = 0 ] || missing "as root: apt-get install$packages"
+
+echo "setup: installing$packages"
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    # Debian starts a daemon with its package unless this says no. Tests and demo start their own, in their own place.
+    trap 'rm -f $policy' EXIT
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod +x $policy
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq -o DPkg::Lock::Timeout=300 update
+# Debian 12 and older have the client inside docker.io.
+apt-cache show docker-cli >/dev/null 2>&1 || packages=$(echo "$packages" | sed 's/ docker-cli//')
+# shellcheck disable=SC2086 # a list
+apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install -y --no-install-recommends $packages ||
+    missing "apt-get could not install$packages"
+case $packages in
+*mariadb-server*)
+    # Only the program is wanted: the machine shall not have a database after its next boot.
+    update-rc.d mariadb disable >/dev/null 2>&1 || true ;;
+esac
