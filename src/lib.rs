@@ -51,7 +51,7 @@
 //! main, cli, commands                     the process and its command line
 //! socket (server, docker, control)        connections, Docker's calls, the driver's own calls
 //! ipam, pool, operate, doctor, status     the driver: its ENIs; pools; operators' wishes; checks; the picture
-//! eni                                     one ENI: grants (mod, lease), and the one task that calls EC2 for it
+//! eni                                     one ENI: grants (grant, lease), and the one task that calls EC2 for it
 //!                                         (task: survey, refill, assign, serve, unassign)
 //! scan                                    a subnet's rows
 //! store, ec2, imds, link, engine          adapters: the table, EC2, metadata, interfaces, Docker's API

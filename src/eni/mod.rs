@@ -11,23 +11,23 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::address::{Event, FIXED, Row, State};
 use crate::ec2::Ec2;
 use crate::error::Error;
-use crate::id::{Boot, Claim, EniId, Kind};
+use crate::id::{Boot, Claim, Kind};
 use crate::imds::{Imds, Nic};
 use crate::in_use::InUse;
 use crate::late::Late;
 use crate::link::{Link, Links};
 use crate::plan::Warmth;
-use crate::store::{Store, WarmGrant};
+use crate::store::Store;
 use crate::subnet::Subnet;
 
 mod assign;
+mod grant;
 mod lease;
 mod refill;
 mod serve;
@@ -153,8 +153,6 @@ impl Shared {
     }
 }
 
-/// How long a request for a named address waits for that address's own release.
-const RELEASE_IN_FLIGHT: Duration = Duration::from_secs(5);
 /// The bound of one attempt at the table where nobody waits for it.
 const STORE_TIME: Duration = Duration::from_secs(20);
 /// A request stops waiting so long before its deadline, to look for a last resort and to say what was missing.
@@ -189,109 +187,6 @@ impl Eni {
 
     fn weak(&self) -> Weak {
         Weak { id: self.nic.eni.clone(), outside: self.outside.clone(), shared: Arc::clone(&self.shared) }
-    }
-
-    /// Any address: the coldest cooled warm one, else what the task gets from EC2, else the coldest that still cools.
-    pub async fn lease_any(
-        &self,
-        sub_pool: Option<Ipv4Net>,
-        holder: Option<String>,
-        until: Instant,
-    ) -> Result<Lease, Error> {
-        self.shared.memory().sub_pool = Some(sub_pool);
-        self.survey_done(until).await?;
-        let cooldown = self.outside.warmth.cooldown;
-        if let Some(lease) = self.grant_warm(sub_pool, cooldown, holder.as_deref(), until).await? {
-            let _ = self.wants.send(Want::Look);
-            return Ok(lease);
-        }
-        let why = match self.order(None, sub_pool, cooldown, holder.clone(), until - LAST_WORD).await {
-            Ok(lease) => return Ok(lease),
-            Err(why) => why,
-        };
-        // I10: before its cool-down is over an address is given only where failing is all that is left.
-        if let Some(lease) = self.grant_warm(sub_pool, Duration::ZERO, holder.as_deref(), until).await? {
-            tracing::warn!(eni = %self.nic.eni, ip = %lease.ip, "granted {} before its cool-down is over: {why}", lease.ip);
-            return Ok(lease);
-        }
-        if matches!(why, Error::NoFreeAddress { .. }) && !cooldown.is_zero() {
-            let lease = self.order(None, sub_pool, Duration::ZERO, holder, until - LAST_WORD / 2).await?;
-            tracing::warn!(eni = %self.nic.eni, ip = %lease.ip, "granted {} before its cool-down is over: {why}", lease.ip);
-            return Ok(lease);
-        }
-        Err(why)
-    }
-
-    /// The address that the container named, exempt from cool-down and sub-pool.
-    pub async fn lease_this(&self, ip: Ipv4Addr, holder: Option<String>, until: Instant) -> Result<Lease, Error> {
-        self.shared.memory().sub_pool.get_or_insert(None);
-        self.survey_done(until).await?;
-        let holder = Some(format!("{FIXED}{}", holder.unwrap_or_default()));
-        let patience = until.min(Instant::now() + RELEASE_IN_FLIGHT);
-        loop {
-            let row = self.outside.store.row(ip, until).await?;
-            let mine = row.as_ref().is_some_and(|row| row.iface.as_ref() == Some(&self.nic.eni));
-            match row.as_ref().map(Row::state) {
-                Some(State::Free) => {
-                    match self.order(Some(ip), None, Duration::ZERO, holder.clone(), until - LAST_WORD).await {
-                        // Another request was quicker: look again.
-                        Err(Error::NotGiven { .. }) if Instant::now() < patience => {}
-                        outcome => return outcome,
-                    }
-                }
-                Some(State::Ready) if mine => {
-                    self.nobody_has(ip).await?;
-                    let row = row.ok_or(Error::Stopping)?;
-                    // I1: a lease that the database lost stands again; then it is somebody's, and waited for.
-                    let older = self.shared.memory().leases.get(&ip).cloned();
-                    let is_lost = older.is_some();
-                    let claim = older.unwrap_or_else(|| self.outside.claims.next(Kind::Lease));
-                    let event = Event::Lease { claim: claim.clone(), holder: holder.clone() };
-                    if let Ok(change) = row.on(event)
-                        && self.outside.store.apply(&[change], until).await? == [true]
-                        && !is_lost
-                    {
-                        self.shared.memory().leases.insert(ip, claim.clone());
-                        let _ = self.wants.send(Want::Look);
-                        return Ok(Lease { ip, claim, eni: self.weak() });
-                    }
-                }
-                // Its own release, or an Unassign, may be in flight: Docker deletes an endpoint before it releases the
-                // address, so another container may name it in between.
-                Some(State::Lease | State::Off | State::On) if Instant::now() < patience => {}
-                state => return Err(self.not_given(ip, state, row.as_ref())),
-            }
-            sleep(Duration::from_millis(50).mul_f64(0.5 + fastrand::f64())).await;
-        }
-    }
-
-    fn not_given(&self, ip: Ipv4Addr, state: Option<State>, row: Option<&Row>) -> Error {
-        let named = row.and_then(Row::endpoint).map(|name| format!(" ({name})")).unwrap_or_default();
-        let eni = row.and_then(|row| row.iface.as_ref()).map_or("another interface", EniId::as_str);
-        let why = match state {
-            None => format!("the table has no row for it; run `ec2-ipam init {}`", self.subnet.id),
-            Some(State::Reserved) if self.subnet.is_aws_reserved(ip) => {
-                "AWS reserves the first four addresses and the last one of every subnet".to_owned()
-            }
-            Some(State::Reserved) => format!("it is reserved{named}; `ec2-ipam unreserve {ip}` lets it go"),
-            Some(State::Lease) => format!("a container{named} on {eni} has it"),
-            Some(State::Foreign) if row.is_some_and(|row| row.primary) => {
-                format!(
-                    "it is the primary address of {eni}; if it was given as --aux-address, drop that: it is already excluded"
-                )
-            }
-            Some(State::Foreign) => format!(
-                "{eni} has it, and not for a container of this driver; if it was given as --aux-address, drop that: it is \
-                 already excluded"
-            ),
-            Some(State::Ready | State::On | State::Off) => format!(
-                "{eni} holds it idle; it returns to the subnet with `ec2-ipam recycle {}` on that host, or soon by itself if \
-                 a container there had named it",
-                self.subnet.id
-            ),
-            Some(State::Free) => "other requests for it were quicker; try again".to_owned(),
-        };
-        Error::NotGiven { ip, why }
     }
 
     /// The container is gone: its address cools from now on. Unknown, repeated and foreign releases change nothing (I8).
@@ -338,99 +233,5 @@ impl Eni {
         let mut surveyed = self.surveyed.clone();
         let _ = timeout_at(until - LAST_WORD, surveyed.wait_for(Result::is_ok)).await;
         surveyed.borrow().clone().map_err(Error::Missing)
-    }
-
-    /// ready -> lease, in one round trip.
-    async fn grant_warm(
-        &self,
-        sub_pool: Option<Ipv4Net>,
-        cooldown: Duration,
-        holder: Option<&str>,
-        until: Instant,
-    ) -> Result<Option<Lease>, Error> {
-        // I7: a host agent may have put a secondary address of the ENI on the link itself since it became warm.
-        let mut except =
-            self.outside.links.addresses(self.link.index).await.map_err(|e| Error::Missing(e.to_string()))?;
-        except.extend(self.outside.in_use.addresses());
-        {
-            let memory = self.shared.memory();
-            // Leases are not idle rows, unless the database lost one: then the hit below puts it right.
-            except.retain(|ip| !memory.leases.contains_key(ip));
-            except.extend(memory.unlisted.iter());
-        }
-        loop {
-            let claim = self.outside.claims.next(Kind::Lease);
-            let wanted = WarmGrant {
-                eni: &self.nic.eni,
-                sub_pool,
-                cooldown,
-                except: &except,
-                fixed_too: cooldown.is_zero(),
-                claim: &claim,
-                holder,
-            };
-            let Some(ip) = self.outside.store.grant_warm(&wanted, until).await? else {
-                return Ok(None);
-            };
-            let known = self.shared.memory().leases.get(&ip).cloned();
-            let Some(older) = known else {
-                self.shared.memory().leases.insert(ip, claim.clone());
-                return Ok(Some(Lease { ip, claim, eni: self.weak() }));
-            };
-            // I1: Docker has this address in use, whatever the table says.
-            tracing::error!(eni = %self.nic.eni, %ip, "the database lost the lease of {ip}; it is put right");
-            self.weak().change(ip, &claim, Event::Restore { claim: older }, until).await?;
-            except.push(ip);
-        }
-    }
-
-    async fn nobody_has(&self, ip: Ipv4Addr) -> Result<(), Error> {
-        let own = self.outside.links.addresses(self.link.index).await.map_err(|e| Error::Missing(e.to_string()))?;
-        if own.contains(&ip) {
-            let link = &self.link.name;
-            let why = format!(
-                "the host itself has it on {link}; take it off with `ip addr del {ip}/32 dev {link}`, and see `ec2-ipam doctor`"
-            );
-            return Err(Error::NotGiven { ip, why });
-        }
-        if self.outside.in_use.contains(ip) {
-            let why = "Docker shows that a container of this host has it".into();
-            return Err(Error::NotGiven { ip, why });
-        }
-        if self.shared.memory().unlisted.contains(&ip) {
-            return Err(Error::NotGiven {
-                ip,
-                why: format!("EC2 has not confirmed yet that it is on {}; try again", self.nic.eni),
-            });
-        }
-        Ok(())
-    }
-
-    /// Leaves it to the task, and waits for its answer.
-    async fn order(
-        &self,
-        ip: Option<Ipv4Addr>,
-        sub_pool: Option<Ipv4Net>,
-        cooldown: Duration,
-        holder: Option<String>,
-        until: Instant,
-    ) -> Result<Lease, Error> {
-        let (answer, lease) = oneshot::channel();
-        let order = Order { ip, sub_pool, cooldown, holder, answer };
-        let asked = Instant::now();
-        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
-        let outcome = async {
-            self.wants.send(Want::Order(order)).map_err(|_| Error::Stopping)?;
-            match timeout_at(until, lease).await {
-                Ok(outcome) => outcome.map_err(|_| Error::Stopping)?,
-                Err(_) => {
-                    let why = self.last_error().unwrap_or_else(|| "EC2 has not answered yet".into());
-                    Err(Error::Late { waited: asked.elapsed(), why })
-                }
-            }
-        }
-        .await;
-        self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
-        outcome
     }
 }
