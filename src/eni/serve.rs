@@ -16,6 +16,9 @@ use crate::id::Kind;
 impl Task {
     /// on -> lease for those who wait, on -> ready for the rest; ready -> lease likewise.
     pub(super) async fn serve(&mut self, rows: Vec<Row>) -> Result<(), Error> {
+        // I7, I1: neither what the host itself has on the link, nor what a container has by Docker's last word.
+        let mut taken = self.outside.links.addresses(self.link.index).await.unwrap_or_default();
+        taken.extend(self.outside.in_use.addresses());
         let mut changes = Vec::new();
         let mut granted = Vec::new();
         for row in rows {
@@ -28,7 +31,7 @@ impl Task {
                 // I1: Docker has this address in use, whatever the table says.
                 tracing::error!(eni = %self.nic.eni, ip = %row.ip, "the database lost the lease of {}; it is put right", row.ip);
                 Event::Lease { claim, holder: row.holder.clone() }
-            } else if !self.outside.in_use.contains(row.ip)
+            } else if !taken.contains(&row.ip)
                 && let Some(order) = self.next_order(row.ip)
             {
                 let claim = self.outside.claims.next(Kind::Lease);
