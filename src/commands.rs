@@ -194,6 +194,10 @@ fn print_status(out: &mut impl Write, status: &Status) -> anyhow::Result<()> {
         Ok(region) => writeln!(out, "EC2       {region}")?,
         Err(why) => writeln!(out, "EC2       {why}")?,
     }
+    match status.docker {
+        Some(addresses) => writeln!(out, "Docker    {addresses} addresses in use by containers, of any network")?,
+        None => writeln!(out, "Docker    not read")?,
+    }
     if status.enis.is_empty() {
         writeln!(out, "no interface is served yet: create a network")?;
     }

@@ -19,6 +19,7 @@ pub struct InUse {
 
 #[derive(Debug, Default)]
 struct Known {
+    has_answered: bool,
     addresses: HashSet<Ipv4Addr>,
     released: HashMap<Ipv4Addr, Instant>,
 }
@@ -35,6 +36,7 @@ impl InUse {
     /// The addresses of every container, as Docker listed them when asked at `asked`.
     pub fn listed(&self, addresses: HashSet<Ipv4Addr>, asked: Instant) {
         let mut known = self.known();
+        known.has_answered = true;
         known.released.retain(|_, released| *released + AFTERGLOW > asked);
         known.addresses = addresses.into_iter().filter(|ip| !known.released.contains_key(ip)).collect();
     }
@@ -51,9 +53,15 @@ impl InUse {
         self.known().addresses.contains(&ip)
     }
 
-    /// All of them.
+    /// All of them; none while Docker has not answered.
     pub fn addresses(&self) -> Vec<Ipv4Addr> {
         self.known().addresses.iter().copied().collect()
+    }
+
+    /// How many they are, once Docker has answered.
+    pub fn count(&self) -> Option<usize> {
+        let known = self.known();
+        known.has_answered.then_some(known.addresses.len())
     }
 }
 

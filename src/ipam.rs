@@ -41,7 +41,7 @@ pub struct Ipam {
     pub links: Links,
     /// Tokens of this life.
     pub claims: Arc<Claims>,
-    in_use: Arc<InUse>,
+    pub(crate) in_use: Arc<InUse>,
     tasks: TaskTracker,
     stop: CancellationToken,
     enis: Mutex<HashMap<EniId, Served>>,

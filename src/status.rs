@@ -21,6 +21,8 @@ pub struct Status {
     pub store: Result<StoreStatus, String>,
     /// Whether EC2's client is set up; why not.
     pub ec2: Result<String, String>,
+    /// How many addresses Docker's containers have, of any network; none while Docker has not answered.
+    pub docker: Option<usize>,
     /// The ENIs served.
     pub enis: Vec<EniStatus>,
     /// Rows by state, of each subnet in which an ENI is served.
@@ -99,6 +101,7 @@ impl Ipam {
             boot: self.claims.boot().to_string(),
             store: described.map(|d| StoreStatus { kind: d.kind.to_owned(), at: d.at, version: d.version }),
             ec2: self.ec2.now().map(|ec2| ec2.region().to_owned()),
+            docker: self.in_use.count(),
             enis: Vec::new(),
             subnets: BTreeMap::new(),
         };

@@ -325,6 +325,11 @@ async fn the_hosts_own_addresses_are_never_given(kind: Kind) {
     assert!(why.contains(&format!("`ip addr del {named}/32 dev eth1`")), "{why}");
     host.ip("addr flush dev eth1");
     assert_eq!(host.request(&pool, &named.to_string()).await, Ok(*named));
+    // One that the host took without EC2 or the table knowing.
+    let free = Ipv4Addr::new(10, 77, 0, 200);
+    host.ip(&format!("addr add {free}/32 dev eth1"));
+    let why = host.request(&pool, &free.to_string()).await.unwrap_err();
+    assert!(why.contains(&format!("`ip addr del {free}/32 dev eth1`")), "{why}");
     agree(&[&host]).await;
 }
 
