@@ -22,7 +22,12 @@ impl Task {
         let Some(ip) = self.queue.front().and_then(|order| order.ip) else {
             return Ok(None);
         };
-        if self.capacity(rows) == 0 {
+        let until = Instant::now() + STORE_TIME;
+        let row = self.outside.store.row(ip, until).await?;
+        let claim = self.outside.claims.next(Kind::On);
+        let change = row.and_then(|row| row.on(Event::Claim { eni: self.nic.eni.clone(), claim }).ok());
+        // Room is made only for an address that can be had.
+        if change.is_some() && self.capacity(rows) == 0 {
             match plan::give_way(rows, |_| false) {
                 Some(idle) => return self.give_up(ec2, std::slice::from_ref(idle)).await,
                 None => {
@@ -31,11 +36,7 @@ impl Task {
                 }
             }
         }
-        let until = Instant::now() + STORE_TIME;
-        let claim = self.outside.claims.next(Kind::On);
-        let row = self.outside.store.row(ip, until).await?;
-        let event = Event::Claim { eni: self.nic.eni.clone(), claim };
-        let claimed = match row.and_then(|row| row.on(event).ok()) {
+        let claimed = match change {
             Some(change) => self.outside.store.apply(&[change], until).await? == [true],
             None => false,
         };
