@@ -45,6 +45,8 @@ impl InUse {
     pub fn released(&self, ip: Ipv4Addr) {
         let mut known = self.known();
         known.addresses.remove(&ip);
+        // Long before that it matters no more; Docker may not be read at all.
+        known.released.retain(|_, released| released.elapsed() < AFTERGLOW * 2);
         known.released.insert(ip, Instant::now());
     }
 
