@@ -595,21 +595,12 @@ async fn a_release_while_the_database_is_away_is_done_when_it_is_back() {
     agree(&[&host]).await;
 }
 
-/// As the original ec2-ipam made and filled it.
-const ORIGINAL: &str = "CREATE TABLE `allocation` (
-  `ip` varchar(32) NOT NULL, `subnet` varchar(32) NOT NULL,
-  `status` enum('free','ready','allocated','occupied','reserved') NOT NULL DEFAULT 'free',
-  `iface` varchar(32) DEFAULT NULL, `primary` tinyint(1) NOT NULL,
-  `ts` timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
-  PRIMARY KEY (`ip`), KEY `free` (`subnet`,`status`) USING BTREE
-) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
-
 #[tokio::test]
 async fn the_originals_table_settings_and_pools_are_taken_over() {
     let fleet = Fleet::new(Kind::Mariadb).await;
     let mut host = fleet.host(1);
     let db = host.db.clone().unwrap();
-    db.exec(ORIGINAL).await;
+    db.exec(mariadb::ORIGINAL).await;
     let mut rows = Vec::new();
     for last in 0..=255u8 {
         let (status, iface, primary) = match last {

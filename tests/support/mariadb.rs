@@ -15,6 +15,15 @@ use mysql_async::{Conn, OptsBuilder};
 pub const PASSWORD: &str = "p@ss:w/r?d%#";
 const PASSWORD_IN_URL: &str = "p%40ss%3Aw%2Fr%3Fd%25%23";
 
+/// The table as the original ec2-ipam makes it, word for word.
+pub const ORIGINAL: &str = "CREATE TABLE `allocation` (
+  `ip` varchar(32) NOT NULL, `subnet` varchar(32) NOT NULL,
+  `status` enum('free','ready','allocated','occupied','reserved') NOT NULL DEFAULT 'free',
+  `iface` varchar(32) DEFAULT NULL, `primary` tinyint(1) NOT NULL,
+  `ts` timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
+  PRIMARY KEY (`ip`), KEY `free` (`subnet`,`status`) USING BTREE
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
+
 pub struct Mariadb {
     pub dir: PathBuf,
     pub port: u16,

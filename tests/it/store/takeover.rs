@@ -9,16 +9,7 @@ use mysql_async::prelude::Queryable;
 use tokio::time::Instant;
 
 use super::bed::{Bed, ip, open, soon, subnet, token};
-use crate::support::mariadb::Db;
-
-/// The original's, word for word.
-const ORIGINAL: &str = "CREATE TABLE `allocation` (
-  `ip` varchar(32) NOT NULL, `subnet` varchar(32) NOT NULL,
-  `status` enum('free','ready','allocated','occupied','reserved') NOT NULL DEFAULT 'free',
-  `iface` varchar(32) DEFAULT NULL, `primary` tinyint(1) NOT NULL,
-  `ts` timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
-  PRIMARY KEY (`ip`), KEY `free` (`subnet`,`status`) USING BTREE
-) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
+use crate::support::mariadb::{Db, ORIGINAL};
 
 const ROWS: &str = "INSERT INTO allocation (ip,subnet,status,iface,`primary`,ts) VALUES
   ('10.0.0.1','subnet-0123456789abcdef0','reserved',NULL,0,'2019-03-31 01:30:00'),
