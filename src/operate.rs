@@ -37,7 +37,10 @@ impl Ipam {
         if let (false, Err(why)) = (all, &host) {
             return Err(why.clone());
         }
-        let own: Vec<EniId> = host.map(|h| h.interfaces.into_iter().map(|nic| nic.eni).collect()).unwrap_or_default();
+        let mut own: Vec<EniId> =
+            host.map(|h| h.interfaces.into_iter().map(|nic| nic.eni).collect()).unwrap_or_default();
+        // IMDS may be away, or an ENI detached a moment ago: what is served here is left to its task all the same.
+        own.extend(self.served().await.iter().map(|eni| eni.nic.eni.clone()));
         let mut by_eni: BTreeMap<EniId, Vec<Row>> = BTreeMap::new();
         for row in store.rows_taken(subnet, until).await? {
             let idle = row.state() == State::Ready && !row.primary;
