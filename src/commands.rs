@@ -195,7 +195,7 @@ fn print_status(out: &mut impl Write, status: &Status) -> anyhow::Result<()> {
         Err(why) => writeln!(out, "EC2       {why}")?,
     }
     match status.docker {
-        Some(addresses) => writeln!(out, "Docker    {addresses} addresses in use by containers, of any network")?,
+        Some(addresses) => writeln!(out, "Docker    {addresses} addresses in use by containers when last asked")?,
         None => writeln!(out, "Docker    not read")?,
     }
     if status.enis.is_empty() {

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::address::State;
+use crate::error::Error;
+use crate::id::SubnetId;
 use crate::ipam::Ipam;
 
 /// The answer of `GET /v1/status`.
@@ -21,7 +23,7 @@ pub struct Status {
     pub store: Result<StoreStatus, String>,
     /// Whether EC2's client is set up; why not.
     pub ec2: Result<String, String>,
-    /// How many addresses Docker's containers have, of any network; none while Docker has not answered.
+    /// How many addresses Docker's containers had when it was last asked, of any network; none while it has not answered.
     pub docker: Option<usize>,
     /// The ENIs served.
     pub enis: Vec<EniStatus>,
@@ -140,12 +142,7 @@ impl Ipam {
     }
 
     /// The rows of a subnet, or of each subnet in which an ENI is served, with or without the free ones.
-    pub async fn list(
-        &self,
-        subnet: Option<crate::id::SubnetId>,
-        free_too: bool,
-        until: Instant,
-    ) -> Result<Vec<Listed>, crate::error::Error> {
+    pub async fn list(&self, subnet: Option<SubnetId>, free_too: bool, until: Instant) -> Result<Vec<Listed>, Error> {
         let store = self.store(until).await?;
         let subnets = match subnet {
             Some(subnet) => vec![subnet],
@@ -158,9 +155,10 @@ impl Ipam {
         };
         let mut listed = Vec::new();
         for subnet in subnets {
-            let rows = match free_too {
-                true => store.rows_of_subnet(&subnet, until).await?,
-                false => store.rows_taken(&subnet, until).await?,
+            let rows = if free_too {
+                store.rows_of_subnet(&subnet, until).await?
+            } else {
+                store.rows_taken(&subnet, until).await?
             };
             listed.extend(rows.into_iter().map(|row| Listed {
                 ip: row.ip,
