@@ -1,7 +1,6 @@
 //! Pools: RequestPool, the choice of a network's ENI, and the gateway.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
@@ -13,7 +12,7 @@ use crate::imds::{Host, Nic};
 use crate::ipam::{Ipam, missing, not_here};
 use crate::link::Link;
 use crate::scan;
-use crate::subnet::Subnet;
+use crate::subnet::{Subnet, router};
 
 /// What Docker asks of RequestPool.
 #[derive(Debug, Default)]
@@ -99,8 +98,7 @@ impl Ipam {
                 host.interfaces.iter().find(|nic| nic.eni == pool.eni).ok_or_else(|| not_here(&pool.eni))?.cidr
             }
         };
-        // AWS, "Subnet CIDR blocks".
-        let router = Ipv4Addr::from(u32::from(cidr.network()).saturating_add(1));
+        let router = router(cidr);
         let gateway = if address.is_empty() { Some(router) } else { address.parse().ok() };
         let Some(gateway) = gateway.filter(|ip| cidr.contains(ip)) else {
             return Err(Error::Asked(format!("the gateway {address:?} is not an address of the subnet {cidr}")));
@@ -136,11 +134,9 @@ impl Ipam {
             }
             None => None,
         };
-        let parent = options.get("parent").map(|name| ("--ipam-opt parent", name));
-        let parent =
-            parent.or(self.settings.parent.as_ref().filter(|_| by_id.is_none()).map(|name| ("EC2_IPAM_PARENT", name)));
-        let by_parent = match parent {
-            Some((_, name)) => {
+        let setting = self.settings.parent.as_ref().filter(|_| by_id.is_none());
+        let by_parent = match options.get("parent").or(setting) {
+            Some(name) => {
                 let link = self.links.usable(name).await.map_err(missing)?;
                 Some(host.interfaces.iter().find(|nic| nic.mac == link.mac).ok_or_else(|| {
                     Error::Asked(format!("{name} ({}) is not an ENI of this instance as IMDS lists them", link.mac))

@@ -34,9 +34,9 @@ impl Subnet {
         }
     }
 
-    /// The VPC router: base + 1 (AWS, "Subnet CIDR blocks").
+    /// The VPC router.
     pub fn gateway(&self) -> Ipv4Addr {
-        self.nth(1)
+        router(self.cidr)
     }
 
     /// The gateway with the subnet's mask, as Docker wants it in `Data`.
@@ -77,6 +77,11 @@ impl Subnet {
     fn nth(&self, n: u32) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.cidr.network()).saturating_add(n))
     }
+}
+
+/// The VPC router of a subnet with this block: base + 1 (AWS, "Subnet CIDR blocks").
+pub fn router(cidr: Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(cidr.network()).saturating_add(1))
 }
 
 #[cfg(test)]
