@@ -79,11 +79,23 @@ impl Ipam {
     ) -> anyhow::Result<Arc<Self>> {
         let (region, keys) = (settings.region.clone(), settings.keys.clone());
         let ec2 = Late::reach("EC2", &tasks, stop.clone(), move || Ec2::connect(region.clone(), keys.clone()));
+        Self::with(settings, store, ec2, Imds::new(), tasks, stop)
+    }
+
+    /// The same with all of the outside given.
+    pub fn with(
+        settings: Settings,
+        store: Late<Arc<Store>>,
+        ec2: Late<Ec2>,
+        imds: Imds,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             settings,
             store,
             ec2,
-            imds: Imds::new(),
+            imds,
             links: Links::new()?,
             claims: Arc::new(Claims::new(Boot::random())),
             in_use: Arc::default(),

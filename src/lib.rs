@@ -56,7 +56,7 @@
 //! scan                                    a subnet's rows
 //! store, ec2, imds, link, engine          adapters: the table, EC2, metadata, interfaces, Docker's API
 //! plan, address, subnet, id, in_use       values and decisions: no IO, no async
-//! config, error, late, telemetry          settings, refusals, waiting for the outside, logs
+//! config, error, late, telemetry, fault   settings, refusals, waiting for the outside, logs, points where tests stop it
 //! ```
 
 pub mod address;
@@ -68,6 +68,7 @@ pub mod ec2;
 pub mod engine;
 pub mod eni;
 pub mod error;
+pub mod fault;
 pub mod id;
 pub mod imds;
 pub mod in_use;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::address::{Change, Event, NewRow, Row, State, Status};
 use crate::ec2::{Ec2, Interface};
 use crate::error::Error;
+use crate::fault::point;
 use crate::id::EniId;
 use crate::store::Store;
 use crate::subnet::Subnet;
@@ -43,6 +44,7 @@ pub async fn refresh(store: &Store, ec2: &Ec2, subnet: &Subnet, until: Instant) 
     } else {
         0
     };
+    point("init:inserted").await;
     let mut changed = 0;
     let known: Vec<Ipv4Addr> = in_use.keys().copied().chain(subnet.aws_reserved()).collect();
     for some in known.chunks(500) {

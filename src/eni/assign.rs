@@ -12,6 +12,7 @@ use super::task::Task;
 use crate::address::{Change, Event, Row};
 use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
+use crate::fault::point;
 use crate::id::Kind;
 use crate::plan::SETTLE_AGE;
 
@@ -30,7 +31,9 @@ impl Task {
         let mut batches = vec![claimed];
         while let Some(batch) = batches.pop() {
             let ips: Vec<Ipv4Addr> = batch.iter().map(|row| row.ip).collect();
-            let Err(why) = ec2.assign(&self.nic.eni, &ips).await else {
+            let assigned = ec2.assign(&self.nic.eni, &ips).await;
+            point("assign:answered").await;
+            let Err(why) = assigned else {
                 outcome.on_eni.extend(batch);
                 continue;
             };

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{Eni, LAST_WORD, Lease, Order, Want};
 use crate::address::{Event, FIXED, Row, State};
 use crate::error::Error;
+use crate::fault::point;
 use crate::id::{EniId, Kind};
 use crate::store::WarmGrant;
 
@@ -78,6 +79,7 @@ impl Eni {
                         && !is_lost
                     {
                         self.shared.memory().leases.insert(ip, claim.clone());
+                        point("request:granted-named").await;
                         let _ = self.wants.send(Want::Look);
                         return Ok(Lease { ip, claim, eni: self.weak() });
                     }
@@ -155,6 +157,7 @@ impl Eni {
             let known = self.shared.memory().leases.get(&ip).cloned();
             let Some(older) = known else {
                 self.shared.memory().leases.insert(ip, claim.clone());
+                point("request:granted").await;
                 return Ok(Some(Lease { ip, claim, eni: self.weak() }));
             };
             // I1: Docker has this address in use, whatever the table says.

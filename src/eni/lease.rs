@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Outside, STORE_TIME, Shared};
 use crate::address::{Event, Row, State};
+use crate::fault::point;
 use crate::id::{Claim, EniId};
 use crate::late::pause;
 use crate::store::StoreError;
@@ -51,7 +52,9 @@ impl Weak {
                 }
             },
         };
+        point("release:begun").await;
         self.let_go(ip, claim, Event::Release).await;
+        point("release:done").await;
     }
 
     /// lease -> ready, however long the database is away. It names the lease's own token, so that a late one cannot end

@@ -9,6 +9,7 @@ use super::task::{Task, WARM_BACK_OFF};
 use crate::address::{Event, Row, State};
 use crate::ec2::Ec2;
 use crate::error::Error;
+use crate::fault::point;
 use crate::id::Kind;
 use crate::plan;
 use crate::store::FreeClaim;
@@ -44,6 +45,7 @@ impl Task {
             self.answer_front(Error::NotGiven { ip, why: "another request for it was quicker; try again".into() });
             return Ok(None);
         }
+        point("named:claimed").await;
         let claimed = self.outside.store.rows_at(&[ip], until).await?;
         let assigned = self.assign(ec2, claimed, true).await?;
         self.outcome(assigned, 1).await
@@ -98,6 +100,7 @@ impl Task {
             self.warm_retry_at = now + WARM_BACK_OFF;
             return Ok(None);
         }
+        point("refill:claimed").await;
         let claimed = self.outside.store.rows_at(&ips, until).await?;
         let asked = claimed.len();
         let assigned = self.assign(ec2, claimed, true).await?;

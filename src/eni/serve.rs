@@ -11,6 +11,7 @@ use super::task::Task;
 use super::{Lease, Order, STORE_TIME};
 use crate::address::{Event, Row, State};
 use crate::error::Error;
+use crate::fault::point;
 use crate::id::Kind;
 
 impl Task {
@@ -66,6 +67,7 @@ impl Task {
                 return Err(why.into());
             }
         };
+        point("serve:leased").await;
         for (at, ip, claim, order) in granted {
             if done.get(at) != Some(&true) {
                 tracing::warn!(eni = %self.nic.eni, %ip, "somebody else moved {ip} meanwhile");

@@ -12,6 +12,7 @@ use super::{Outside, Recycled, STORE_TIME};
 use crate::address::{Event, Row, State};
 use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
+use crate::fault::point;
 use crate::id::{EniId, Kind};
 use crate::plan::SETTLE_AGE;
 
@@ -41,11 +42,14 @@ pub async fn give_up(
         return Ok((Recycled::default(), None));
     }
 
+    point("off:claimed").await;
     let ips: Vec<Ipv4Addr> = off.iter().map(|row| row.ip).collect();
     let (gone, trouble) = unassign(ec2, eni, &ips).await;
+    point("off:unassigned").await;
     let freed: Vec<_> =
         off.iter().filter(|row| gone.contains(&row.ip)).filter_map(|row| row.on(Event::Gone).ok()).collect();
     let done = outside.store.apply(&freed, Instant::now() + STORE_TIME).await?;
+    point("off:freed").await;
     let freed = done.into_iter().filter(|done| *done).count();
     tracing::info!(%eni, freed, "gave {freed} of {} addresses back to the subnet", off.len());
     Ok((Recycled { freed, pending: off.len() - freed }, trouble))

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::address::NewRow;
+use crate::fault::point;
 use crate::id::{EniId, SubnetId};
 
 use super::super::{StoreError, raw};
@@ -43,6 +44,7 @@ pub(super) async fn insert_missing(
             match tries.bound(insert(pool, subnet, &missing)).await {
                 Ok(new) => {
                     inserted += new;
+                    point("init:chunk").await;
                     break;
                 }
                 Err(trouble) => tries.after(trouble).await?,
