@@ -207,4 +207,11 @@ impl Store {
     pub async fn insert_missing(&self, subnet: &SubnetId, rows: &[NewRow], until: Instant) -> Result<u64> {
         either!(self, s => s.insert_missing(subnet, rows, until))
     }
+
+    /// Whether this holder now holds the task (both at most 64 characters) for `span` from now by the database's clock: it
+    /// was free, its holder's time was over, or it was this holder's and is renewed. `until` and clocks count whole
+    /// seconds, so others get it up to a second later. `Duration::ZERO` lets go.
+    pub async fn hold_task(&self, name: &str, holder: &str, span: Duration, until: Instant) -> Result<bool> {
+        either!(self, s => s.hold_task(name, holder, span, until))
+    }
 }

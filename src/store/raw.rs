@@ -83,6 +83,12 @@ pub(super) fn cooling(cooldown: Duration) -> Option<u64> {
     (!cooldown.is_zero()).then(|| crate::address::cooldown_seconds(cooldown.min(Duration::from_secs(LONGEST))))
 }
 
+/// Whole seconds that a task is held for, no less than `span`; at most a year, since `until` ends in 2038.
+pub(super) fn lease_seconds(span: Duration) -> u64 {
+    const LONGEST: u64 = 365 * 86_400;
+    span.as_secs().saturating_add(u64::from(span.subsec_nanos() > 0)).min(LONGEST)
+}
+
 /// When rows that nobody let go count as let go: they neither cool nor look hot.
 pub(super) const LONG_AGO: &str = "2000-01-01 00:00:00";
 

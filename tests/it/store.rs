@@ -8,3 +8,4 @@ mod locks;
 mod login;
 mod sqlite;
 mod takeover;
+mod task;

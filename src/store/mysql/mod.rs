@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
@@ -25,6 +26,7 @@ mod pool;
 mod read;
 mod session;
 mod take;
+mod task;
 mod tries;
 mod trouble;
 
@@ -83,6 +85,10 @@ impl MySql {
 
     pub(super) async fn insert_missing(&self, subnet: &SubnetId, rows: &[NewRow], until: Instant) -> Result<u64> {
         insert::insert_missing(&self.pool, subnet, rows, until).await
+    }
+
+    pub(super) async fn hold_task(&self, name: &str, holder: &str, span: Duration, until: Instant) -> Result<bool> {
+        task::hold(&self.pool, name, holder, span, until).await
     }
 }
 

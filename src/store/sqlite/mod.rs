@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::Mutex;
@@ -117,6 +118,11 @@ impl Sqlite {
     pub(super) async fn insert_missing(&self, subnet: &SubnetId, rows: &[NewRow], until: Instant) -> Result<u64> {
         let (subnet, rows) = (subnet.clone(), rows.to_vec());
         self.run(until, move |file| write::insert_missing(file, &subnet, &rows)).await
+    }
+
+    pub(super) async fn hold_task(&self, name: &str, holder: &str, span: Duration, until: Instant) -> Result<bool> {
+        let (name, holder) = (name.to_owned(), holder.to_owned());
+        self.run(until, move |file| write::hold_task(file, &name, &holder, span)).await
     }
 }
 

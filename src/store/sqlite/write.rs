@@ -1,6 +1,7 @@
 //! Claims, guarded changes and new rows: each in a transaction that takes the file's write lock at once.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
@@ -158,4 +159,14 @@ pub(super) fn insert_missing(file: &mut Connection, subnet: &SubnetId, rows: &[N
         change.commit()?;
     }
     Ok(inserted)
+}
+
+pub(super) fn hold_task(file: &Connection, name: &str, holder: &str, span: Duration) -> Result<bool, Trouble> {
+    let hold = format!(
+        "INSERT INTO task (name, holder, until) VALUES (?1, ?2, unixepoch() + {}) \
+         ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until \
+         WHERE task.holder = excluded.holder OR task.holder IS NULL OR task.until IS NULL OR task.until < unixepoch()",
+        raw::lease_seconds(span)
+    );
+    Ok(file.execute(&hold, params![name, holder])? > 0)
 }

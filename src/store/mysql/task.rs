@@ -1,0 +1,54 @@
+//! Jobs that one host does at a time: a lease row each, by the server's clock.
+//!
+//! Not GET_LOCK: two nodes of a Galera cluster grant the same one at once. A row has one writer there too, since the
+//! second one fails at its commit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::{StoreError, raw};
+use super::pool::Pool;
+use super::text;
+use super::tries::Tries;
+use super::trouble::Trouble;
+
+pub(super) async fn hold(
+    pool: &Arc<Pool>,
+    name: &str,
+    holder: &str,
+    span: Duration,
+    until: Instant,
+) -> Result<bool, StoreError> {
+    let (name, holder, seconds) = (text(name), text(holder), raw::lease_seconds(span));
+    let mut tries = Tries::new(pool, until);
+    loop {
+        match tries.bound(once(pool, &name, &holder, seconds)).await {
+            Ok(held) => return Ok(held),
+            Err(trouble) => tries.after(trouble).await?,
+        }
+    }
+}
+
+/// Again after a lost answer is a renewal. Two hosts that insert the first row at once: one is told of a duplicate, and
+/// looks again.
+async fn once(pool: &Arc<Pool>, name: &str, holder: &str, seconds: u64) -> Result<bool, Trouble> {
+    let mut conn = pool.get().await?;
+    // By primary key: locks its own row alone.
+    let update = format!(
+        "UPDATE task SET holder={holder},`until`=NOW()+INTERVAL {seconds} SECOND \
+         WHERE name={name} AND (holder={holder} OR holder IS NULL OR `until` IS NULL OR `until`<NOW());\
+         SELECT 1 FROM task WHERE name={name}"
+    );
+    let answers = conn.send(&update, 2).await?;
+    let mut held = answers.first().is_some_and(|update| update.found > 0);
+    if answers.last().is_some_and(|look| look.rows.is_empty()) {
+        let insert =
+            format!("INSERT INTO task (name,holder,`until`) VALUES ({name},{holder},NOW()+INTERVAL {seconds} SECOND)");
+        conn.send(&insert, 1).await?;
+        held = true;
+    }
+    conn.keep();
+    Ok(held)
+}
