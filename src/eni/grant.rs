@@ -13,7 +13,7 @@ use crate::address::{Event, FIXED, Row, State};
 use crate::error::Error;
 use crate::fault::point;
 use crate::id::{EniId, Kind};
-use crate::store::WarmGrant;
+use crate::store::{Choice, WarmGrant};
 
 /// How long a request for a named address waits for that address's own release.
 const RELEASE_IN_FLIGHT: Duration = Duration::from_secs(5);
@@ -28,7 +28,13 @@ impl Eni {
         self.shared.memory().sub_pool = Some(sub_pool);
         self.survey_done(until).await?;
         let cooldown = self.outside.warmth.cooldown;
-        if let Some(lease) = self.grant_warm(sub_pool, cooldown, holder.as_deref(), until).await? {
+        // A container that comes back gets the address it had, though it cools for others.
+        if holder.is_some()
+            && let Some(lease) = self.grant(Choice::Returning, sub_pool, holder.as_deref(), until).await?
+        {
+            return Ok(lease);
+        }
+        if let Some(lease) = self.grant(Choice::Cooled(cooldown), sub_pool, holder.as_deref(), until).await? {
             let _ = self.wants.send(Want::Look);
             return Ok(lease);
         }
@@ -37,7 +43,7 @@ impl Eni {
             Err(why) => why,
         };
         // I10: before its cool-down is over an address is given only where failing is all that is left.
-        if let Some(lease) = self.grant_warm(sub_pool, Duration::ZERO, holder.as_deref(), until).await? {
+        if let Some(lease) = self.grant(Choice::Any, sub_pool, holder.as_deref(), until).await? {
             tracing::warn!(eni = %self.nic.eni, ip = %lease.ip, "granted {} before its cool-down is over: {why}", lease.ip);
             return Ok(lease);
         }
@@ -123,10 +129,10 @@ impl Eni {
     }
 
     /// ready -> lease, in one round trip.
-    async fn grant_warm(
+    async fn grant(
         &self,
+        choice: Choice,
         sub_pool: Option<Ipv4Net>,
-        cooldown: Duration,
         holder: Option<&str>,
         until: Instant,
     ) -> Result<Option<Lease>, Error> {
@@ -142,15 +148,7 @@ impl Eni {
         }
         loop {
             let claim = self.outside.claims.next(Kind::Lease);
-            let wanted = WarmGrant {
-                eni: &self.nic.eni,
-                sub_pool,
-                cooldown,
-                except: &except,
-                fixed_too: cooldown.is_zero(),
-                claim: &claim,
-                holder,
-            };
+            let wanted = WarmGrant { eni: &self.nic.eni, sub_pool, choice, except: &except, claim: &claim, holder };
             let Some(ip) = self.outside.store.grant_warm(&wanted, until).await? else {
                 return Ok(None);
             };

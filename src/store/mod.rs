@@ -66,6 +66,17 @@ pub struct FreeClaim<'a> {
     pub claim: &'a Claim,
 }
 
+/// Which of an ENI's idle addresses may be given; the coldest of them is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// Those let go at least so long ago, and that no container had named.
+    Cooled(Duration),
+    /// The one that the same endpoint used last, cooled or not.
+    Returning,
+    /// Any.
+    Any,
+}
+
 /// A warm address of an ENI to be given to a container.
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -73,12 +84,10 @@ pub struct WarmGrant<'a> {
     pub eni: &'a EniId,
     /// Only inside this block.
     pub sub_pool: Option<Ipv4Net>,
-    /// Only those let go at least so long ago; zero: any.
-    pub cooldown: Duration,
+    /// Only of these.
+    pub choice: Choice,
     /// Not these.
     pub except: &'a [Ipv4Addr],
-    /// Whether addresses that a container had named are eligible too.
-    pub fixed_too: bool,
     /// A `lease` token, used for this call only.
     pub claim: &'a Claim,
     /// The endpoint, if the Engine names it.

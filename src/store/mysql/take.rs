@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
-use super::super::{FreeClaim, StoreError, WarmGrant, raw};
+use super::super::{Choice, FreeClaim, StoreError, WarmGrant, raw};
 use super::pool::{Answer, Leased, Pool};
 use super::tries::Tries;
 use super::trouble::Trouble;
@@ -71,10 +71,14 @@ pub(super) async fn grant_warm(
     let holder = maybe(raw::holder(wanted.holder).as_deref());
     let except =
         if wanted.except.is_empty() { String::new() } else { format!(" AND ip NOT IN ({})", list(wanted.except)) };
-    let fixed = if wanted.fixed_too { String::new() } else { raw::not_fixed() };
+    let choice = match wanted.choice {
+        Choice::Cooled(cooldown) => cooled(cooldown) + &raw::not_fixed(),
+        Choice::Returning => format!(" AND CAST(holder AS BINARY)=CAST({holder} AS BINARY)"),
+        Choice::Any => String::new(),
+    };
     let take = Take {
         key: "mine",
-        eligible: format!("iface={eni} AND status='ready' AND `primary`=0{}{except}{fixed}", cooled(wanted.cooldown)),
+        eligible: format!("iface={eni} AND status='ready' AND `primary`=0{choice}{except}"),
         becomes: format!("a.status='occupied',a.claim={claim},a.claimed=NOW(3),a.holder={holder},a.ts=a.ts"),
         taken: format!("iface={eni} AND status='occupied' AND claim={claim}"),
         count: 1,

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params,
 use crate::address::{Change, Holder, NewRow};
 use crate::id::{Claim, EniId, SubnetId};
 
-use super::super::{FreeClaim, WarmGrant, raw};
+use super::super::{Choice, FreeClaim, WarmGrant, raw};
 use super::trouble::Trouble;
 
 /// `claimed`, in Unix milliseconds.
@@ -27,6 +27,8 @@ pub(super) struct Take {
     except: Vec<Ipv4Addr>,
     sub_pool: Option<Ipv4Net>,
     count: usize,
+    /// Only those that this holder had last.
+    of_holder: Option<String>,
     /// Whether to draw at random instead of taking the coldest.
     draw: bool,
 }
@@ -43,14 +45,18 @@ impl Take {
             except: Vec::new(),
             sub_pool: wanted.sub_pool,
             count: wanted.count,
+            of_holder: None,
             draw: true,
         }
     }
 
     pub(super) fn warm(wanted: &WarmGrant<'_>) -> Self {
-        let fixed = if wanted.fixed_too { String::new() } else { raw::not_fixed() };
+        let choice = match wanted.choice {
+            Choice::Cooled(cooldown) => cooled(cooldown) + &raw::not_fixed(),
+            Choice::Returning | Choice::Any => String::new(),
+        };
         Self {
-            eligible: format!("iface = ?1 AND status = 'ready' AND \"primary\" = 0{}{fixed}", cooled(wanted.cooldown)),
+            eligible: format!("iface = ?1 AND status = 'ready' AND \"primary\" = 0{choice}"),
             of: wanted.eni.as_str().to_owned(),
             status: "occupied",
             eni: wanted.eni.as_str().to_owned(),
@@ -59,6 +65,7 @@ impl Take {
             except: wanted.except.to_vec(),
             sub_pool: wanted.sub_pool,
             count: 1,
+            of_holder: raw::holder(wanted.holder).filter(|_| wanted.choice == Choice::Returning),
             draw: false,
         }
     }
@@ -66,9 +73,9 @@ impl Take {
     pub(super) fn run(&self, file: &mut Connection) -> Result<Vec<Ipv4Addr>, Trouble> {
         let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut ips = {
-            let mut read =
-                change.prepare_cached(&format!("SELECT ip FROM allocation WHERE {} ORDER BY ts", self.eligible))?;
-            let rows = read.query_map([&self.of], |row| row.get::<_, String>(0))?;
+            let eligible = format!("{} AND (?2 IS NULL OR holder = ?2)", self.eligible);
+            let mut read = change.prepare_cached(&format!("SELECT ip FROM allocation WHERE {eligible} ORDER BY ts"))?;
+            let rows = read.query_map(params![self.of, self.of_holder], |row| row.get::<_, String>(0))?;
             rows.map(|ip| raw::address(&ip?).map_err(Trouble::Broken)).collect::<Result<Vec<_>, _>>()?
         };
         ips.retain(|ip| !self.except.contains(ip) && self.sub_pool.is_none_or(|net| net.contains(ip)));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ec2_ipam::address::{Change, Event, NewRow, Row, Status};
 use ec2_ipam::id::{Boot, Claim, EniId, Kind, SubnetId};
-use ec2_ipam::store::{Database, FreeClaim, Store, WarmGrant};
+use ec2_ipam::store::{Choice, Database, FreeClaim, Store, WarmGrant};
 use tokio::time::Instant;
 
 use crate::support::mariadb::Db;
@@ -136,15 +136,8 @@ impl Bed {
 
     pub async fn grant(&self, with: impl FnOnce(&mut WarmGrant<'_>)) -> Option<Ipv4Addr> {
         let (eni, claim) = (eni(1), token(Kind::Lease));
-        let mut wanted = WarmGrant {
-            eni: &eni,
-            sub_pool: None,
-            cooldown: Duration::ZERO,
-            except: &[],
-            fixed_too: true,
-            claim: &claim,
-            holder: None,
-        };
+        let mut wanted =
+            WarmGrant { eni: &eni, sub_pool: None, choice: Choice::Any, except: &[], claim: &claim, holder: None };
         with(&mut wanted);
         self.store.grant_warm(&wanted, soon()).await.unwrap()
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ec2_ipam::address::{Event, NewRow, State, Status};
 use ec2_ipam::id::Kind;
-use ec2_ipam::store::{FreeClaim, WarmGrant};
+use ec2_ipam::store::{Choice, FreeClaim, WarmGrant};
 use ipnet::Ipv4Net;
 
 use super::bed::{Bed, eni, ip, new_row, on_both, soon, subnet, token};
@@ -21,6 +21,7 @@ on_both! {
     a_grant_leaves_what_is_cooling
     a_grant_leaves_exceptions_and_fixed_addresses
     a_grant_keeps_to_its_sub_pool
+    a_grant_to_an_endpoint_that_returns_is_the_address_it_had
     forty_claims_on_thirty_rows_take_each_once
     forty_grants_on_thirty_rows_take_each_once
 }
@@ -99,15 +100,8 @@ async fn a_grant_takes_the_coldest_warm_row_of_its_eni(bed: Bed) {
     bed.warm(2, &[20], 9000).await;
     bed.age(ip(11), 500).await;
     let (eni, claim) = (eni(1), bed.claim(1, Kind::Lease));
-    let wanted = WarmGrant {
-        eni: &eni,
-        sub_pool: None,
-        cooldown: Duration::ZERO,
-        except: &[],
-        fixed_too: true,
-        claim: &claim,
-        holder: Some("web"),
-    };
+    let wanted =
+        WarmGrant { eni: &eni, sub_pool: None, choice: Choice::Any, except: &[], claim: &claim, holder: Some("web") };
     assert_eq!(bed.store.grant_warm(&wanted, soon()).await, Ok(Some(ip(11))));
     let row = bed.row(11).await;
     assert_eq!((row.state(), row.claim, row.holder.as_deref()), (State::Lease, Some(claim.clone()), Some("web")));
@@ -121,13 +115,13 @@ async fn a_grant_takes_the_coldest_warm_row_of_its_eni(bed: Bed) {
 async fn a_grant_leaves_what_is_cooling(bed: Bed) {
     bed.warm(1, &[10], 590).await;
     let cooldown = Duration::from_secs(600);
-    assert_eq!(bed.grant(|w| w.cooldown = cooldown).await, None);
+    assert_eq!(bed.grant(|w| w.choice = Choice::Cooled(cooldown)).await, None);
     assert!(!bed.row(10).await.has_cooled(cooldown));
     bed.age(ip(10), 602).await;
     assert!(bed.row(10).await.has_cooled(cooldown));
-    assert_eq!(bed.grant(|w| w.cooldown = cooldown).await, Some(ip(10)));
+    assert_eq!(bed.grant(|w| w.choice = Choice::Cooled(cooldown)).await, Some(ip(10)));
     assert!(bed.event(10, Event::Release).await);
-    assert_eq!(bed.grant(|w| w.cooldown = cooldown).await, None);
+    assert_eq!(bed.grant(|w| w.choice = Choice::Cooled(cooldown)).await, None);
     assert_eq!(bed.grant(|_| ()).await, Some(ip(10)));
 }
 
@@ -141,11 +135,25 @@ async fn a_grant_leaves_exceptions_and_fixed_addresses(bed: Bed) {
     )
     .await;
     let except: &'static [_] = vec![ip(10)].leak();
-    let free = bed.grant(|w| (w.except, w.fixed_too) = (except, false)).await;
-    assert_eq!(free, Some(ip(12)));
-    assert_eq!(bed.grant(|w| (w.except, w.fixed_too) = (except, false)).await, None);
+    let cooled = Choice::Cooled(Duration::ZERO);
+    assert_eq!(bed.grant(|w| (w.except, w.choice) = (except, cooled)).await, Some(ip(12)));
+    assert_eq!(bed.grant(|w| (w.except, w.choice) = (except, cooled)).await, None);
     assert_eq!(bed.grant(|w| w.except = except).await, Some(ip(11)));
-    assert_eq!(bed.grant(|w| w.fixed_too = false).await, Some(ip(10)));
+    assert_eq!(bed.grant(|w| w.choice = cooled).await, Some(ip(10)));
+}
+
+async fn a_grant_to_an_endpoint_that_returns_is_the_address_it_had(bed: Bed) {
+    bed.warm(1, &[10, 11, 12], 100).await;
+    bed.exec(
+        "UPDATE allocation SET ts=NOW(),holder='it''s' WHERE ip='10.0.0.11'",
+        "UPDATE allocation SET ts=unixepoch(),holder='it''s' WHERE ip='10.0.0.11'",
+    )
+    .await;
+    for other in ["It's", "it's ", "its"] {
+        assert_eq!(bed.grant(|w| (w.choice, w.holder) = (Choice::Returning, Some(other))).await, None, "{other}");
+    }
+    assert_eq!(bed.grant(|w| (w.choice, w.holder) = (Choice::Returning, Some("it's"))).await, Some(ip(11)));
+    assert_eq!(bed.grant(|w| (w.choice, w.holder) = (Choice::Returning, Some("it's"))).await, None);
 }
 
 async fn a_grant_keeps_to_its_sub_pool(bed: Bed) {
