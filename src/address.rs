@@ -137,7 +137,14 @@ impl Row {
         let nobody = |status, holder| Target { status, iface: None, claim: None, holder, primary: None };
         let (to, lets_go) = match (state, event) {
             // A primary address must never reach a container, whatever its status says (I7).
-            (_, Event::Claim { .. } | Event::Lease { .. } | Event::GiveUp { .. }) if self.primary => {
+            (
+                _,
+                Event::Claim { .. }
+                | Event::Lease { .. }
+                | Event::Restore { .. }
+                | Event::Adopt { .. }
+                | Event::GiveUp { .. },
+            ) if self.primary => {
                 return Err(Forbidden { ip: self.ip, state });
             }
             (Free, Event::Claim { eni, claim }) => {
@@ -148,14 +155,19 @@ impl Row {
             (On | Ready, Event::Lease { claim, holder }) => {
                 (Target { holder: Holder::set(holder), ..keep(Status::Occupied, Some(claim)) }, false)
             }
-            (Lease, Event::Restore { claim }) => (keep(Status::Occupied, Some(claim)), false),
+            (Lease | Ready | Foreign, Event::Restore { claim }) => (keep(Status::Occupied, Some(claim)), false),
             (Lease, Event::Release) => (keep(Status::Ready, None), true),
             (Lease, Event::TakeBack) => (keep(Status::Ready, None), false),
             (On | Ready | Off, Event::GiveUp { claim }) => (keep(Status::Allocated, Some(claim)), false),
+            // Whoever used it until now may be remembered out there: it cools from now on.
+            (Foreign, Event::Adopt { claim }) => (keep(Status::Allocated, Some(claim)), true),
             (Off, Event::Gone) => (nobody(Status::Free, Holder::Clear), false),
+            (Foreign, Event::Gone) | (On | Off | Ready | Lease | Foreign, Event::EniGone) => {
+                (Target { primary: Some(false), ..nobody(Status::Free, Holder::Clear) }, true)
+            }
             // Let go just now: the next claim tries others first instead of this one again.
             (On, Event::Refuse { address_at_fault }) => (nobody(Status::Free, Holder::Clear), address_at_fault),
-            (On | Free, Event::Foreign { eni, primary }) => {
+            (On | Free | Foreign, Event::Foreign { eni, primary }) => {
                 let status = Status::Occupied;
                 (Target { status, iface: eni, claim: None, holder: Holder::Clear, primary: Some(primary) }, false)
             }
@@ -169,7 +181,8 @@ impl Row {
         Ok(Change { ip: self.ip, from: self.guard(), to, lets_go })
     }
 
-    fn guard(&self) -> Guard {
+    /// What a change of this row expects it to be.
+    pub fn guard(&self) -> Guard {
         Guard { status: self.status, iface: self.iface.clone(), claim: self.claim.clone() }
     }
 }
@@ -198,9 +211,14 @@ pub enum Event {
         /// The endpoint, if the Engine names it.
         holder: Option<String>,
     },
-    /// A grant hit a lease that the database had forgotten: the older token stands again.
+    /// It is in use, and the database had forgotten: a lease stands again.
     Restore {
-        /// The token of the lease that Docker still has.
+        /// The token of the lease that Docker still has, or a new one.
+        claim: Claim,
+    },
+    /// On the ENI and used by nothing: claimed, for EC2 to confirm.
+    Adopt {
+        /// An `on` token.
         claim: Claim,
     },
     /// The container is gone: it cools from now on.
@@ -212,8 +230,10 @@ pub enum Event {
         /// An `off` token.
         claim: Claim,
     },
-    /// EC2 says that it is not on the ENI.
+    /// EC2 says that it is not on the ENI; or that what had it does not have it any more.
     Gone,
+    /// EC2 does not know the ENI any more: all its addresses are nobody's.
+    EniGone,
     /// EC2 refused to assign it, and says nothing of anybody else having it.
     Refuse {
         /// Whether the address itself was the reason, so that others are tried first next time.
@@ -261,7 +281,7 @@ pub struct Change {
 }
 
 /// What a row must be for its change to take place; NULL equals NULL here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "columns")]
 pub struct Guard {
     pub status: Status,

@@ -42,6 +42,18 @@ pub enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Compare rows, EC2 and Docker now, and mend what was seen twice, a minute apart
+    Reconcile {
+        /// Only print what does not agree and what would mend it
+        #[arg(long)]
+        dry_run: bool,
+        /// Let a scan free more than a tenth of a subnet's rows, whichever host does the scans
+        #[arg(long, conflicts_with = "dry_run")]
+        force: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show what the driver is doing
     Status {
         /// As JSON

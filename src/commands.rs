@@ -20,11 +20,12 @@ use crate::address::State;
 use crate::cli::{Cli, Command};
 use crate::doctor::{Check, Verdict};
 use crate::eni::Recycled;
+use crate::fill::Refreshed;
 use crate::id::SubnetId;
 use crate::ipam::Ipam;
 use crate::late::Late;
-use crate::scan::Refreshed;
-use crate::socket::control::{self, OfAddress, OfSubnet};
+use crate::reconcile::Found;
+use crate::socket::control::{self, HowToReconcile, OfAddress, OfSubnet};
 use crate::status::{EniStatus, Listed, Status};
 use crate::store::Database;
 
@@ -55,6 +56,13 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             if done.pending > 0 {
                 writeln!(out, "{} more are not settled with EC2 yet; run it again in a minute", done.pending)?;
             }
+        }
+        Command::Reconcile { dry_run, force, json } => {
+            if matches!(driver, Driver::Here { .. }) {
+                bail!("no driver runs on this host: only a running one knows what its containers use; start it");
+            }
+            let found: Vec<Found> = driver.ask("reconcile", &HowToReconcile { dry_run, force }).await?;
+            if json { print_json(&mut out, &found)? } else { print_found(&mut out, &found)? }
         }
         Command::Status { json } => {
             let status: Status = driver.ask("status", &json!({})).await?;
@@ -184,6 +192,21 @@ fn print_json(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()
     Ok(writeln!(out, "{}", serde_json::to_string_pretty(value)?)?)
 }
 
+fn print_found(out: &mut impl Write, found: &[Found]) -> anyhow::Result<()> {
+    if found.is_empty() {
+        writeln!(out, "rows, EC2 and Docker agree")?;
+    }
+    for found in found {
+        let when = match (found.repaired, found.seen_seconds) {
+            (true, _) => "done".to_owned(),
+            (false, None) => "seen for the first time; mended if it is still so in a minute".to_owned(),
+            (false, Some(seconds)) => format!("seen for {seconds} s"),
+        };
+        writeln!(out, "{}: {} [{when}]", found.of, found.found)?;
+    }
+    Ok(())
+}
+
 fn print_status(out: &mut impl Write, status: &Status) -> anyhow::Result<()> {
     writeln!(out, "ec2-ipam {} (life {})", status.version, status.boot)?;
     match &status.store {
@@ -197,6 +220,13 @@ fn print_status(out: &mut impl Write, status: &Status) -> anyhow::Result<()> {
     match status.docker {
         Some(addresses) => writeln!(out, "Docker    {addresses} addresses in use by containers when last asked")?,
         None => writeln!(out, "Docker    not read")?,
+    }
+    match status.reconciled_seconds {
+        Some(seconds) => writeln!(out, "reconciled {seconds} s ago; {} conflicts since the start", status.conflicts)?,
+        None => writeln!(out, "not reconciled yet")?,
+    }
+    for problem in &status.problems {
+        writeln!(out, "PROBLEM   {problem}")?;
     }
     if status.enis.is_empty() {
         writeln!(out, "no interface is served yet: create a network")?;

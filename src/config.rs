@@ -171,8 +171,6 @@ pub struct Settings {
     pub listen: PathBuf,
     /// Idle addresses to hold, and how long they rest.
     pub warmth: Warmth,
-    /// Idle addresses to keep at most.
-    pub warm_max: usize,
     /// The bound of every request.
     pub request_timeout: Duration,
     /// Period of the reconciler.
@@ -214,8 +212,11 @@ impl Given {
             database,
             parent: Some(self.parent.clone()).filter(|parent| !parent.is_empty()),
             listen: PathBuf::from(listen),
-            warmth: Warmth { target: warm_target, cooldown: duration("EC2_IPAM_COOLDOWN", &self.cooldown, 60)? },
-            warm_max,
+            warmth: Warmth {
+                target: warm_target,
+                max: warm_max,
+                cooldown: duration("EC2_IPAM_COOLDOWN", &self.cooldown, 60)?,
+            },
             request_timeout,
             reconcile_interval: interval("EC2_IPAM_RECONCILE_INTERVAL", &self.reconcile_interval, 60)?,
             scan_interval: interval("EC2_IPAM_SCAN_INTERVAL", &self.scan_interval, 600)?,

@@ -8,11 +8,11 @@ use tokio::time::Instant;
 use crate::address::{Row, State};
 use crate::ec2::{Action, Ec2};
 use crate::engine::Engine;
+use crate::fill;
 use crate::imds::{Host, Nic};
 use crate::ipam::Ipam;
 use crate::link::Link;
 use crate::plan;
-use crate::scan;
 use crate::store::Store;
 use crate::subnet::Subnet;
 
@@ -88,7 +88,17 @@ impl Ipam {
             }
         }
         checks.push(self.check_docker().await);
+        checks.push(self.check_agreement());
         checks
+    }
+
+    fn check_agreement(&self) -> Check {
+        let problems = [self.reconciler.outcome().problems, self.scanner.problems()].concat();
+        if problems.is_empty() {
+            ok("agreement", "nothing that only a person can mend")
+        } else {
+            bad("agreement", problems.join("; "), "do what it says; `ec2-ipam status` shows it for as long as it lasts")
+        }
     }
 
     /// The ENIs that are served; if none is yet, the one that a network without options would get.
@@ -238,7 +248,7 @@ async fn check_subnet(store: &Store, nic: &Nic, until: Instant, checks: &mut Vec
         Ok(subnet) => subnet,
         Err(why) => return checks.push(bad(name, why, "use a subnet between /16 and /28")),
     };
-    checks.push(match scan::is_complete(store, &subnet, until).await {
+    checks.push(match fill::is_complete(store, &subnet, until).await {
         Ok(true) => ok(name, format!("{} {} is in the table", subnet.id, subnet.cidr)),
         Ok(false) => warning(name, format!("{} {} is not wholly in the table", subnet.id, subnet.cidr), remedy),
         Err(why) => bad(name, why, &remedy),

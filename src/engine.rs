@@ -2,20 +2,22 @@
 //!
 //! Never called while a call of Docker's to the driver is being answered: dockerd may hold the lock that its own API needs.
 
-use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::io;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::Request;
 use hyper::body::Bytes;
+use hyper::{Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyperlocal::{UnixClientExt, UnixConnector, Uri};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+
+mod snapshot;
+
+pub use snapshot::{Network, Snapshot};
 
 /// Longest time for one read.
 const READ: Duration = Duration::from_secs(5);
@@ -70,24 +72,6 @@ struct Version {
     version: String,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Container {
-    network_settings: Option<NetworkSettings>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct NetworkSettings {
-    networks: Option<HashMap<String, Endpoint>>,
-}
-
-#[derive(Deserialize)]
-struct Endpoint {
-    #[serde(default, rename = "IPAddress")]
-    ip: String,
-}
-
 impl Engine {
     /// Docker behind this socket. Opens nothing.
     pub fn new(socket: PathBuf) -> Self {
@@ -104,31 +88,32 @@ impl Engine {
         Ok(self.get::<Version>("/version").await?.version)
     }
 
-    /// The IPv4 addresses that containers have now, in any network; a stopped one has none. One answer, so whole or an error
-    /// (`GET /containers/json`, the same fields in API 1.41 to 1.52).
-    pub async fn addresses(&self) -> Result<HashSet<Ipv4Addr>, EngineError> {
-        let containers: Vec<Container> = self.get("/containers/json?all=true").await?;
-        let settings = containers.into_iter().filter_map(|container| container.network_settings?.networks);
-        Ok(settings.flat_map(HashMap::into_values).filter_map(|endpoint| endpoint.ip.parse().ok()).collect())
-    }
-
     /// One GET, read whole. The path has no version, so each Engine answers in its own newest one.
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
-        let read = tokio::time::timeout(READ, self.read(path)).await;
-        let body = read.unwrap_or_else(|_| Err(self.silent(format!("no answer within {} s", READ.as_secs()))))?;
-        serde_json::from_slice(&body).map_err(|error| self.odd(path, format!("unreadable JSON ({error})")))
+        self.get_if_there(path).await?.ok_or_else(|| self.odd(path, "HTTP 404".to_owned()))
     }
 
-    async fn read(&self, path: &str) -> Result<Bytes, EngineError> {
+    /// The same; none if there is no such thing (404).
+    async fn get_if_there<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, EngineError> {
+        let read = tokio::time::timeout(READ, self.read(path)).await;
+        let body = read.unwrap_or_else(|_| Err(self.silent(format!("no answer within {} s", READ.as_secs()))))?;
+        let parse = |body: Bytes| serde_json::from_slice(&body);
+        body.map(parse).transpose().map_err(|error| self.odd(path, format!("unreadable JSON ({error})")))
+    }
+
+    async fn read(&self, path: &str) -> Result<Option<Bytes>, EngineError> {
         let uri: hyper::Uri = Uri::new(&self.socket, path).into();
         let request = Request::get(uri).body(Empty::new()).map_err(|error| self.silent(error.to_string()))?;
         let answer = self.client.request(request).await.map_err(|error| self.explain(&error))?;
         let status = answer.status();
+        if status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
         if !status.is_success() {
             return Err(self.odd(path, format!("HTTP {}", status.as_u16())));
         }
         let body = Limited::new(answer.into_body(), ANSWER).collect().await;
-        Ok(body.map_err(|error| self.odd(path, format!("a broken body ({error})")))?.to_bytes())
+        Ok(Some(body.map_err(|error| self.odd(path, format!("a broken body ({error})")))?.to_bytes()))
     }
 
     fn explain(&self, error: &(dyn Error + 'static)) -> EngineError {

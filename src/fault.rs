@@ -9,9 +9,9 @@
 pub(crate) async fn point(_name: &'static str) {}
 
 #[cfg(feature = "fail-points")]
-pub use armed::{on_this_thread, settle_age};
-#[cfg(feature = "fail-points")]
 pub(crate) use armed::point;
+#[cfg(feature = "fail-points")]
+pub use armed::{on_this_thread, settle_age};
 
 #[cfg(feature = "fail-points")]
 mod armed {

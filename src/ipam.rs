@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,6 +24,8 @@ use crate::imds::{Host, Imds, Nic};
 use crate::in_use::InUse;
 use crate::late::{Late, pause};
 use crate::link::{Link, LinkError, Links};
+use crate::reconcile::Reconciler;
+use crate::scan::Scanner;
 use crate::store::Store;
 use crate::subnet::Subnet;
 
@@ -42,8 +44,13 @@ pub struct Ipam {
     /// Tokens of this life.
     pub claims: Arc<Claims>,
     pub(crate) in_use: Arc<InUse>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    /// Rows, EC2 and Docker compared.
+    pub reconciler: Reconciler,
+    /// Subnets compared with all of their interfaces.
+    pub scanner: Scanner,
+    pub(crate) poke: Arc<Notify>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
     enis: Mutex<HashMap<EniId, Served>>,
     /// Set by GetDefaultAddressSpaces, spent by an answer to an empty Pool.
     asked_for_spaces: AtomicBool,
@@ -92,6 +99,9 @@ impl Ipam {
         stop: CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
+            reconciler: Reconciler::new(settings.docker_socket.clone().map(Engine::new)),
+            scanner: Scanner::default(),
+            poke: Arc::default(),
             settings,
             store,
             ec2,
@@ -116,35 +126,6 @@ impl Ipam {
                 tracing::debug!("not taken up yet: {why}");
                 sleep(pause(failures)).await;
                 failures += 1;
-            }
-        };
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move { stop.run_until_cancelled(work).await });
-    }
-
-    /// Keeps up with Docker's word on which addresses are in use.
-    pub fn watch_docker(self: &Arc<Self>) {
-        let Some(socket) = self.settings.docker_socket.clone() else {
-            return;
-        };
-        let (engine, ipam) = (Engine::new(socket), Arc::clone(self));
-        let work = async move {
-            let mut failures = 0;
-            loop {
-                let asked = Instant::now();
-                match engine.addresses().await {
-                    Ok(addresses) => {
-                        ipam.in_use.listed(addresses, asked);
-                        failures = 0;
-                        sleep(ipam.settings.reconcile_interval).await;
-                    }
-                    // At boot dockerd starts its plugins before it answers.
-                    Err(why) => {
-                        tracing::debug!("{why}");
-                        sleep(pause(failures)).await;
-                        failures += 1;
-                    }
-                }
             }
         };
         let stop = self.stop.clone();
@@ -276,6 +257,7 @@ impl Ipam {
             warmth: self.settings.warmth,
             claims: Arc::clone(&self.claims),
             in_use: Arc::clone(&self.in_use),
+            poke: Arc::clone(&self.poke),
             tasks: self.tasks.clone(),
         }
     }

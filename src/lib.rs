@@ -25,6 +25,9 @@
 //!      | foreign          | foreign \         |  v
 //!      +-----> occupied <-+          +-----> occupied
 //!              (no claim)                    lease          release, take back: back to ready
+//!
+//!     occupied (no claim) -- gone --> free, -- adopt --> allocated on; ready, occupied -- restore --> occupied lease;
+//!     anything of an ENI that is no more -- eni gone --> free
 //! ```
 //!
 //! [`address`] has the table of transitions; nothing else changes a row.
@@ -36,7 +39,7 @@
 //! - I3 No change in EC2 without a committed claim or lease.
 //! - I4 No transaction and no connection held across a call to EC2, IMDS or Docker.
 //! - I5 Every UPDATE names the status, ENI and claim that it expects. Not found means that somebody else moved: look again.
-//! - I6 From any crash the claims that it left are settled by the next life, and nothing is granted from them before.
+//! - I6 From any crash, within two reconciles begun after the settle age rows, EC2 and Docker agree; nothing stays lost.
 //! - I7 Primary, reserved, gateway and the host's own addresses are never given.
 //! - I8 Releases are idempotent.
 //! - I9 Every request ends within its deadline; what was granted and not answered is taken back, without cool-down.
@@ -52,8 +55,8 @@
 //! socket (server, docker, control)        connections, Docker's calls, the driver's own calls
 //! ipam, pool, operate, doctor, status     the driver: its ENIs; pools; operators' wishes; checks; the picture
 //! eni                                     one ENI: grants (grant, lease), and the one task that calls EC2 for it
-//!                                         (task: survey, refill, assign, serve, unassign)
-//! scan                                    a subnet's rows
+//!                                         (task: survey, refill, assign, serve, unassign, repair)
+//! reconcile, scan, fill                   rows compared with EC2 and Docker: of the ENIs served, of whole subnets; new rows
 //! store, ec2, imds, link, engine          adapters: the table, EC2, metadata, interfaces, Docker's API
 //! plan, address, subnet, id, in_use       values and decisions: no IO, no async
 //! config, error, late, telemetry, fault   settings, refusals, waiting for the outside, logs, points where tests stop it
@@ -69,6 +72,7 @@ pub mod engine;
 pub mod eni;
 pub mod error;
 pub mod fault;
+pub mod fill;
 pub mod id;
 pub mod imds;
 pub mod in_use;
@@ -78,6 +82,7 @@ pub mod link;
 pub mod operate;
 pub mod plan;
 pub mod pool;
+pub mod reconcile;
 pub mod scan;
 pub mod socket;
 pub mod status;

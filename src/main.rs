@@ -45,8 +45,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let ipam = Ipam::start(settings, tasks.clone(), stop.clone())?;
-    ipam.watch_docker();
     ipam.take_up();
+    ipam.reconcile_always();
+    ipam.scan_always();
     let serving = tokio::spawn(server::serve(listener, ipam, tasks.clone(), stop.clone()));
 
     let which = tokio::select! {

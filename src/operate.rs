@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use crate::address::{Event, Row, State};
 use crate::eni::{Recycled, unassign};
 use crate::error::Error;
+use crate::fill::{self, Refreshed};
 use crate::id::{EniId, SubnetId};
 use crate::ipam::Ipam;
-use crate::scan::{self, Refreshed};
 
 impl Ipam {
     /// `init`: every address of the subnet has its row afterwards.
@@ -19,7 +19,7 @@ impl Ipam {
         let store = self.store(until).await?;
         let ec2 = self.ec2(until).await?;
         let subnet = ec2.subnet(subnet).await?;
-        scan::refresh(&store, &ec2, &subnet, until).await
+        fill::refresh(&store, &ec2, &subnet, until).await
     }
 
     /// `recycle`: idle addresses of this host's interfaces in the subnet become free, with `all` those of every other host's
@@ -99,7 +99,7 @@ impl Ipam {
             let wanted = if reserving { "only a free address can be reserved" } else { "it is not reserved" };
             Error::Asked(format!("{ip} is {:?}{holder}: {wanted}", row.state()).to_lowercase())
         };
-        if row.holder.as_deref() == Some(scan::AWS) && !reserving {
+        if row.holder.as_deref() == Some(fill::AWS) && !reserving {
             return Err(Error::Asked(format!("{ip} is reserved by AWS itself and can never be given to a container")));
         }
         // An address that a call is in flight for is nobody's to reserve.

@@ -7,11 +7,11 @@ use tokio::time::Instant;
 
 use crate::address::State;
 use crate::error::Error;
+use crate::fill;
 use crate::id::{EniId, PoolId};
 use crate::imds::{Host, Nic};
 use crate::ipam::{Ipam, missing, not_here};
 use crate::link::Link;
-use crate::scan;
 use crate::subnet::{Subnet, router};
 
 /// What Docker asks of RequestPool.
@@ -77,9 +77,9 @@ impl Ipam {
         }
 
         let store = self.store(until).await?;
-        if !scan::is_complete(&store, &subnet, until).await? {
+        if !fill::is_complete(&store, &subnet, until).await? {
             let ec2 = self.ec2(until).await?;
-            scan::refresh(&store, &ec2, &subnet, until).await?;
+            fill::refresh(&store, &ec2, &subnet, until).await?;
         }
         let eni = self.serve(&host, nic, until).await?;
         let id = PoolId { eni: eni.nic.eni.clone(), cidr: Some(subnet.cidr), sub_pool };

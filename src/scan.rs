@@ -1,102 +1,207 @@
-//! A subnet's rows: filled once, and brought up to what EC2 says of its interfaces.
+//! The subnet scan: all of a subnet's interfaces against its rows, by one host of the fleet at a time.
 //!
-//! Only missing rows are inserted, and only free rows change, so that it harms nothing that is in use, however often it is
-//! done, by however many hosts at once, and wherever it broke off.
+//! It mends what no host's own driver would: addresses that others took or let go, and rows of interfaces that are no more.
+//! Poor sight must not harm, so each finding has to be seen by two scans, an answer without our own interface is discarded,
+//! and a scan that would free very many rows changes nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, sleep};
 
-use crate::address::{Change, Event, NewRow, Row, State, Status};
-use crate::ec2::{Ec2, Interface};
+use crate::address::Change;
+use crate::ec2::{Ec2, Ec2Error, Interface};
 use crate::error::Error;
 use crate::fault::point;
-use crate::id::EniId;
+use crate::fill::in_use;
+use crate::id::{EniId, SubnetId};
+use crate::ipam::Ipam;
+use crate::plan::ledger::Ledger;
+use crate::plan::scan::{Finding, compare, limit, unseen};
+use crate::reconcile::Found;
 use crate::store::Store;
 use crate::subnet::Subnet;
 
-/// What a refresh did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refreshed {
-    /// Rows that were missing.
-    pub inserted: u64,
-    /// Free rows that are now occupied by their interface, reserved, or marked as a primary address.
-    pub changed: usize,
-    /// Addresses that EC2 says are in use.
-    pub in_use: usize,
+/// What scans know of each other.
+#[derive(Default)]
+pub struct Scanner {
+    subnets: Mutex<HashMap<SubnetId, Ledger>>,
+    problems: watch::Sender<HashMap<SubnetId, String>>,
 }
 
-/// Whether every address of the subnet has its row, and AWS's five are kept back.
-pub async fn is_complete(store: &Store, subnet: &Subnet, until: Instant) -> Result<bool, Error> {
-    let rows: u64 = store.census(&subnet.id, until).await?.iter().map(|count| count.rows).sum();
-    let five = store.rows_at(&subnet.aws_reserved(), until).await?;
-    Ok(rows >= subnet.size() && five.len() == 5 && five.iter().all(|row| row.state() != State::Free))
+/// What an operator wants of a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// As every interval: only if no other host does it.
+    Usual,
+    /// Changes nothing, and counts as no observation.
+    DryRun,
+    /// Whoever else does it, and however many rows it frees.
+    Forced,
 }
 
-/// Fills or refreshes the subnet's rows from what EC2 says of its interfaces, all pages.
-pub async fn refresh(store: &Store, ec2: &Ec2, subnet: &Subnet, until: Instant) -> Result<Refreshed, Error> {
-    let in_use = in_use(&ec2.interfaces_of_subnet(&subnet.id).await?, subnet);
-    let rows: u64 = store.census(&subnet.id, until).await?.iter().map(|count| count.rows).sum();
-    let inserted = if rows < subnet.size() {
-        store.insert_missing(&subnet.id, &fresh_rows(subnet, &in_use), until).await?
-    } else {
-        0
-    };
-    point("init:inserted").await;
-    let mut changed = 0;
-    let known: Vec<Ipv4Addr> = in_use.keys().copied().chain(subnet.aws_reserved()).collect();
-    for some in known.chunks(500) {
-        let rows = store.rows_at(some, until).await?;
-        let changes: Vec<Change> = rows.iter().filter_map(|row| change(row, subnet, &in_use)).collect();
-        changed += store.apply(&changes, until).await?.into_iter().filter(|done| *done).count();
+/// The bound of a scan's calls to the store.
+const SCAN: Duration = Duration::from_secs(120);
+/// Rows to a read.
+const CHUNK: usize = 500;
+/// ENIs that rows name and EC2 did not list are asked about one by one; so many to a scan.
+const UNSEEN: usize = 50;
+
+impl Scanner {
+    /// Why the last scan changed nothing, by subnet.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems: Vec<String> = self.problems.borrow().values().cloned().collect();
+        problems.sort();
+        problems
     }
-    let refreshed = Refreshed { inserted, changed, in_use: in_use.len() };
-    tracing::info!(subnet = %subnet.id, "{} in {}: {inserted} rows added, {changed} changed, {} addresses in use", subnet.id, subnet.cidr, in_use.len());
-    Ok(refreshed)
 }
 
-/// Whose each address is, and whether it is a primary one. A prefix counts as its 16 addresses.
-fn in_use(interfaces: &[Interface], subnet: &Subnet) -> HashMap<Ipv4Addr, (EniId, bool)> {
-    let mut in_use = HashMap::new();
-    for interface in interfaces {
-        for ip in interface.held().filter(|ip| subnet.contains(*ip)) {
-            in_use.insert(ip, (interface.id.clone(), interface.primary() == Some(ip)));
-        }
-    }
-    in_use
-}
-
-/// A row for every address.
-fn fresh_rows(subnet: &Subnet, in_use: &HashMap<Ipv4Addr, (EniId, bool)>) -> Vec<NewRow> {
-    let fresh = |ip| {
-        let holder = in_use.get(&ip);
-        let aws = subnet.is_aws_reserved(ip);
-        let status = match (aws, holder) {
-            (true, _) => Status::Reserved,
-            (false, Some(_)) => Status::Occupied,
-            (false, None) => Status::Free,
+impl Ipam {
+    /// Scans the subnets of the served ENIs until the driver stops.
+    pub fn scan_always(self: &Arc<Self>) {
+        let ipam = Arc::clone(self);
+        let work = async move {
+            let interval = ipam.settings.scan_interval;
+            // Not all hosts of a fleet that was started at once.
+            sleep(interval.min(Duration::from_secs(20)).mul_f64(fastrand::f64())).await;
+            loop {
+                if let Err(why) = ipam.scan(Manner::Usual).await {
+                    tracing::debug!("not scanned: {why}");
+                }
+                sleep(interval.mul_f64(1.0 + fastrand::f64() / 10.0)).await;
+            }
         };
-        let iface = holder.map(|(eni, _)| eni.clone());
-        let primary = holder.is_some_and(|(_, primary)| *primary);
-        NewRow { ip, status, iface, primary, holder: aws.then(|| AWS.to_owned()) }
-    };
-    subnet.addresses().map(fresh).collect()
-}
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { stop.run_until_cancelled(work).await });
+    }
 
-/// What becomes of a row that nobody holds, or that lost its mark.
-fn change(row: &Row, subnet: &Subnet, in_use: &HashMap<Ipv4Addr, (EniId, bool)>) -> Option<Change> {
-    let event = match (row.state(), in_use.get(&row.ip)) {
-        (State::Free, _) if subnet.is_aws_reserved(row.ip) => Event::Reserve { holder: Some(AWS.to_owned()) },
-        (State::Free, Some((eni, primary))) => Event::Foreign { eni: Some(eni.clone()), primary: *primary },
-        (State::Foreign | State::Ready, Some((eni, true))) if !row.primary && row.iface.as_ref() == Some(eni) => {
-            Event::MarkPrimary
+    /// One scan of each subnet in which an ENI is served.
+    pub async fn scan(&self, manner: Manner) -> Result<Vec<Found>, Error> {
+        let mut ledgers = self.scanner.subnets.lock().await;
+        let mut subnets: HashMap<SubnetId, (Subnet, Vec<EniId>)> = HashMap::new();
+        for eni in self.served().await {
+            let (_, enis) = subnets.entry(eni.subnet.id.clone()).or_insert_with(|| (eni.subnet.clone(), Vec::new()));
+            enis.push(eni.nic.eni.clone());
         }
-        _ => return None,
-    };
-    row.on(event).ok()
+        let mut found = Vec::new();
+        for (id, (subnet, own)) in subnets {
+            let ledger = ledgers.entry(id.clone()).or_default();
+            let outcome = self.scan_one(&subnet, &own, ledger, manner).await;
+            if manner != Manner::DryRun {
+                self.scanner.problems.send_modify(|problems| {
+                    match &outcome {
+                        Err(Error::Missing(why)) if problems.insert(id, why.clone()).as_ref() != Some(why) => {
+                            tracing::error!("{why}");
+                        }
+                        Err(_) => {}
+                        Ok(_) => drop(problems.remove(&subnet.id)),
+                    };
+                });
+            }
+            found.extend(outcome?);
+        }
+        Ok(found)
+    }
+
+    async fn scan_one(
+        &self,
+        subnet: &Subnet,
+        own: &[EniId],
+        ledger: &mut Ledger,
+        manner: Manner,
+    ) -> Result<Vec<Found>, Error> {
+        let (now, until) = (Instant::now(), Instant::now() + SCAN);
+        let store = self.store(until).await?;
+        if manner == Manner::Usual && !self.holds_scan(&store, subnet, until).await? {
+            // Another host's: what this one saw is too old by the time that it scans again.
+            *ledger = Ledger::default();
+            return Ok(Vec::new());
+        }
+        let ec2 = self.ec2(until).await?;
+        let interfaces = ec2.interfaces_of_subnet(&subnet.id).await?;
+        let is_seen = |eni: &EniId| interfaces.iter().any(|i| i.id == *eni && i.primary().is_some());
+        if let Some(blind) = own.iter().find(|eni| !is_seen(eni)) {
+            return Err(Error::Missing(format!(
+                "EC2's list of the interfaces in {} lacks {blind} of this very host, so the scan changed nothing: are the \
+                 credentials another account's?",
+                subnet.id
+            )));
+        }
+        let (findings, rows) = findings(&store, &ec2, subnet, &interfaces, until).await?;
+        point("scan:read").await;
+        let told = |finding: &Finding, repaired| Found {
+            of: subnet.id.to_string(),
+            ip: finding.row.ip,
+            found: finding.to_string(),
+            seen_seconds: ledger.age(&finding.sight(), now).map(|age| age.as_secs()),
+            repaired,
+        };
+        let mut found: Vec<Found> = findings.iter().map(|finding| told(finding, false)).collect();
+        if manner == Manner::DryRun {
+            return Ok(found);
+        }
+        ledger.note(findings.iter().map(Finding::sight), |_| false, now);
+        let due: Vec<Finding> = findings.into_iter().filter(|finding| ledger.is_due(&finding.sight(), now)).collect();
+        let freed = due.iter().filter(|finding| finding.frees()).count();
+        if freed > limit(rows) && manner != Manner::Forced {
+            return Err(Error::Missing(format!(
+                "the scan of {} would free {freed} of {rows} rows and changed nothing, as their interfaces or holders are gone by \
+                 EC2's word: if that is so (hosts were terminated), run `ec2-ipam reconcile --force`; if other accounts share the \
+                 subnet, give each its own database",
+                subnet.id
+            )));
+        }
+        // It may have taken long.
+        if due.is_empty() || manner == Manner::Usual && !self.holds_scan(&store, subnet, until).await? {
+            return Ok(found);
+        }
+        let changes: Vec<Change> = due.iter().filter_map(|finding| finding.row.on(finding.event()).ok()).collect();
+        let done = store.apply(&changes, until).await?;
+        point("scan:changed").await;
+        let done: BTreeSet<Ipv4Addr> =
+            changes.iter().zip(done).filter(|(_, done)| *done).map(|(change, _)| change.ip).collect();
+        for finding in due.iter().filter(|finding| done.contains(&finding.row.ip)) {
+            tracing::warn!(subnet = %subnet.id, ip = %finding.row.ip, "{finding}");
+        }
+        for found in &mut found {
+            found.repaired = done.contains(&found.ip);
+        }
+        Ok(found)
+    }
+
+    /// For an interval and a half, so that the fleet has one scan an interval, and another host takes over from a dead one.
+    async fn holds_scan(&self, store: &Store, subnet: &Subnet, until: Instant) -> Result<bool, Error> {
+        let span = self.settings.scan_interval.mul_f64(1.5);
+        let holder = self.claims.boot().to_string();
+        Ok(store.hold_task(&format!("scan:{}", subnet.id), &holder, span, until).await?)
+    }
 }
 
-/// Who holds the five.
-pub const AWS: &str = "AWS";
+/// What does not agree, and how many rows the subnet has.
+async fn findings(
+    store: &Store,
+    ec2: &Ec2,
+    subnet: &Subnet,
+    interfaces: &[Interface],
+    until: Instant,
+) -> Result<(Vec<Finding>, u64), Error> {
+    let in_use = in_use(interfaces, subnet);
+    let mut rows = store.rows_taken(&subnet.id, until).await?;
+    let known: BTreeSet<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
+    let others: Vec<Ipv4Addr> = in_use.keys().copied().filter(|ip| !known.contains(ip)).collect();
+    for some in others.chunks(CHUNK) {
+        rows.extend(store.rows_at(some, until).await?);
+    }
+    let seen: BTreeSet<EniId> = interfaces.iter().map(|interface| interface.id.clone()).collect();
+    let mut dead = BTreeSet::new();
+    for eni in unseen(&rows, &seen).into_iter().take(UNSEEN) {
+        if let Err(Ec2Error::NoSuchEni { .. }) = ec2.interface(eni).await {
+            dead.insert(eni.clone());
+        }
+    }
+    let total = store.census(&subnet.id, until).await?.iter().map(|count| count.rows).sum();
+    Ok((compare(&rows, &in_use, &dead), total))
+}

@@ -25,6 +25,12 @@ pub struct Status {
     pub ec2: Result<String, String>,
     /// How many addresses Docker's containers had when it was last asked, of any network; none while it has not answered.
     pub docker: Option<usize>,
+    /// How long ago rows, EC2 and Docker were last compared, all of them readable.
+    pub reconciled_seconds: Option<u64>,
+    /// What does not agree and only a person can mend.
+    pub problems: Vec<String>,
+    /// How many such things there were since the start.
+    pub conflicts: u64,
     /// The ENIs served.
     pub enis: Vec<EniStatus>,
     /// Rows by state, of each subnet in which an ENI is served.
@@ -98,12 +104,18 @@ impl Ipam {
             Ok(store) => store.describe(until).await.map_err(|e| e.to_string()),
             Err(why) => Err(why.clone()),
         };
+        let reconciled = self.reconciler.outcome();
+        let mut problems = reconciled.problems;
+        problems.extend(self.scanner.problems());
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot: self.claims.boot().to_string(),
             store: described.map(|d| StoreStatus { kind: d.kind.to_owned(), at: d.at, version: d.version }),
             ec2: self.ec2.now().map(|ec2| ec2.region().to_owned()),
             docker: self.in_use.count(),
+            reconciled_seconds: reconciled.whole.map(|at| at.elapsed().as_secs()),
+            problems,
+            conflicts: reconciled.conflicts,
             enis: Vec::new(),
             subnets: BTreeMap::new(),
         };

@@ -39,10 +39,12 @@ fn every_event() -> Vec<(&'static str, Event)> {
         ("confirm", Event::Confirm),
         ("lease", Event::Lease { claim: claim(Kind::Lease), holder: None }),
         ("restore", Event::Restore { claim: claim(Kind::Lease) }),
+        ("adopt", Event::Adopt { claim: claim(Kind::On) }),
         ("release", Event::Release),
         ("take back", Event::TakeBack),
         ("give up", Event::GiveUp { claim: claim(Kind::Off) }),
         ("gone", Event::Gone),
+        ("eni gone", Event::EniGone),
         ("refuse", Event::Refuse { address_at_fault: true }),
         ("foreign", Event::Foreign { eni: Some(eni), primary: false }),
         ("mark primary", Event::MarkPrimary),
@@ -74,17 +76,27 @@ fn the_whole_transition_table() {
         (On, "confirm", Ready),
         (On, "lease", Lease),
         (On, "give up", Off),
+        (On, "eni gone", Free),
         (On, "refuse", Free),
         (On, "foreign", Foreign),
         (On, "reserve", Reserved),
         (Off, "give up", Off),
         (Off, "gone", Free),
+        (Off, "eni gone", Free),
         (Ready, "lease", Lease),
+        (Ready, "restore", Lease),
         (Ready, "give up", Off),
+        (Ready, "eni gone", Free),
         (Ready, "mark primary", Foreign),
         (Lease, "restore", Lease),
         (Lease, "release", Ready),
         (Lease, "take back", Ready),
+        (Lease, "eni gone", Free),
+        (Foreign, "restore", Lease),
+        (Foreign, "adopt", On),
+        (Foreign, "gone", Free),
+        (Foreign, "eni gone", Free),
+        (Foreign, "foreign", Foreign),
         (Foreign, "mark primary", Foreign),
         (Reserved, "unreserve", Free),
     ];
@@ -92,11 +104,13 @@ fn the_whole_transition_table() {
 }
 
 #[test]
-fn only_a_release_and_an_address_at_fault_are_let_go_now() {
+fn only_what_somebody_used_and_an_address_at_fault_are_let_go_now() {
     for row in every_state() {
         for (name, event) in every_event() {
             if let Ok(change) = row.on(event) {
-                assert_eq!(change.lets_go, name == "release" || name == "refuse", "{name}");
+                let was_used = matches!(name, "release" | "refuse" | "adopt" | "eni gone");
+                let was_used = was_used || name == "gone" && row.state() == State::Foreign;
+                assert_eq!(change.lets_go, was_used, "{:?} {name}", row.state());
             }
         }
     }
@@ -107,7 +121,7 @@ fn a_primary_address_is_never_given_whatever_its_status_says() {
     for mut row in every_state() {
         row.primary = true;
         for (name, event) in every_event() {
-            if matches!(name, "claim" | "lease" | "give up") {
+            if matches!(name, "claim" | "lease" | "restore" | "adopt" | "give up") {
                 assert!(row.on(event).is_err(), "I7: {:?} {name}", row.state());
             }
         }

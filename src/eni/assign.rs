@@ -14,7 +14,7 @@ use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
 use crate::id::Kind;
-use crate::plan::SETTLE_AGE;
+use crate::plan::settle_age;
 
 /// Rows that EC2 has on the ENI now, and what stood in the way of the others.
 #[derive(Default)]
@@ -31,6 +31,7 @@ impl Task {
         let mut batches = vec![claimed];
         while let Some(batch) = batches.pop() {
             let ips: Vec<Ipv4Addr> = batch.iter().map(|row| row.ip).collect();
+            self.shared.memory().touch(ips.iter().copied());
             let assigned = ec2.assign(&self.nic.eni, &ips).await;
             point("assign:answered").await;
             let Err(why) = assigned else {
@@ -77,7 +78,7 @@ impl Task {
                         unlisted.into_iter().partition(|row| interface.as_ref().is_some_and(|i| i.has(row.ip)));
                     outcome.on_eni.extend(there);
                     let (old, young): (Vec<Row>, Vec<Row>) =
-                        missing.into_iter().partition(|row| row.claimed.is_some_and(|age| age >= SETTLE_AGE));
+                        missing.into_iter().partition(|row| row.claimed.is_some_and(|age| age >= settle_age()));
                     self.refuse(old, false, false, &mut changes);
                     if !young.is_empty() {
                         outcome.trouble = Some(why);
@@ -152,7 +153,7 @@ impl Task {
         }
         // In use, but describe lags, is denied, or does not show it (another interface's prefix).
         for row in unknown {
-            if fresh || row.claimed.is_some_and(|age| age >= SETTLE_AGE) {
+            if fresh || row.claimed.is_some_and(|age| age >= settle_age()) {
                 self.refuse(vec![row], fresh, true, changes);
             }
         }

@@ -3,14 +3,14 @@
 //! Whatever needs a call to EC2 is left to the ENI's one task (`task`), which does every Assign, Unassign and settling of
 //! that ENI, one at a time. Requests for warm addresses do not wait for it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,7 +22,8 @@ use crate::imds::{Imds, Nic};
 use crate::in_use::InUse;
 use crate::late::Late;
 use crate::link::{Link, Links};
-use crate::plan::Warmth;
+use crate::plan::reconcile::Finding;
+use crate::plan::{Warmth, settle_age};
 use crate::store::Store;
 use crate::subnet::Subnet;
 
@@ -30,6 +31,7 @@ mod assign;
 mod grant;
 mod lease;
 mod refill;
+mod repair;
 mod serve;
 mod survey;
 mod task;
@@ -37,6 +39,7 @@ pub mod unassign;
 
 pub use lease::Lease;
 use lease::Weak;
+pub use repair::Repaired;
 
 /// What the driver reaches from an ENI's task.
 #[derive(Clone)]
@@ -49,6 +52,8 @@ pub struct Outside {
     pub warmth: Warmth,
     pub claims: Arc<Claims>,
     pub in_use: Arc<InUse>,
+    /// Something was left unclear: reconcile soon.
+    pub poke: Arc<Notify>,
     pub tasks: TaskTracker,
 }
 
@@ -83,6 +88,14 @@ enum Want {
     Look,
     /// Idle addresses back to the subnet.
     Recycle(oneshot::Sender<Result<Recycled, Error>>),
+    /// What reconciling found.
+    Repair(Repair),
+}
+
+/// Findings to be put right, and where to tell what came of it.
+struct Repair {
+    findings: Vec<Finding>,
+    answer: oneshot::Sender<Result<Repaired, Error>>,
 }
 
 /// A container's request that waits for the task.
@@ -144,6 +157,25 @@ struct Memory {
     /// The instance type's limit of addresses per ENI, the primary included.
     limit: Option<usize>,
     last_error: Option<String>,
+    /// When addresses went on or off the ENI: EC2's lists lag.
+    touched: HashMap<Ipv4Addr, Instant>,
+}
+
+impl Memory {
+    /// They go on or off the ENI now.
+    fn touch(&mut self, ips: impl IntoIterator<Item = Ipv4Addr>) {
+        let now = Instant::now();
+        self.touched.retain(|_, at| now.duration_since(*at) < settle_age());
+        self.touched.extend(ips.into_iter().map(|ip| (ip, now)));
+    }
+}
+
+/// What this life of the driver knows of an ENI beside its rows.
+pub struct Known {
+    /// The leases that Docker holds.
+    pub leases: HashMap<Ipv4Addr, Claim>,
+    /// Addresses that went on or off the ENI so recently that no list can be believed about them.
+    pub recent: HashSet<Ipv4Addr>,
 }
 
 impl Shared {
@@ -205,6 +237,23 @@ impl Eni {
             Ok(outcome) => outcome.map_err(|_| Error::Stopping)?,
             Err(_) => Err(Error::Missing(self.last_error().unwrap_or_else(|| "the ENI's task is busy".into()))),
         }
+    }
+
+    /// Puts right what reconciling found.
+    pub async fn repair(&self, findings: Vec<Finding>, until: Instant) -> Result<Repaired, Error> {
+        let (answer, repaired) = oneshot::channel();
+        self.wants.send(Want::Repair(Repair { findings, answer })).map_err(|_| Error::Stopping)?;
+        match timeout_at(until, repaired).await {
+            Ok(outcome) => outcome.map_err(|_| Error::Stopping)?,
+            Err(_) => Err(Error::Missing(self.last_error().unwrap_or_else(|| "the ENI's task is busy".into()))),
+        }
+    }
+
+    /// What this life knows beside the rows.
+    pub fn known(&self) -> Known {
+        let memory = self.shared.memory();
+        let recent = memory.touched.iter().filter(|(_, at)| at.elapsed() < settle_age()).map(|(ip, _)| *ip).collect();
+        Known { leases: memory.leases.clone(), recent }
     }
 
     /// Requests that wait for EC2.

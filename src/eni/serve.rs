@@ -1,7 +1,6 @@
 //! Addresses to those who wait.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -33,7 +32,7 @@ impl Task {
                 tracing::error!(eni = %self.nic.eni, ip = %row.ip, "the database lost the lease of {}; it is put right", row.ip);
                 Event::Lease { claim, holder: row.holder.clone() }
             } else if !taken.contains(&row.ip)
-                && let Some(order) = self.next_order(row.ip)
+                && let Some(order) = self.next_order(&row)
             {
                 let claim = self.outside.claims.next(Kind::Lease);
                 let holder = order.holder.clone();
@@ -84,8 +83,11 @@ impl Task {
         Ok(())
     }
 
-    fn next_order(&mut self, ip: Ipv4Addr) -> Option<Order> {
-        let at = self.queue.iter().position(|order| order.fits(ip) && !order.answer.is_closed())?;
+    /// I10: an order may be content with less than another's cool-down.
+    fn next_order(&mut self, row: &Row) -> Option<Order> {
+        let cooled = |order: &Order| order.ip.is_some() || row.has_cooled(order.cooldown);
+        let at =
+            self.queue.iter().position(|order| order.fits(row.ip) && cooled(order) && !order.answer.is_closed())?;
         self.queue.remove(at)
     }
 

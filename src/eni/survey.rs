@@ -1,15 +1,26 @@
-//! The first look at an ENI: rows, and what EC2 (or else IMDS) lists on it, compared before anything is granted.
+//! The first look at an ENI: rows, and what EC2 (or else IMDS) lists on it, compared before anything is granted. What
+//! keeps an address from being granted wrongly takes effect at once; the rest waits for reconciling, which looks twice.
 
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use tokio::time::Instant;
 
+use super::STORE_TIME;
 use super::task::Task;
-use super::{STORE_TIME, unassign};
-use crate::address::State;
+use crate::address::{Event, Row, State};
 use crate::ec2::Ec2;
 use crate::error::Error;
-use crate::plan::{self, Witness};
+use crate::plan::reconcile::{Finding, Look, What, compare};
+
+/// Who said which addresses an ENI has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Witness {
+    /// EC2: lags a little.
+    Ec2,
+    /// IMDS: lags by up to a minute, so what it does not list may be there all the same.
+    Imds,
+}
 
 impl Task {
     /// Compares and puts right; says who was asked.
@@ -23,13 +34,39 @@ impl Task {
             listed.iter().map(|(ip, _)| *ip).filter(|ip| rows.iter().all(|row| row.ip != *ip)).collect();
         rows.extend(store.rows_at(&others, until).await?);
 
-        let found = plan::survey(&self.nic.eni, &self.subnet, &rows, &listed, witness);
-        for contradiction in &found.contradictions {
-            tracing::error!(eni = %self.nic.eni, "{contradiction}");
-        }
-        let changes: Vec<_> = found.events.into_iter().filter_map(|(row, event)| row.on(event).ok()).collect();
+        let found = compare(&Look {
+            eni: &self.nic.eni,
+            subnet: &self.subnet,
+            own_enis: &[],
+            rows: &rows,
+            listed: Some(&listed),
+            docker: None,
+            leases: &HashMap::new(),
+            on_link: &[],
+            recent: &HashSet::new(),
+        });
+        let missing: Vec<Row> = found
+            .iter()
+            .filter(|finding| finding.what == What::Missing)
+            .filter_map(|finding| finding.row.clone())
+            .collect();
+        let kept_back = |finding: &Finding| match finding.what {
+            What::Unknown { primary } => Some(Event::Foreign { eni: Some(self.nic.eni.clone()), primary }),
+            What::Unmarked => Some(Event::MarkPrimary),
+            What::Missing
+            | What::CutOff
+            | What::Forgotten { .. }
+            | What::Lost { .. }
+            | What::Gone
+            | What::Unused
+            | What::Ended
+            | What::Conflict
+            | What::Contradiction => None,
+        };
+        let changes: Vec<_> = found.iter().filter_map(|f| f.row.as_ref()?.on(kept_back(f)?).ok()).collect();
+        let unknown: Vec<_> = found.iter().filter_map(|finding| finding.missing_row(&self.nic.eni)).collect();
         store.apply(&changes, until).await?;
-        store.insert_missing(&self.subnet.id, &found.insert, until).await?;
+        store.insert_missing(&self.subnet.id, &unknown, until).await?;
 
         // Describe lags, so that an address assigned a moment ago may be missing from a later look; what this process
         // assigned or once saw listed is not doubted again here.
@@ -37,8 +74,7 @@ impl Task {
         {
             let mut memory = self.shared.memory();
             if first {
-                memory.unlisted = found.unlisted;
-                memory.unlisted.extend(found.give_up.iter().map(|row| row.ip));
+                memory.unlisted = missing.iter().map(|row| row.ip).collect();
             }
             if self.witness.is_none() {
                 let leases = rows.iter().filter(|row| row.state() == State::Lease);
@@ -47,8 +83,9 @@ impl Task {
             }
         }
         if let Ok(ec2) = ec2 {
-            if first && !found.give_up.is_empty() {
-                let (_, trouble) = unassign::give_up(&self.outside, &ec2, &self.nic.eni, &found.give_up).await?;
+            // IMDS's word is not enough to give anything up.
+            if first && witness == Witness::Ec2 && !missing.is_empty() {
+                let (_, trouble) = self.unassign(&ec2, &missing).await?;
                 self.note(trouble.as_ref());
             }
             self.learn_limit(&ec2).await;

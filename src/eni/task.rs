@@ -13,15 +13,16 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::assign::Assigned;
-use super::{Order, Outside, Recycled, STORE_TIME, Shared, Want, unassign};
+use super::survey::Witness;
+use super::{Order, Outside, Recycled, Repair, STORE_TIME, Shared, Want, unassign};
 use crate::address::{Event, Row, State};
 use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
+use crate::fill;
 use crate::imds::Nic;
 use crate::late::pause;
 use crate::link::Link;
-use crate::plan::{Burst, SETTLE_AGE, Witness};
-use crate::scan;
+use crate::plan::{Burst, drain_age, settle_age};
 use crate::subnet::Subnet;
 
 /// The state of an ENI's task.
@@ -38,6 +39,7 @@ pub(super) struct Task {
     pub(super) scan_wanted: bool,
     pub(super) queue: VecDeque<Order>,
     pub(super) recycles: Vec<oneshot::Sender<Result<Recycled, Error>>>,
+    pub(super) repairs: VecDeque<Repair>,
     pub(super) witness: Option<Witness>,
     pub(super) burst: Burst,
     /// How many more addresses the ENI takes at most, after it refused some, and until when that is believed.
@@ -51,6 +53,9 @@ pub(super) struct Task {
     pub(super) retry_at: Instant,
     pub(super) warm_retry_at: Instant,
     pub(super) survey_at: Instant,
+    pub(super) trim_at: Instant,
+    /// A container asked for an address, or released one.
+    pub(super) last_call: Instant,
 }
 
 /// A warm address taken is replaced so much later: within a burst one large refill does it all.
@@ -87,6 +92,7 @@ impl Task {
             scan_wanted: false,
             queue: VecDeque::new(),
             recycles: Vec::new(),
+            repairs: VecDeque::new(),
             witness: None,
             burst: Burst::none(now),
             room: None,
@@ -97,6 +103,8 @@ impl Task {
             retry_at: now,
             warm_retry_at: now,
             survey_at: now,
+            trim_at: now + REST,
+            last_call: now,
         }
     }
 
@@ -117,6 +125,7 @@ impl Task {
         }
         self.failures = 0;
         let _ = self.surveyed.send_replace(Ok(()));
+        self.outside.poke.notify_one();
         tracing::info!(eni = %self.nic.eni, subnet = %self.subnet.id, "serving {} in {}", self.nic.eni, self.subnet.cidr);
 
         let mut wake = Instant::now();
@@ -146,11 +155,16 @@ impl Task {
 
     fn take(&mut self, want: Want) {
         match want {
-            Want::Order(order) => self.queue.push_back(order),
+            Want::Order(order) => {
+                self.last_call = Instant::now();
+                self.queue.push_back(order);
+            }
             Want::Look => {
-                self.top_up_at.get_or_insert(Instant::now() + TOP_UP_DELAY);
+                self.last_call = Instant::now();
+                self.top_up_at.get_or_insert(self.last_call + TOP_UP_DELAY);
             }
             Want::Recycle(answer) => self.recycles.push(answer),
+            Want::Repair(repair) => self.repairs.push_back(repair),
         }
     }
 
@@ -186,7 +200,7 @@ impl Task {
             self.look().await?;
         }
         if std::mem::take(&mut self.scan_wanted) && self.outside.store.is_private() {
-            scan::refresh(&self.outside.store, &ec2, &self.subnet, now + STORE_TIME).await?;
+            fill::refresh(&self.outside.store, &ec2, &self.subnet, now + STORE_TIME).await?;
         }
         let rows = self.outside.store.rows_of_eni(&self.nic.eni, now + STORE_TIME).await?;
         let warmth = self.outside.warmth;
@@ -201,6 +215,11 @@ impl Task {
         let due: Vec<Row> = rows.iter().filter(|row| unassign::is_due(row)).cloned().collect();
         if !due.is_empty() {
             return self.give_up(&ec2, &due).await;
+        }
+        if let Some(Repair { findings, answer }) = self.repairs.pop_front().filter(|repair| !repair.answer.is_closed())
+        {
+            let _ = answer.send(self.repair(&ec2, findings).await);
+            return Ok(None);
         }
         let idle: Vec<Row> = rows.iter().filter(|row| row.state() == State::Ready && !row.primary).cloned().collect();
         if !self.recycles.is_empty() {
@@ -236,6 +255,16 @@ impl Task {
         if !named.is_empty() {
             return self.give_up(&ec2, &named).await;
         }
+        // Once a minute, so that many go with one Unassign.
+        if now >= self.trim_at {
+            self.trim_at = now + REST;
+            let in_use = rows.iter().any(|row| row.state() == State::Lease);
+            let quiet = !in_use && now.duration_since(self.last_call) >= drain_age();
+            let excess: Vec<Row> = warmth.excess(&rows, self.burst.expected(now), quiet).into_iter().cloned().collect();
+            if !excess.is_empty() {
+                return self.give_up(&ec2, &excess).await;
+            }
+        }
         Ok(Some(self.rest(&rows, now)))
     }
 
@@ -244,7 +273,7 @@ impl Task {
         let is_orphan = |row: &&Row| {
             let known = self.shared.memory().leases.get(&row.ip) == row.claim.as_ref();
             let ours = row.claim.as_ref().is_some_and(|claim| claim.is_of(self.outside.claims.boot()));
-            row.state() == State::Lease && ours && !known && row.claimed.is_some_and(|age| age >= SETTLE_AGE)
+            row.state() == State::Lease && ours && !known && row.claimed.is_some_and(|age| age >= settle_age())
         };
         let changes: Vec<_> = rows.iter().filter(is_orphan).filter_map(|row| row.on(Event::Release).ok()).collect();
         for change in &changes {
@@ -263,8 +292,8 @@ impl Task {
         let unsettled = rows.iter().filter(|row| row.state() == State::On);
         let unsettled = unsettled.map(|_| self.settle_at.saturating_duration_since(now));
         let settled = rows.iter().filter(|row| row.state() == State::Off);
-        let settled = settled.map(|row| SETTLE_AGE.saturating_sub(row.claimed.unwrap_or_default()));
-        let top_up = self.top_up_at.map(|at| at.saturating_duration_since(now));
+        let settled = settled.map(|row| settle_age().saturating_sub(row.claimed.unwrap_or_default()));
+        let top_up = self.top_up_at.into_iter().chain([self.trim_at]).map(|at| at.saturating_duration_since(now));
         cooled
             .chain(unsettled)
             .chain(settled)
@@ -286,21 +315,26 @@ impl Task {
     }
 
     pub(super) async fn give_up(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<Option<Duration>, Error> {
-        let (done, trouble) = unassign::give_up(&self.outside, ec2, &self.nic.eni, rows).await?;
-        if done.freed > 0 {
-            self.room = None;
-        }
+        let (_, trouble) = self.unassign(ec2, rows).await?;
         self.note(trouble.as_ref());
         trouble.map_or(Ok(None), |why| Err(Error::Ec2(why)))
     }
 
+    pub(super) async fn unassign(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<(Recycled, Option<Ec2Error>), Error> {
+        let outcome = unassign::give_up(&self.outside, ec2, &self.nic.eni, rows).await;
+        self.shared.memory().touch(rows.iter().map(|row| row.ip));
+        if outcome.as_ref().is_ok_and(|(done, _)| done.freed > 0) {
+            self.room = None;
+        }
+        outcome
+    }
+
     async fn recycle(&mut self, ec2: &Ec2, idle: &[Row]) -> Result<Option<Duration>, Error> {
-        let outcome = unassign::give_up(&self.outside, ec2, &self.nic.eni, idle).await;
+        let outcome = self.unassign(ec2, idle).await;
         let outcome = outcome.and_then(|(done, trouble)| match trouble {
             Some(why) if done.freed == 0 => Err(Error::Ec2(why)),
             _ => Ok(done),
         });
-        self.room = None;
         for answer in self.recycles.drain(..) {
             let _ = answer.send(outcome.clone());
         }
@@ -341,6 +375,9 @@ impl Task {
 
     /// What `status` shows of EC2's last word.
     pub(super) fn note(&self, trouble: Option<&Ec2Error>) {
+        if trouble.is_some_and(Ec2Error::is_unclear) {
+            self.outside.poke.notify_one();
+        }
         self.shared.memory().last_error = trouble.map(ToString::to_string);
     }
 }

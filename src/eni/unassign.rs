@@ -2,7 +2,7 @@
 //!
 //! An off-claim never becomes ready again. A row is freed on EC2's own answer to an Unassign, and never while an earlier
 //! Unassign of it may still land: it would take the address from whoever has it by then. Hence a row that was left off is
-//! tried again only once its claim is older than [`SETTLE_AGE`], and every attempt renews the claim.
+//! tried again only once its claim is older than [`settle_age`], and every attempt renews the claim.
 
 use std::net::Ipv4Addr;
 
@@ -14,11 +14,11 @@ use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
 use crate::id::{EniId, Kind};
-use crate::plan::SETTLE_AGE;
+use crate::plan::settle_age;
 
 /// Rows that were left off, and are old enough to be tried again.
 pub fn is_due(row: &Row) -> bool {
-    row.state() == State::Off && row.claimed.is_none_or(|age| age >= SETTLE_AGE)
+    row.state() == State::Off && row.claimed.is_none_or(|age| age >= settle_age())
 }
 
 /// Unassigns these rows' addresses, idle or left off, with as few calls as EC2 lets us, and frees what is gone.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::docker::{Reply, parse};
 use crate::error::Error;
 use crate::ipam::Ipam;
+use crate::scan::Manner;
 
 /// What tells them from Docker's.
 pub const PREFIX: &str = "/v1/";
@@ -26,6 +27,17 @@ pub struct OfSubnet {
     /// With `recycle`: other hosts' addresses too. With `list`: free ones too.
     #[serde(default)]
     pub all: bool,
+}
+
+/// How to reconcile.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct HowToReconcile {
+    /// Change nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Scan though another host does it, and whatever it frees.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// An address to reserve or to let go.
@@ -45,6 +57,7 @@ pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> 
         "/v1/doctor" => Ok(json!(ipam.doctor(until).await)),
         "/v1/init" => init(ipam, body, until).await,
         "/v1/recycle" => recycle(ipam, body, until).await,
+        "/v1/reconcile" => reconcile(ipam, body).await,
         "/v1/list" => list(ipam, body, until).await,
         "/v1/reserve" | "/v1/unreserve" => reserve(ipam, body, path == "/v1/reserve", until).await,
         _ => {
@@ -63,6 +76,18 @@ async fn init(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Er
 async fn recycle(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
     let asked: OfSubnet = parse(body)?;
     Ok(json!(ipam.recycle(&asked.subnet.parse()?, asked.all, until).await?))
+}
+
+async fn reconcile(ipam: &Arc<Ipam>, body: &[u8]) -> Result<Value, Error> {
+    let how: HowToReconcile = parse(body)?;
+    let manner = match (how.dry_run, how.force) {
+        (true, _) => Manner::DryRun,
+        (false, true) => Manner::Forced,
+        (false, false) => Manner::Usual,
+    };
+    let mut found = ipam.reconcile(how.dry_run).await?;
+    found.extend(ipam.scan(manner).await?);
+    Ok(json!(found))
 }
 
 async fn list(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {

@@ -1,0 +1,143 @@
+//! What reconciling found twice, put right: by guarded changes of rows, and by EC2 where an address is not where it
+//! should be.
+
+use std::net::Ipv4Addr;
+
+use tokio::time::Instant;
+
+use super::STORE_TIME;
+use super::task::Task;
+use crate::address::{Change, Event, NewRow, Row};
+use crate::ec2::{Ec2, Ec2Error};
+use crate::error::Error;
+use crate::fault::point;
+use crate::id::Kind;
+use crate::plan::reconcile::{Finding, What};
+
+/// What came of a repair.
+#[derive(Debug, Default)]
+pub struct Repaired {
+    /// Findings that are put right, or on their way.
+    pub done: Vec<Ipv4Addr>,
+    /// Addresses that cannot be put right, and why.
+    pub hopeless: Vec<(Ipv4Addr, String)>,
+}
+
+impl Task {
+    /// Puts right what can be. What has changed since it was found is left as it is now (I5).
+    pub(super) async fn repair(&mut self, ec2: &Ec2, findings: Vec<Finding>) -> Result<Repaired, Error> {
+        let mut repaired = Repaired::default();
+        let mut missing: Vec<Row> = Vec::new();
+        let mut cut_off: Vec<Row> = Vec::new();
+        let mut unknown: Vec<NewRow> = Vec::new();
+        let mut changes: Vec<(Finding, Change)> = Vec::new();
+        for finding in findings {
+            tracing::warn!(eni = %self.nic.eni, ip = %finding.ip, "{finding}");
+            unknown.extend(finding.missing_row(&self.nic.eni));
+            let Some(row) = &finding.row else { continue };
+            let event = match &finding.what {
+                What::Missing => {
+                    missing.push(row.clone());
+                    continue;
+                }
+                What::CutOff => {
+                    cut_off.push(row.clone());
+                    continue;
+                }
+                What::Unknown { primary } => Event::Foreign { eni: Some(self.nic.eni.clone()), primary: *primary },
+                What::Unmarked => Event::MarkPrimary,
+                What::Gone => Event::Gone,
+                What::Ended => Event::Release,
+                What::Unused => Event::Adopt { claim: self.outside.claims.next(Kind::On) },
+                What::Forgotten { claim: None } => Event::Restore { claim: self.outside.claims.next(Kind::Lease) },
+                // Docker may have let go of it since.
+                What::Forgotten { claim: Some(claim) } | What::Lost { claim }
+                    if self.shared.memory().leases.get(&finding.ip) != Some(claim) =>
+                {
+                    continue;
+                }
+                What::Forgotten { claim: Some(claim) } => Event::Restore { claim: claim.clone() },
+                What::Lost { .. } => {
+                    Event::Claim { eni: self.nic.eni.clone(), claim: self.outside.claims.next(Kind::On) }
+                }
+                What::Conflict | What::Contradiction => continue,
+            };
+            if let Ok(change) = row.on(event) {
+                changes.push((finding, change));
+            }
+        }
+        let until = Instant::now() + STORE_TIME;
+        self.outside.store.insert_missing(&self.subnet.id, &unknown, until).await?;
+        repaired.done.extend(unknown.iter().map(|row| row.ip));
+        let wanted: Vec<Change> = changes.iter().map(|(_, change)| change.clone()).collect();
+        let done = self.outside.store.apply(&wanted, until).await?;
+        point("reconcile:changed").await;
+        for (finding, change) in changes.iter().zip(done).filter(|(_, done)| *done).map(|(change, _)| change) {
+            repaired.done.push(finding.ip);
+            self.remember(finding, change);
+        }
+        if !missing.is_empty() {
+            repaired.done.extend(missing.iter().map(|row| row.ip));
+            self.give_up(ec2, &missing).await?;
+        }
+        if !cut_off.is_empty() {
+            self.assign_again(ec2, cut_off, &mut repaired).await?;
+        }
+        Ok(repaired)
+    }
+
+    /// What a change means for what this life knows.
+    fn remember(&mut self, finding: &Finding, change: &Change) {
+        let was = finding.row.as_ref().and_then(|row| row.claim.as_ref());
+        let mut memory = self.shared.memory();
+        match (&finding.what, &change.to.claim) {
+            (What::Ended, _) if memory.leases.get(&finding.ip) == was => {
+                memory.leases.remove(&finding.ip);
+            }
+            (What::Forgotten { .. }, Some(claim)) => {
+                memory.leases.insert(finding.ip, claim.clone());
+            }
+            // The next step settles them: an Assign proves that they are on the ENI.
+            (What::Unused | What::Lost { .. }, _) => self.settle_at = Instant::now(),
+            _ => {}
+        }
+    }
+
+    /// A lease that left the ENI: its row stays a lease, which is the claim that this call needs (I3).
+    async fn assign_again(&self, ec2: &Ec2, cut_off: Vec<Row>, repaired: &mut Repaired) -> Result<(), Error> {
+        let ips: Vec<Ipv4Addr> = cut_off.iter().map(|row| row.ip).collect();
+        let now = self.outside.store.rows_at(&ips, Instant::now() + STORE_TIME).await?;
+        for row in
+            now.into_iter().filter(|row| cut_off.iter().any(|old| old.guard() == row.guard() && old.ip == row.ip))
+        {
+            self.shared.memory().touch([row.ip]);
+            let answer = ec2.assign(&self.nic.eni, &[row.ip]).await;
+            point("reconcile:assigned").await;
+            match answer {
+                Ok(()) => repaired.done.push(row.ip),
+                Err(Ec2Error::InUse { .. }) => {
+                    let holders = ec2.holders(&self.subnet.id, &[row.ip]).await.unwrap_or_default();
+                    match holders.iter().find(|interface| interface.has(row.ip)) {
+                        Some(interface) if interface.id == self.nic.eni => repaired.done.push(row.ip),
+                        holder => {
+                            let holder = holder.map_or_else(|| "another interface".to_owned(), |i| i.holder());
+                            let why = format!(
+                                "{} is in use by a container of this host, but {holder} has it by now: stop the container \
+                                 ({}), and see what took its address",
+                                row.ip,
+                                row.endpoint().unwrap_or("docker ps shows its network")
+                            );
+                            repaired.hopeless.push((row.ip, why));
+                        }
+                    }
+                }
+                // Found again by the next look.
+                Err(why) => {
+                    tracing::warn!(eni = %self.nic.eni, ip = %row.ip, "{} is not assigned again yet: {why}", row.ip);
+                    self.note(Some(&why));
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,273 @@
+//! Rows, EC2 and Docker compared, for one ENI: what does not agree, and what mends it.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use super::ledger::Sight;
+use super::settle_age;
+use crate::address::{NewRow, Row, State, Status};
+use crate::id::{Claim, EniId};
+use crate::subnet::Subnet;
+
+/// What was read, in this order: rows, EC2, Docker. What could not be read is none, never empty.
+#[derive(Debug, Clone, Copy)]
+pub struct Look<'a> {
+    /// The ENI.
+    pub eni: &'a EniId,
+    /// Its subnet.
+    pub subnet: &'a Subnet,
+    /// Every ENI of this host.
+    pub own_enis: &'a [EniId],
+    /// The rows that name the ENI, and those of addresses that are listed on it or in use.
+    pub rows: &'a [Row],
+    /// The addresses on the ENI, and whether each is its primary.
+    pub listed: Option<&'a [(Ipv4Addr, bool)]>,
+    /// The addresses that Docker has in use.
+    pub docker: Option<&'a HashSet<Ipv4Addr>>,
+    /// The leases that this life of the driver knows.
+    pub leases: &'a HashMap<Ipv4Addr, Claim>,
+    /// The addresses that the host itself has on the link.
+    pub on_link: &'a [Ipv4Addr],
+    /// Addresses that went on or off the ENI so recently that no list can be believed about them.
+    pub recent: &'a HashSet<Ipv4Addr>,
+}
+
+/// Something that does not agree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// Its row; none: it has none.
+    pub row: Option<Row>,
+    /// What it is.
+    pub what: What,
+}
+
+/// The kinds of findings. Each says what mends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// Idle, and not on the ENI: given up, so that an Unassign proves it gone.
+    Missing,
+    /// In use, and not on the ENI: assigned again.
+    CutOff,
+    /// On the ENI, and nobody's by its row: occupied.
+    Unknown {
+        /// Whether it is the ENI's primary address.
+        primary: bool,
+    },
+    /// The ENI's primary address, without the mark.
+    Unmarked,
+    /// In use, and idle or nobody's by its row, which lost the lease: leased again.
+    Forgotten {
+        /// The lease that this life knows; none: only Docker knows that it is in use.
+        claim: Option<Claim>,
+    },
+    /// In use by this life's word, and free by its row, and not on the ENI: claimed and assigned again.
+    Lost {
+        /// The lease that this life knows.
+        claim: Claim,
+    },
+    /// Occupied by something on the ENI that is not there: free.
+    Gone,
+    /// On the ENI, nobody's, and used by nothing: idle from now on.
+    Unused,
+    /// Leased, and no container has it: released.
+    Ended,
+    /// In use here, and another ENI's by its row. Nothing mends it: a person has to.
+    Conflict,
+    /// On the ENI, and held by another one, or reserved, by its row. Nothing mends it.
+    Contradiction,
+}
+
+/// Everything that does not agree. Rows with a call to EC2 in flight are left to the ENI's task.
+pub fn compare(look: &Look<'_>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for row in look.rows.iter().filter(|row| row.iface.as_ref() == Some(look.eni)) {
+        let what = match row.state() {
+            State::Ready => look.idle(row),
+            State::Lease => look.leased(row),
+            State::Foreign => look.occupied(row),
+            State::Free | State::On | State::Off | State::Reserved => None,
+        };
+        found.extend(what.map(|what| Finding { ip: row.ip, row: Some(row.clone()), what }));
+    }
+    let row_of = |ip: Ipv4Addr| look.rows.iter().find(|row| row.ip == ip);
+    for &(ip, primary) in look.listed.unwrap_or_default() {
+        let what = match row_of(ip) {
+            _ if look.recent.contains(&ip) => None,
+            Some(row) if row.iface.as_ref() == Some(look.eni) => None,
+            None => look.subnet.contains(ip).then_some(What::Unknown { primary }),
+            Some(row) => match row.state() {
+                State::Free | State::Foreign => Some(What::Unknown { primary }),
+                // Its own driver has a call in flight, and EC2 will tell it.
+                State::On | State::Off => None,
+                State::Ready | State::Lease | State::Reserved => Some(What::Contradiction),
+            },
+        };
+        found.extend(what.map(|what| Finding { ip, row: row_of(ip).cloned(), what }));
+    }
+    let in_use: BTreeSet<Ipv4Addr> = look.leases.keys().chain(look.docker.into_iter().flatten()).copied().collect();
+    for row in in_use.into_iter().filter_map(row_of) {
+        let what = match (&row.iface, row.state()) {
+            (Some(eni), _) if !look.own_enis.contains(eni) => Some(What::Conflict),
+            (None, State::Free) if look.lists(row.ip) == Some(false) => {
+                look.leases.get(&row.ip).map(|claim| What::Lost { claim: claim.clone() })
+            }
+            _ => None,
+        };
+        found.extend(what.map(|what| Finding { ip: row.ip, row: Some(row.clone()), what }));
+    }
+    found
+}
+
+impl Look<'_> {
+    /// Whether EC2 lists it on the ENI; none: that is not known, or not to be believed yet.
+    fn lists(&self, ip: Ipv4Addr) -> Option<bool> {
+        let listed = self.listed.filter(|_| !self.recent.contains(&ip))?;
+        Some(listed.iter().any(|(other, _)| *other == ip))
+    }
+
+    fn is_primary(&self, ip: Ipv4Addr) -> bool {
+        self.listed.unwrap_or_default().contains(&(ip, true))
+    }
+
+    fn is_in_docker(&self, ip: Ipv4Addr) -> Option<bool> {
+        self.docker.map(|docker| docker.contains(&ip))
+    }
+
+    fn idle(&self, row: &Row) -> Option<What> {
+        let claim = self.leases.get(&row.ip).cloned();
+        if self.is_primary(row.ip) {
+            (!row.primary).then_some(What::Unmarked)
+        } else if claim.is_some() || self.is_in_docker(row.ip) == Some(true) {
+            Some(What::Forgotten { claim })
+        } else {
+            (self.lists(row.ip) == Some(false)).then_some(What::Missing)
+        }
+    }
+
+    fn leased(&self, row: &Row) -> Option<What> {
+        if self.is_in_docker(row.ip) == Some(false) {
+            // A container that is being started may not be shown yet.
+            row.claimed.is_some_and(|age| age >= settle_age()).then_some(What::Ended)
+        } else {
+            (self.lists(row.ip) == Some(false)).then_some(What::CutOff)
+        }
+    }
+
+    fn occupied(&self, row: &Row) -> Option<What> {
+        let claim = self.leases.get(&row.ip).cloned();
+        let in_docker = self.is_in_docker(row.ip);
+        match self.lists(row.ip)? {
+            _ if row.primary => None,
+            true if self.is_primary(row.ip) => Some(What::Unmarked),
+            _ if claim.is_some() || in_docker == Some(true) => Some(What::Forgotten { claim }),
+            false => Some(What::Gone),
+            true if self.on_link.contains(&row.ip) => None,
+            true => (in_docker == Some(false)).then_some(What::Unused),
+        }
+    }
+}
+
+impl Finding {
+    /// What makes it the same finding at the next look.
+    pub fn sight(&self) -> Sight {
+        let claim = self.what.lease().cloned();
+        Sight { ip: self.ip, what: self.what.name(), row: self.row.as_ref().map(Row::guard), claim }
+    }
+
+    /// The row of an address that has none.
+    pub fn missing_row(&self, eni: &EniId) -> Option<NewRow> {
+        let What::Unknown { primary } = self.what else { return None };
+        let missing = self.row.is_none();
+        let (status, iface) = (Status::Occupied, Some(eni.clone()));
+        missing.then_some(NewRow { ip: self.ip, status, iface, primary, holder: None })
+    }
+
+    /// Whether nothing but a person can mend it.
+    pub fn is_for_a_person(&self) -> bool {
+        matches!(self.what, What::Conflict | What::Contradiction)
+    }
+}
+
+impl What {
+    /// The lease that the row should have, if this life knows it.
+    fn lease(&self) -> Option<&Claim> {
+        if let Self::Lost { claim } | Self::Forgotten { claim: Some(claim) } = self { Some(claim) } else { None }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::CutOff => "cut off",
+            Self::Unknown { .. } => "unknown",
+            Self::Unmarked => "unmarked",
+            Self::Forgotten { .. } => "forgotten",
+            Self::Lost { .. } => "lost",
+            Self::Gone => "gone",
+            Self::Unused => "unused",
+            Self::Ended => "ended",
+            Self::Conflict => "conflict",
+            Self::Contradiction => "contradiction",
+        }
+    }
+}
+
+/// Whether a look without EC2's word, or without Docker's, cannot tell whether this still is so.
+pub fn is_blind(sight: &Sight, listed: bool, docker: bool) -> bool {
+    match sight.what {
+        "ended" => !docker,
+        "unused" => !docker || !listed,
+        "forgotten" => !listed || !docker && sight.claim.is_none(),
+        "conflict" => !docker,
+        _ => !listed,
+    }
+}
+
+/// One sentence: what was found, and what mends it.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ip = self.ip;
+        let eni = self.row.as_ref().and_then(|row| row.iface.as_ref()).map_or("no interface", EniId::as_str);
+        let state = self.row.as_ref().map(|row| format!("{:?}", row.state()).to_lowercase()).unwrap_or_default();
+        match &self.what {
+            What::Missing => write!(f, "{ip} is idle and not on the interface: it is given back to the subnet"),
+            What::CutOff => {
+                write!(
+                    f,
+                    "{ip} is in use and not on the interface, so its container has no network: it is assigned again"
+                )
+            }
+            What::Unknown { .. } => {
+                write!(f, "{ip} is on the interface and nobody's in the table: it is kept from others")
+            }
+            What::Unmarked => write!(f, "{ip} is the interface's primary address: its row is marked so"),
+            What::Forgotten { .. } => {
+                write!(f, "{ip} is in use and {state} in the table, which lost it: it is leased again")
+            }
+            What::Lost { .. } => {
+                write!(
+                    f,
+                    "{ip} is in use, but free in the table and not on the interface: it is claimed and assigned again"
+                )
+            }
+            What::Gone => write!(f, "{ip} was somebody else's on the interface and is gone: it is free"),
+            What::Unused => write!(f, "{ip} is on the interface and used by nothing: it joins the idle ones"),
+            What::Ended => write!(f, "{ip} is leased and no container has it: it is released"),
+            What::Conflict => write!(
+                f,
+                "{ip} is in use on this host, but {eni} has it by the table ({state}): two machines may answer to it; stop the \
+                 container here that has it"
+            ),
+            What::Contradiction => write!(
+                f,
+                "{ip} is on the interface, but its row is {state} of {eni}: see what assigned it, and take it off where it does \
+                 not belong"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,372 @@
+//! Reconciling: rows, EC2 and Docker compared at the start, every interval, and when something was left unclear.
+//!
+//! A round reads rows, then EC2, then Docker, so that what a row says was so before it was asked about. Findings that two
+//! rounds agree on go to the ENI's own task. Docker is read here, in the background, and never from inside one of its calls:
+//! it may hold the very lock that its own API needs.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::address::{Row, State};
+use crate::ec2::Ec2Error;
+use crate::engine::{Engine, Network, Snapshot};
+use crate::eni::{Eni, Known};
+use crate::error::Error;
+use crate::fault::point;
+use crate::id::EniId;
+use crate::imds::Host;
+use crate::ipam::Ipam;
+use crate::late::pause;
+use crate::plan::ledger::Ledger;
+use crate::plan::reconcile::{Finding, Look, compare, is_blind};
+use crate::plan::settle_age;
+
+/// What rounds know of each other.
+pub struct Reconciler {
+    engine: Option<Engine>,
+    /// Locked for as long as a round takes.
+    enis: Mutex<HashMap<EniId, Watched>>,
+    outcome: watch::Sender<Outcome>,
+}
+
+/// One ENI over the rounds.
+#[derive(Default)]
+struct Watched {
+    ledger: Ledger,
+    /// When EC2 was last asked what is on it.
+    asked: Option<Instant>,
+    rounds: u32,
+    /// Docker has shown a network on it: this is the Engine whose containers have its addresses.
+    is_dockers: bool,
+    problems: Vec<String>,
+}
+
+/// What `status` shows.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// When the last round ended that read all there is to read.
+    pub whole: Option<Instant>,
+    /// What only a person can put right, as the last round saw it.
+    pub problems: Vec<String>,
+    /// How many such things there were in this life.
+    pub conflicts: u64,
+}
+
+/// A finding, for the operator.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Found {
+    /// The ENI, or the subnet.
+    pub of: String,
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// What was found, and what mends it.
+    pub found: String,
+    /// For how long it has been seen; none: for the first time.
+    pub seen_seconds: Option<u64>,
+    /// Whether this round has put it right.
+    pub repaired: bool,
+}
+
+/// The bound of what a round asks of the store, and of an ENI's task.
+const ROUND: Duration = Duration::from_secs(30);
+/// While IMDS agrees with the rows EC2 itself is asked every so many intervals only: a thousand hosts that describe their
+/// ENI each minute would use up the account's whole rate.
+const CALM: u32 = 10;
+
+impl Reconciler {
+    pub(crate) fn new(engine: Option<Engine>) -> Self {
+        Self { engine, enis: Mutex::default(), outcome: watch::Sender::default() }
+    }
+
+    /// As of the last round.
+    pub fn outcome(&self) -> Outcome {
+        self.outcome.borrow().clone()
+    }
+}
+
+impl Ipam {
+    /// Reconciles until the driver stops.
+    pub fn reconcile_always(self: &Arc<Self>) {
+        let ipam = Arc::clone(self);
+        let work = async move {
+            // A pause between rounds that are asked for: something that stays unclear would ask without end.
+            let gap = ipam.settings.reconcile_interval.min(settle_age() / 6);
+            let mut thorough = true;
+            loop {
+                let began = Instant::now();
+                if let Err(why) = ipam.round(thorough, false).await {
+                    tracing::debug!("not reconciled: {why}");
+                }
+                // A fleet that was started at once does not ask EC2 at once for ever.
+                let interval = ipam.settings.reconcile_interval.mul_f64(1.0 + fastrand::f64() / 10.0);
+                thorough = tokio::select! {
+                    () = sleep_until(began + interval) => false,
+                    () = ipam.poke.notified() => true,
+                    () = ipam.until_docker_answers() => true,
+                };
+                sleep_until(began + gap).await;
+            }
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { stop.run_until_cancelled(work).await });
+    }
+
+    /// One round now, for an operator. `dry_run` changes nothing, and counts as no observation either.
+    pub async fn reconcile(&self, dry_run: bool) -> Result<Vec<Found>, Error> {
+        self.round(true, dry_run).await
+    }
+
+    async fn round(&self, thorough: bool, dry_run: bool) -> Result<Vec<Found>, Error> {
+        let mut watched = self.reconciler.enis.lock().await;
+        let now = Instant::now();
+        let until = now + ROUND;
+        let enis: Vec<Arc<Eni>> = self.served().await.into_iter().filter(|eni| eni.not_ready().is_none()).collect();
+        let mut read = Vec::new();
+        for eni in enis {
+            let rows = self.store(until).await?.rows_of_eni(&eni.nic.eni, until).await?;
+            let listed = self.listed(&eni, &rows, watched.entry(eni.nic.eni.clone()).or_default(), thorough).await;
+            read.push((eni, rows, listed));
+        }
+        point("reconcile:read").await;
+        let docker = self.docker().await;
+        let host = self.host().await.ok();
+        let mut found = Vec::new();
+        let mut whole = docker.is_some() || self.reconciler.engine.is_none();
+        for (eni, rows, listed) in read {
+            whole &= listed.is_some();
+            let watched = watched.entry(eni.nic.eni.clone()).or_default();
+            watched.rounds = watched.rounds.saturating_add(1);
+            let shown = docker.as_ref().filter(|docker| watched.is_shown_by(docker, &eni));
+            let look = self.complete(&eni, rows, listed, shown, host.as_ref(), until).await?;
+            let findings = look.compare(&eni);
+            if dry_run {
+                found.extend(findings.iter().map(|finding| watched.told(&eni, finding, false, now)));
+                continue;
+            }
+            found.extend(watched.settle(&eni, findings, &look, now).await);
+            watched.problems.extend(look.unjudged(&eni).filter(|_| docker.is_some()));
+        }
+        if let (Some(docker), Some(host)) = (&docker, &host) {
+            self.misplaced(docker, host, &mut watched).await;
+        }
+        if !dry_run {
+            self.reconciler.tell(&watched, whole.then_some(now));
+        }
+        Ok(found)
+    }
+
+    /// What is on the ENI; none: nobody said.
+    async fn listed(
+        &self,
+        eni: &Eni,
+        rows: &[Row],
+        watched: &mut Watched,
+        thorough: bool,
+    ) -> Option<Vec<(Ipv4Addr, bool)>> {
+        let long = self.settings.reconcile_interval * CALM;
+        let is_calm = !thorough
+            && watched.rounds >= 2
+            && watched.asked.is_some_and(|asked| asked.elapsed() < long)
+            && !watched.ledger.waits(|sight| is_blind(sight, false, true));
+        if is_calm && let Ok(ips) = self.imds.addresses(&eni.nic.mac).await {
+            let is_there = |row: &&Row| matches!(row.state(), State::Ready | State::Lease | State::Foreign);
+            let expected: BTreeSet<Ipv4Addr> = rows.iter().filter(is_there).map(|row| row.ip).collect();
+            if ips.iter().copied().collect::<BTreeSet<_>>() == expected {
+                return Some(ips.into_iter().enumerate().map(|(n, ip)| (ip, n == 0)).collect());
+            }
+        }
+        match self.ec2.now().ok()?.interface(&eni.nic.eni).await {
+            Ok(interface) => {
+                watched.asked = Some(Instant::now());
+                Some(interface.addresses.iter().map(|address| (address.ip, address.primary)).collect())
+            }
+            Err(why @ Ec2Error::NoSuchEni { .. }) => {
+                tracing::error!(eni = %eni.nic.eni, "{why}");
+                None
+            }
+            Err(why) => {
+                tracing::warn!(eni = %eni.nic.eni, "what is on {} is not known: {why}", eni.nic.eni);
+                None
+            }
+        }
+    }
+
+    /// Docker's word, whole or none; grants keep off what is in use.
+    async fn docker(&self) -> Option<Snapshot> {
+        let asked = Instant::now();
+        match self.reconciler.engine.as_ref()?.snapshot().await {
+            Ok(snapshot) => {
+                self.in_use.listed(snapshot.addresses.clone(), asked);
+                Some(snapshot)
+            }
+            Err(why) => {
+                tracing::debug!("{why}");
+                None
+            }
+        }
+    }
+
+    /// At boot dockerd starts its plugins before it answers.
+    async fn until_docker_answers(&self) {
+        if self.reconciler.engine.is_none() || self.in_use.count().is_some() {
+            return std::future::pending().await;
+        }
+        let mut failures = 0;
+        while self.docker().await.is_none() {
+            sleep(pause(failures)).await;
+            failures += 1;
+        }
+    }
+
+    async fn complete(
+        &self,
+        eni: &Eni,
+        mut rows: Vec<Row>,
+        listed: Option<Vec<(Ipv4Addr, bool)>>,
+        docker: Option<&Snapshot>,
+        host: Option<&Host>,
+        until: Instant,
+    ) -> Result<Seen, Error> {
+        let known = eni.known();
+        let docker = docker.map(|docker| docker.addresses.clone());
+        let on_list = listed.iter().flatten().map(|(ip, _)| ip);
+        let others: BTreeSet<Ipv4Addr> =
+            on_list.chain(docker.iter().flatten()).chain(known.leases.keys()).copied().collect();
+        let others: Vec<Ipv4Addr> = others.into_iter().filter(|ip| rows.iter().all(|row| row.ip != *ip)).collect();
+        rows.extend(self.store(until).await?.rows_at(&others, until).await?);
+        let mut own_enis: Vec<EniId> =
+            host.iter().flat_map(|host| &host.interfaces).map(|nic| nic.eni.clone()).collect();
+        own_enis.extend(self.served().await.iter().map(|eni| eni.nic.eni.clone()));
+        let on_link = self.links.addresses(eni.link.index).await.map_err(|why| Error::Missing(why.to_string()))?;
+        Ok(Seen { rows, listed, docker, known, own_enis, on_link })
+    }
+
+    /// Networks whose parent interface is not the one that their pool's addresses are on.
+    async fn misplaced(&self, docker: &Snapshot, host: &Host, watched: &mut HashMap<EniId, Watched>) {
+        for network in docker.networks.iter().filter(|network| is_of_a_parent(network)) {
+            let Ok((nic, link)) = self.choose(host, &network.ipam_options).await else { continue };
+            let Some(watched) = watched.get_mut(&nic.eni) else { continue };
+            let parent = network.parent.as_deref().unwrap_or_default();
+            if network.subnets.contains(&nic.cidr) && parent != link.name {
+                watched.problems.push(format!(
+                    "the network {} is on {parent}, and its addresses are on {} ({}), so its containers have no network: \
+                     create it again with -o parent={}",
+                    network.name, link.name, nic.eni, link.name
+                ));
+            }
+        }
+    }
+}
+
+/// All that a look at one ENI has read.
+struct Seen {
+    rows: Vec<Row>,
+    listed: Option<Vec<(Ipv4Addr, bool)>>,
+    docker: Option<HashSet<Ipv4Addr>>,
+    known: Known,
+    own_enis: Vec<EniId>,
+    on_link: Vec<Ipv4Addr>,
+}
+
+impl Seen {
+    fn compare(&self, eni: &Eni) -> Vec<Finding> {
+        compare(&Look {
+            eni: &eni.nic.eni,
+            subnet: &eni.subnet,
+            own_enis: &self.own_enis,
+            rows: &self.rows,
+            listed: self.listed.as_deref(),
+            docker: self.docker.as_ref(),
+            leases: &self.known.leases,
+            on_link: &self.on_link,
+            recent: &self.known.recent,
+        })
+    }
+}
+
+impl Seen {
+    /// Leases whose containers this Docker cannot know.
+    fn unjudged(&self, eni: &Eni) -> Option<String> {
+        let is_lease = |row: &&Row| row.state() == State::Lease && row.iface.as_ref() == Some(&eni.nic.eni);
+        let leases = self.rows.iter().filter(is_lease).count();
+        (self.docker.is_none() && leases > 0).then(|| {
+            format!(
+                "{leases} addresses of {} are leased, but Docker shows no network on it: create its network again, and those \
+                 without a container are released; or correct EC2_IPAM_DOCKER_SOCKET if its containers are another Engine's",
+                eni.nic.eni
+            )
+        })
+    }
+}
+
+impl Watched {
+    /// Whether this Engine's word on the ENI's addresses is worth anything: another one on the same host shows none of them in
+    /// use, and would have every lease released.
+    fn is_shown_by(&mut self, docker: &Snapshot, eni: &Eni) -> bool {
+        let is_on_it = |network: &Network| is_of_a_driver(network) && network.subnets.contains(&eni.subnet.cidr);
+        self.is_dockers |= docker.networks.iter().any(is_on_it);
+        self.is_dockers
+    }
+
+    fn told(&self, eni: &Eni, finding: &Finding, repaired: bool, now: Instant) -> Found {
+        let seen_seconds = self.ledger.age(&finding.sight(), now).map(|age| age.as_secs());
+        Found { of: eni.nic.eni.to_string(), ip: finding.ip, found: finding.to_string(), seen_seconds, repaired }
+    }
+
+    /// Has what was seen twice put right, and takes down the rest.
+    async fn settle(&mut self, eni: &Eni, findings: Vec<Finding>, look: &Seen, now: Instant) -> Vec<Found> {
+        let told: Vec<(Ipv4Addr, Found)> =
+            findings.iter().map(|finding| (finding.ip, self.told(eni, finding, false, now))).collect();
+        let (listed, docker) = (look.listed.is_some(), look.docker.is_some());
+        self.ledger.note(findings.iter().map(Finding::sight), |sight| is_blind(sight, listed, docker), now);
+        let due = findings.into_iter().filter(|finding| self.ledger.is_due(&finding.sight(), now));
+        let (hopeless, due): (Vec<Finding>, Vec<Finding>) = due.partition(Finding::is_for_a_person);
+        // What a blind look does not see is not over.
+        let mut problems = if listed && docker { Vec::new() } else { std::mem::take(&mut self.problems) };
+        problems.extend(hopeless.iter().map(ToString::to_string));
+        let mut done = Vec::new();
+        if !due.is_empty() {
+            match eni.repair(due, Instant::now() + ROUND).await {
+                Ok(repaired) => {
+                    done = repaired.done;
+                    problems.extend(repaired.hopeless.into_iter().map(|(_, why)| why));
+                }
+                Err(why) => tracing::warn!(eni = %eni.nic.eni, "not put right yet: {why}"),
+            }
+        }
+        self.problems = problems;
+        told.into_iter().map(|(ip, found)| Found { repaired: done.contains(&ip), ..found }).collect()
+    }
+}
+
+impl Reconciler {
+    /// Every problem is told once in the log, counted, and shown by `status` for as long as it lasts.
+    fn tell(&self, watched: &HashMap<EniId, Watched>, whole: Option<Instant>) {
+        let mut problems: Vec<String> = watched.values().flat_map(|watched| watched.problems.clone()).collect();
+        problems.sort();
+        problems.dedup();
+        self.outcome.send_modify(|outcome| {
+            for problem in problems.iter().filter(|problem| !outcome.problems.contains(problem)) {
+                tracing::error!("{problem}");
+                outcome.conflicts += 1;
+            }
+            outcome.problems = problems;
+            outcome.whole = whole.or(outcome.whole);
+        });
+    }
+}
+
+/// Whether an IPAM driver other than Docker's own serves it.
+fn is_of_a_driver(network: &Network) -> bool {
+    !matches!(network.ipam.as_str(), "" | "default" | "null")
+}
+
+fn is_of_a_parent(network: &Network) -> bool {
+    is_of_a_driver(network) && matches!(network.driver.as_str(), "ipvlan" | "macvlan")
+}
