@@ -29,11 +29,12 @@ test: ## What CI runs: prerequisites, lint, every test
 	scripts/setup.sh test
 	$(MAKE) lint
 	@# Most tests wait for others most of the time, so more of them run at once than there are processors.
-	cargo test --release --locked -- --test-threads=8
+	cargo test --release --locked --features fail-points -- --test-threads=8
 
 lint: ## Formatting, clippy, shellcheck
 	cargo fmt --check
-	cargo clippy --release --locked --all-targets -- -D warnings
+	cargo clippy --release --locked --lib --bins --example vpc-sim -- -D warnings
+	cargo clippy --release --locked --all-targets --features fail-points -- -D warnings
 	@if command -v shellcheck >/dev/null; then shellcheck plugin/*.sh scripts/*.sh .ci/run; else echo "shellcheck is missing: scripts not checked"; fi
 
 demo: ## A simulated VPC, the plugin in a Docker Engine, three containers with VPC addresses; root, under two minutes

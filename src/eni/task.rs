@@ -103,7 +103,7 @@ impl Task {
             retry_at: now,
             warm_retry_at: now,
             survey_at: now,
-            trim_at: now + REST,
+            trim_at: now + settle_age(),
             last_call: now,
         }
     }
@@ -255,9 +255,9 @@ impl Task {
         if !named.is_empty() {
             return self.give_up(&ec2, &named).await;
         }
-        // Once a minute, so that many go with one Unassign.
+        // Not one by one, so that many go with one Unassign.
         if now >= self.trim_at {
-            self.trim_at = now + REST;
+            self.trim_at = now + settle_age();
             let in_use = rows.iter().any(|row| row.state() == State::Lease);
             let quiet = !in_use && now.duration_since(self.last_call) >= drain_age();
             let excess: Vec<Row> = warmth.excess(&rows, self.burst.expected(now), quiet).into_iter().cloned().collect();

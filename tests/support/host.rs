@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use super::docker::Docker;
 use super::mariadb::{self, Db};
 use super::proxy::Proxy;
 use super::vpc::{EniSpec, Server, Switches, Vpc};
@@ -238,6 +239,18 @@ impl Host {
         for (name, value) in settings {
             self.settings.insert((*name).to_owned(), (*value).to_owned());
         }
+    }
+
+    /// A Docker Engine of the host, which the driver reads.
+    pub fn docker(&mut self) -> Docker {
+        let socket = self.dir.path().join("docker.sock");
+        self.set(&[("EC2_IPAM_DOCKER_SOCKET", socket.to_str().unwrap())]);
+        Docker::listen(&socket, &self.cidr)
+    }
+
+    /// The driver stops at this point of its work for good (`ec2_ipam::fault`).
+    pub fn stop_at(&mut self, point: &str) {
+        self.set(&[("EC2_IPAM_STOP_AT", point)]);
     }
 
     pub fn unset(&mut self, name: &str) {

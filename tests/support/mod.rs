@@ -1,5 +1,6 @@
 //! What the tests run against.
 
+pub(crate) mod docker;
 pub(crate) mod engine;
 pub(crate) mod host;
 pub(crate) mod mariadb;
