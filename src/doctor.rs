@@ -93,7 +93,8 @@ impl Ipam {
     }
 
     fn check_agreement(&self) -> Check {
-        let problems = [self.reconciler.outcome().problems, self.scanner.problems()].concat();
+        let mut problems: Vec<String> = self.reconciler.outcome().problems.into_values().collect();
+        problems.extend(self.scanner.problems());
         if problems.is_empty() {
             ok("agreement", "nothing that only a person can mend")
         } else {

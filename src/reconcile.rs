@@ -4,7 +4,7 @@
 //! rounds agree on go to the ENI's own task. Docker is read here, in the background, and never from inside one of its calls:
 //! it may hold the very lock that its own API needs.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,16 +44,19 @@ struct Watched {
     rounds: u32,
     /// Docker has shown a network on it: this is the Engine whose containers have its addresses.
     is_dockers: bool,
-    problems: Vec<String>,
+    problems: Problems,
 }
+
+/// What only a person can put right: one sentence for each thing that it is about.
+type Problems = BTreeMap<String, String>;
 
 /// What `status` shows.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
     /// When the last round ended that read all there is to read.
     pub whole: Option<Instant>,
-    /// What only a person can put right, as the last round saw it.
-    pub problems: Vec<String>,
+    /// What only a person can put right, as the last round saw it: a sentence for each thing that it is about.
+    pub problems: BTreeMap<String, String>,
     /// How many such things there were in this life.
     pub conflicts: u64,
 }
@@ -98,6 +101,8 @@ impl Ipam {
             // A pause between rounds that are asked for: something that stays unclear would ask without end.
             let gap = ipam.settings.reconcile_interval.min(settle_age() / 6);
             let mut thorough = true;
+            // Before any row is read: what a container has is never granted, whatever the table says.
+            ipam.docker().await;
             loop {
                 let began = Instant::now();
                 if let Err(why) = ipam.round(thorough, false).await {
@@ -150,7 +155,8 @@ impl Ipam {
                 continue;
             }
             found.extend(watched.settle(&eni, findings, &look, now).await);
-            watched.problems.extend(look.unjudged(&eni).filter(|_| docker.is_some()));
+            let unjudged = look.unjudged(&eni).filter(|_| docker.is_some());
+            watched.problems.extend(unjudged.map(|problem| (eni.nic.eni.to_string(), problem)));
         }
         if let (Some(docker), Some(host)) = (&docker, &host) {
             self.misplaced(docker, host, &mut watched).await;
@@ -254,11 +260,12 @@ impl Ipam {
             let Some(watched) = watched.get_mut(&nic.eni) else { continue };
             let parent = network.parent.as_deref().unwrap_or_default();
             if network.subnets.contains(&nic.cidr) && parent != link.name {
-                watched.problems.push(format!(
+                let problem = format!(
                     "the network {} is on {parent}, and its addresses are on {} ({}), so its containers have no network: \
                      create it again with -o parent={}",
                     network.name, link.name, nic.eni, link.name
-                ));
+                );
+                watched.problems.insert(network.name.clone(), problem);
             }
         }
     }
@@ -327,20 +334,26 @@ impl Watched {
         self.ledger.note(findings.iter().map(Finding::sight), |sight| is_blind(sight, listed, docker), now);
         let due = findings.into_iter().filter(|finding| self.ledger.is_due(&finding.sight(), now));
         let (hopeless, due): (Vec<Finding>, Vec<Finding>) = due.partition(Finding::is_for_a_person);
-        // What a blind look does not see is not over.
-        let mut problems = if listed && docker { Vec::new() } else { std::mem::take(&mut self.problems) };
-        problems.extend(hopeless.iter().map(ToString::to_string));
+        // What a look was blind to is not over.
+        let before = std::mem::take(&mut self.problems);
+        let mut is_blind = !listed || !docker;
+        self.problems.extend(hopeless.iter().map(|finding| (finding.ip.to_string(), finding.to_string())));
         let mut done = Vec::new();
         if !due.is_empty() {
             match eni.repair(due, Instant::now() + ROUND).await {
                 Ok(repaired) => {
                     done = repaired.done;
-                    problems.extend(repaired.hopeless.into_iter().map(|(_, why)| why));
+                    self.problems.extend(repaired.hopeless.into_iter().map(|(ip, why)| (ip.to_string(), why)));
                 }
-                Err(why) => tracing::warn!(eni = %eni.nic.eni, "not put right yet: {why}"),
+                Err(why) => {
+                    tracing::warn!(eni = %eni.nic.eni, "not put right yet: {why}");
+                    is_blind = true;
+                }
             }
         }
-        self.problems = problems;
+        if is_blind {
+            self.problems.extend(before);
+        }
         told.into_iter().map(|(ip, found)| Found { repaired: done.contains(&ip), ..found }).collect()
     }
 }
@@ -348,11 +361,9 @@ impl Watched {
 impl Reconciler {
     /// Every problem is told once in the log, counted, and shown by `status` for as long as it lasts.
     fn tell(&self, watched: &HashMap<EniId, Watched>, whole: Option<Instant>) {
-        let mut problems: Vec<String> = watched.values().flat_map(|watched| watched.problems.clone()).collect();
-        problems.sort();
-        problems.dedup();
+        let problems: Problems = watched.values().flat_map(|watched| watched.problems.clone()).collect();
         self.outcome.send_modify(|outcome| {
-            for problem in problems.iter().filter(|problem| !outcome.problems.contains(problem)) {
+            for (_, problem) in problems.iter().filter(|(about, _)| !outcome.problems.contains_key(*about)) {
                 tracing::error!("{problem}");
                 outcome.conflicts += 1;
             }

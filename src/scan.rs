@@ -81,15 +81,17 @@ impl Ipam {
     /// One scan of each subnet in which an ENI is served.
     pub async fn scan(&self, manner: Manner) -> Result<Vec<Found>, Error> {
         let mut ledgers = self.scanner.subnets.lock().await;
-        let mut subnets: HashMap<SubnetId, (Subnet, Vec<EniId>)> = HashMap::new();
-        for eni in self.served().await {
-            let (_, enis) = subnets.entry(eni.subnet.id.clone()).or_insert_with(|| (eni.subnet.clone(), Vec::new()));
-            enis.push(eni.nic.eni.clone());
-        }
+        let subnets: HashMap<SubnetId, Subnet> =
+            self.served().await.iter().map(|eni| (eni.subnet.id.clone(), eni.subnet.clone())).collect();
+        let host = self.host().await?;
         let mut found = Vec::new();
-        for (id, (subnet, own)) in subnets {
+        for (id, subnet) in subnets {
             let ledger = ledgers.entry(id.clone()).or_default();
+            let own: Vec<&EniId> = host.interfaces.iter().filter(|nic| nic.subnet == id).map(|nic| &nic.eni).collect();
             let outcome = self.scan_one(&subnet, &own, ledger, manner).await;
+            if outcome.is_err() && manner == Manner::Usual {
+                self.leave_scan(&subnet).await;
+            }
             if manner != Manner::DryRun {
                 self.scanner.problems.send_modify(|problems| {
                     match &outcome {
@@ -109,7 +111,7 @@ impl Ipam {
     async fn scan_one(
         &self,
         subnet: &Subnet,
-        own: &[EniId],
+        own: &[&EniId],
         ledger: &mut Ledger,
         manner: Manner,
     ) -> Result<Vec<Found>, Error> {
@@ -123,9 +125,9 @@ impl Ipam {
         let ec2 = self.ec2(until).await?;
         let interfaces = ec2.interfaces_of_subnet(&subnet.id).await?;
         let is_seen = |eni: &EniId| interfaces.iter().any(|i| i.id == *eni && i.primary().is_some());
-        if let Some(blind) = own.iter().find(|eni| !is_seen(eni)) {
+        if own.is_empty() || own.iter().any(|eni| !is_seen(eni)) {
             return Err(Error::Missing(format!(
-                "EC2's list of the interfaces in {} lacks {blind} of this very host, so the scan changed nothing: are the \
+                "EC2's list of the interfaces in {} lacks those of this very host, so the scan changed nothing: are the \
                  credentials another account's?",
                 subnet.id
             )));
@@ -176,8 +178,22 @@ impl Ipam {
     async fn holds_scan(&self, store: &Store, subnet: &Subnet, until: Instant) -> Result<bool, Error> {
         let span = self.settings.scan_interval.mul_f64(1.5);
         let holder = self.claims.boot().to_string();
-        Ok(store.hold_task(&format!("scan:{}", subnet.id), &holder, span, until).await?)
+        Ok(store.hold_task(&task(subnet), &holder, span, until).await?)
     }
+
+    /// Another host may see more: it need not wait for this one to die.
+    async fn leave_scan(&self, subnet: &Subnet) {
+        let until = Instant::now() + SCAN;
+        if let Ok(store) = self.store.now() {
+            let holder = self.claims.boot().to_string();
+            let _ = store.hold_task(&task(subnet), &holder, Duration::ZERO, until).await;
+        }
+    }
+}
+
+/// The name of the job in the table `task`.
+fn task(subnet: &Subnet) -> String {
+    format!("scan:{}", subnet.id)
 }
 
 /// What does not agree, and how many rows the subnet has.

@@ -105,7 +105,7 @@ impl Ipam {
             Err(why) => Err(why.clone()),
         };
         let reconciled = self.reconciler.outcome();
-        let mut problems = reconciled.problems;
+        let mut problems: Vec<String> = reconciled.problems.into_values().collect();
         problems.extend(self.scanner.problems());
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

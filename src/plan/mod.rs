@@ -83,18 +83,15 @@ pub struct Burst {
     at: Instant,
 }
 
-/// After so long without a refill the next one is half as large.
-const QUIET: Duration = Duration::from_secs(60);
-
 impl Burst {
     /// No burst.
     pub fn none(now: Instant) -> Self {
         Self { size: 0, at: now }
     }
 
-    /// How many the next refill may want: the last one's size, halved by every quiet minute since.
+    /// How many the next refill may want: the last one's size, halved by every minute since ([`settle_age`]).
     pub fn expected(&self, now: Instant) -> usize {
-        let halvings = now.saturating_duration_since(self.at).as_secs() / QUIET.as_secs();
+        let halvings = now.saturating_duration_since(self.at).as_secs() / settle_age().as_secs().max(1);
         self.size.checked_shr(u32::try_from(halvings).unwrap_or(u32::MAX)).unwrap_or(0)
     }
 

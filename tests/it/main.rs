@@ -24,6 +24,7 @@ mod environment;
 mod imds;
 mod link;
 mod protocol;
+mod reconcile;
 mod store;
 mod stub;
 mod vpc;

@@ -433,6 +433,14 @@ impl Host {
         Ok(net.addr())
     }
 
+    /// As an Engine from 29 on asks: it names the endpoint.
+    pub async fn lease_for(&self, pool: &str, name: &str) -> Ipv4Addr {
+        let options = json!({ "com.docker.network.endpoint.name": name });
+        let body = json!({ "PoolID": pool, "Address": "", "Options": options });
+        let answer = self.post("RequestAddress", &body).await.outcome().unwrap();
+        answer["Address"].as_str().unwrap().parse::<ipnet::Ipv4Net>().unwrap().addr()
+    }
+
     pub async fn lease(&self, pool: &str) -> Ipv4Addr {
         self.request(pool, "").await.unwrap()
     }
