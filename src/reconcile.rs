@@ -352,7 +352,7 @@ impl Watched {
             }
         }
         if is_blind {
-            self.problems.extend(before);
+            before.into_iter().for_each(|(about, why)| drop(self.problems.entry(about).or_insert(why)));
         }
         told.into_iter().map(|(ip, found)| Found { repaired: done.contains(&ip), ..found }).collect()
     }

@@ -89,13 +89,20 @@ impl Ipam {
             let ledger = ledgers.entry(id.clone()).or_default();
             let own: Vec<&EniId> = host.interfaces.iter().filter(|nic| nic.subnet == id).map(|nic| &nic.eni).collect();
             let outcome = self.scan_one(&subnet, &own, ledger, manner).await;
-            if outcome.is_err() && manner == Manner::Usual {
-                self.leave_scan(&subnet).await;
+            let is_blind = outcome.as_ref().is_err_and(|why| !matches!(why, Error::Asked(_)));
+            if is_blind
+                && manner == Manner::Usual
+                && let Ok(store) = self.store.now()
+            {
+                // Another host may see more: it need not wait for this one to die.
+                let _ = self.holds_scan(&store, &subnet, &own, Duration::ZERO, Instant::now() + SCAN).await;
             }
             if manner != Manner::DryRun {
                 self.scanner.problems.send_modify(|problems| {
                     match &outcome {
-                        Err(Error::Missing(why)) if problems.insert(id, why.clone()).as_ref() != Some(why) => {
+                        Err(Error::Missing(why) | Error::Asked(why))
+                            if problems.insert(id, why.clone()).as_ref() != Some(why) =>
+                        {
                             tracing::error!("{why}");
                         }
                         Err(_) => {}
@@ -117,7 +124,7 @@ impl Ipam {
     ) -> Result<Vec<Found>, Error> {
         let (now, until) = (Instant::now(), Instant::now() + SCAN);
         let store = self.store(until).await?;
-        if manner == Manner::Usual && !self.holds_scan(&store, subnet, until).await? {
+        if manner == Manner::Usual && !self.holds_scan(&store, subnet, own, self.scan_span(), until).await? {
             // Another host's: what this one saw is too old by the time that it scans again.
             *ledger = Ledger::default();
             return Ok(Vec::new());
@@ -149,7 +156,7 @@ impl Ipam {
         let due: Vec<Finding> = findings.into_iter().filter(|finding| ledger.is_due(&finding.sight(), now)).collect();
         let freed = due.iter().filter(|finding| finding.frees()).count();
         if freed > limit(rows) && manner != Manner::Forced {
-            return Err(Error::Missing(format!(
+            return Err(Error::Asked(format!(
                 "the scan of {} would free {freed} of {rows} rows and changed nothing, as their interfaces or holders are gone by \
                  EC2's word: if that is so (hosts were terminated), run `ec2-ipam reconcile --force`; if other accounts share the \
                  subnet, give each its own database",
@@ -157,7 +164,9 @@ impl Ipam {
             )));
         }
         // It may have taken long.
-        if due.is_empty() || manner == Manner::Usual && !self.holds_scan(&store, subnet, until).await? {
+        if due.is_empty()
+            || manner == Manner::Usual && !self.holds_scan(&store, subnet, own, self.scan_span(), until).await?
+        {
             return Ok(found);
         }
         let changes: Vec<Change> = due.iter().filter_map(|finding| finding.row.on(finding.event()).ok()).collect();
@@ -174,26 +183,23 @@ impl Ipam {
         Ok(found)
     }
 
-    /// For an interval and a half, so that the fleet has one scan an interval, and another host takes over from a dead one.
-    async fn holds_scan(&self, store: &Store, subnet: &Subnet, until: Instant) -> Result<bool, Error> {
-        let span = self.settings.scan_interval.mul_f64(1.5);
-        let holder = self.claims.boot().to_string();
-        Ok(store.hold_task(&task(subnet), &holder, span, until).await?)
+    /// So that the fleet has one scan an interval, and another host takes over from a dead one.
+    fn scan_span(&self) -> Duration {
+        self.settings.scan_interval.mul_f64(1.5)
     }
 
-    /// Another host may see more: it need not wait for this one to die.
-    async fn leave_scan(&self, subnet: &Subnet) {
-        let until = Instant::now() + SCAN;
-        if let Ok(store) = self.store.now() {
-            let holder = self.claims.boot().to_string();
-            let _ = store.hold_task(&task(subnet), &holder, Duration::ZERO, until).await;
-        }
+    /// Whether this host has the task for so long. An interface stands for it, so that its next life has it still.
+    async fn holds_scan(
+        &self,
+        store: &Store,
+        subnet: &Subnet,
+        own: &[&EniId],
+        span: Duration,
+        until: Instant,
+    ) -> Result<bool, Error> {
+        let holder = own.first().map_or("nobody", |eni| eni.as_str());
+        Ok(store.hold_task(&format!("scan:{}", subnet.id), holder, span, until).await?)
     }
-}
-
-/// The name of the job in the table `task`.
-fn task(subnet: &Subnet) -> String {
-    format!("scan:{}", subnet.id)
 }
 
 /// What does not agree, and how many rows the subnet has.

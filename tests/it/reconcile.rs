@@ -402,12 +402,10 @@ mod fleet {
             session.disconnect().await.unwrap();
             row
         };
-        let boot_a = status(&a).await.boot;
-        eventually("the first host has the task", async || holder().await.as_ref() == Some(&boot_a)).await;
+        eventually("the first host has the task", async || holder().await.as_ref() == Some(&a.eni)).await;
         let (b, docker, _) = bed(&fleet, 2, &[("EC2_IPAM_SCAN_INTERVAL", "2s")]).await;
-        let boot_b = status(&b).await.boot;
         rounds(&docker, 3).await;
-        assert_eq!(holder().await.as_ref(), Some(&boot_a), "one host at a time");
+        assert_eq!(holder().await.as_ref(), Some(&a.eni), "one host at a time");
         let before = scans(&fleet.vpc);
         a.kill();
         eventually("the other one takes over", async || {
@@ -415,7 +413,7 @@ mod fleet {
             let sql = format!("SELECT holder FROM task WHERE name='scan:{SUBNET}'");
             let row: Option<String> = mysql_async::prelude::Queryable::query_first(&mut session, sql).await.unwrap();
             session.disconnect().await.unwrap();
-            row.as_ref() == Some(&boot_b)
+            row.as_ref() == Some(&b.eni)
         })
         .await;
         eventually("it scans", async || scans(&fleet.vpc) > before).await;

@@ -472,7 +472,7 @@ impl Host {
             &format!(
                 "UPDATE allocation SET ts=ts-INTERVAL {seconds} SECOND, claimed=claimed-INTERVAL {seconds} SECOND"
             ),
-            &format!("UPDATE allocation SET ts=ts-{seconds}, claimed=claimed-{seconds}"),
+            &format!("UPDATE allocation SET ts=ts-{seconds}, claimed=claimed-{seconds}000"),
         )
         .await;
     }
