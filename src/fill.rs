@@ -51,6 +51,7 @@ pub async fn refresh(store: &Store, ec2: &Ec2, subnet: &Subnet, until: Instant) 
         let rows = store.rows_at(some, until).await?;
         let changes: Vec<Change> = rows.iter().filter_map(|row| change(row, subnet, &in_use)).collect();
         changed += store.apply(&changes, until).await?.into_iter().filter(|done| *done).count();
+        point("init:changed").await;
     }
     let refreshed = Refreshed { inserted, changed, in_use: in_use.len() };
     tracing::info!(subnet = %subnet.id, "{} in {}: {inserted} rows added, {changed} changed, {} addresses in use", subnet.id, subnet.cidr, in_use.len());

@@ -68,6 +68,7 @@ impl Task {
         }
         let until = Instant::now() + STORE_TIME;
         self.outside.store.insert_missing(&self.subnet.id, &unknown, until).await?;
+        point("reconcile:inserted").await;
         repaired.done.extend(unknown.iter().map(|row| row.ip));
         let wanted: Vec<Change> = changes.iter().map(|(_, change)| change.clone()).collect();
         let done = self.outside.store.apply(&wanted, until).await?;

@@ -11,6 +11,7 @@ use super::task::Task;
 use crate::address::{Event, Row, State};
 use crate::ec2::Ec2;
 use crate::error::Error;
+use crate::fault::point;
 use crate::plan::reconcile::{Finding, Look, What, compare};
 
 /// Who said which addresses an ENI has.
@@ -67,6 +68,7 @@ impl Task {
         let unknown: Vec<_> = found.iter().filter_map(|finding| finding.missing_row(&self.nic.eni)).collect();
         store.apply(&changes, until).await?;
         store.insert_missing(&self.subnet.id, &unknown, until).await?;
+        point("survey:changed").await;
 
         // Describe lags, so that an address assigned a moment ago may be missing from a later look; what this process
         // assigned or once saw listed is not doubted again here.

@@ -23,6 +23,7 @@ use super::docker::Reply;
 use super::{control, docker};
 use crate::eni::Lease;
 use crate::error::Error;
+use crate::fault::point;
 use crate::ipam::Ipam;
 
 /// The Engine's requests have a few hundred bytes.
@@ -126,7 +127,11 @@ impl Caller {
         };
         Ok(match outcome {
             Ok(reply) => {
+                let grants = reply.lease.is_some();
                 *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = reply.lease;
+                if grants {
+                    point("request:unanswered").await;
+                }
                 response(StatusCode::OK, &reply.json)
             }
             Err((status, why)) => {

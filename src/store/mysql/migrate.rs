@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use crate::fault::point;
+
 use super::super::schema::{self, Column, Found, Key, Step};
 use super::super::{Description, StoreError};
 use super::column;
@@ -32,7 +34,7 @@ pub(super) async fn migrate(pool: &Arc<Pool>, until: Instant) -> Result<(), Stor
     loop {
         match tries.bound(step(pool)).await {
             Ok(Progress::Whole) => return Ok(()),
-            Ok(Progress::Stepped) => {}
+            Ok(Progress::Stepped) => point("init:stepped").await,
             Ok(Progress::MayNot(steps)) => {
                 let lacks = steps.iter().map(|step| step.what).collect::<Vec<_>>().join(", ");
                 let sql = steps.iter().map(|step| step.sql).collect::<Vec<_>>().join("; ");

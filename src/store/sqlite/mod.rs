@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::address::{Change, NewRow, Row};
+use crate::fault::point;
 use crate::id::{EniId, SubnetId};
 
 use super::{Count, Description, FreeClaim, StoreError, WarmGrant, schema};
@@ -116,8 +117,16 @@ impl Sqlite {
     }
 
     pub(super) async fn insert_missing(&self, subnet: &SubnetId, rows: &[NewRow], until: Instant) -> Result<u64> {
-        let (subnet, rows) = (subnet.clone(), rows.to_vec());
-        self.run(until, move |file| write::insert_missing(file, &subnet, &rows)).await
+        // All is checked before anything is inserted: a second VPC in the table must not leave half of itself there.
+        let (of, all): (_, Vec<_>) = (subnet.clone(), rows.iter().map(|row| row.ip).collect());
+        self.run(until, move |file| write::not_elsewhere(file, &of, &all)).await?;
+        let mut inserted = 0;
+        for chunk in rows.chunks(write::CHUNK) {
+            let (of, chunk) = (subnet.clone(), chunk.to_vec());
+            inserted += self.run(until, move |file| write::insert_missing(file, &of, &chunk)).await?;
+            point("init:chunk").await;
+        }
+        Ok(inserted)
     }
 
     pub(super) async fn hold_task(&self, name: &str, holder: &str, span: Duration, until: Instant) -> Result<bool> {

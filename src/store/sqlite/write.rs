@@ -134,37 +134,38 @@ pub(super) fn apply(file: &mut Connection, changes: &[Change]) -> Result<Vec<boo
 }
 
 /// Rows to a commit.
-const CHUNK: usize = 4096;
+pub(super) const CHUNK: usize = 4096;
 
+/// Refuses addresses that another subnet's rows have.
+pub(super) fn not_elsewhere(file: &Connection, subnet: &SubnetId, ips: &[Ipv4Addr]) -> Result<(), Trouble> {
+    let mut there = file.prepare_cached("SELECT subnet FROM allocation WHERE ip = ?1 AND subnet <> ?2")?;
+    for ip in ips.iter().map(Ipv4Addr::to_string) {
+        let theirs: Option<String> = there.query_row(params![ip, subnet.as_str()], |row| row.get(0)).optional()?;
+        if let Some(theirs) = theirs {
+            return Err(Trouble::Broken(raw::other_subnet(&ip, &theirs, subnet)));
+        }
+    }
+    Ok(())
+}
+
+/// One commit.
 pub(super) fn insert_missing(file: &mut Connection, subnet: &SubnetId, rows: &[NewRow]) -> Result<u64, Trouble> {
-    // All is checked before anything is inserted: a second VPC in the table must not leave half of itself there.
-    {
-        let mut there = file.prepare_cached("SELECT subnet FROM allocation WHERE ip = ?1 AND subnet <> ?2")?;
-        for ip in rows.iter().map(|row| row.ip.to_string()) {
-            let theirs: Option<String> = there.query_row(params![ip, subnet.as_str()], |row| row.get(0)).optional()?;
-            if let Some(theirs) = theirs {
-                return Err(Trouble::Broken(raw::other_subnet(&ip, &theirs, subnet)));
-            }
-        }
-    }
+    let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut inserted: u64 = 0;
-    for chunk in rows.chunks(CHUNK) {
-        let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        {
-            let insert = "INSERT INTO allocation (ip, subnet, status, iface, \"primary\", ts, holder) \
-                          VALUES (?1, ?2, ?3, ?4, ?5, unixepoch(?6), ?7) ON CONFLICT (ip) DO NOTHING";
-            let mut insert = change.prepare_cached(insert)?;
-            for row in chunk {
-                let iface = row.iface.as_ref().map(EniId::as_str);
-                let holder = raw::holder(row.holder.as_deref());
-                let (ip, status) = (row.ip.to_string(), row.status.as_str());
-                let new =
-                    insert.execute(params![ip, subnet.as_str(), status, iface, row.primary, raw::LONG_AGO, holder])?;
-                inserted += u64::from(new > 0);
-            }
+    {
+        let insert = "INSERT INTO allocation (ip, subnet, status, iface, \"primary\", ts, holder) \
+                      VALUES (?1, ?2, ?3, ?4, ?5, unixepoch(?6), ?7) ON CONFLICT (ip) DO NOTHING";
+        let mut insert = change.prepare_cached(insert)?;
+        for row in rows {
+            let iface = row.iface.as_ref().map(EniId::as_str);
+            let holder = raw::holder(row.holder.as_deref());
+            let (ip, status) = (row.ip.to_string(), row.status.as_str());
+            let new =
+                insert.execute(params![ip, subnet.as_str(), status, iface, row.primary, raw::LONG_AGO, holder])?;
+            inserted += u64::from(new > 0);
         }
-        change.commit()?;
     }
+    change.commit()?;
     Ok(inserted)
 }
 
