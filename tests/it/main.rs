@@ -17,6 +17,7 @@ mod support;
 
 mod allocation;
 mod cli;
+mod crash;
 mod e2e;
 mod ec2;
 mod engine;

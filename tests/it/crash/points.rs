@@ -1,0 +1,143 @@
+//! Killed at every named point, on every way that leads there.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use tokio::sync::Semaphore;
+
+use super::agreement::{let_go, nothing_is_lost, reached};
+use super::bed::Bed;
+use super::ways::Way;
+use crate::support::host::{Kind, on_both};
+use crate::support::vpc::{Fault, FaultKind};
+
+on_both! {
+    killed_once_at_every_point
+    killed_twice_at_every_point
+    killed_at_every_point_with_a_reply_lost
+    killed_at_every_point_with_a_late_effect
+}
+
+async fn killed_once_at_every_point(kind: Kind) {
+    at_every_point(kind, Manner::Once).await;
+}
+
+/// The second time in the life that settles what the first one left.
+async fn killed_twice_at_every_point(kind: Kind) {
+    at_every_point(kind, Manner::Twice).await;
+}
+
+async fn killed_at_every_point_with_a_reply_lost(kind: Kind) {
+    at_every_point(kind, Manner::ReplyLost).await;
+}
+
+async fn killed_at_every_point_with_a_late_effect(kind: Kind) {
+    at_every_point(kind, Manner::LateEffect).await;
+}
+
+/// A point that is in no way's list would be a step boundary that nobody was killed at.
+#[test]
+fn every_point_of_the_source_is_on_a_way() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let all = points_in(&source);
+    for (kind, other) in [(Kind::Mariadb, "store/sqlite"), (Kind::Sqlite, "store/mysql")] {
+        let (here, elsewhere) = (points_of(kind), points_in(&source.join(other)));
+        let missing: BTreeSet<_> = all.difference(&here).filter(|point| !elsewhere.contains(*point)).collect();
+        assert!(missing.is_empty(), "{kind:?}: in the source and on no way: {missing:?}");
+        let gone: BTreeSet<_> = here.difference(&all).collect();
+        assert!(gone.is_empty(), "{kind:?}: on a way and not in the source: {gone:?}");
+    }
+}
+
+fn points_of(kind: Kind) -> BTreeSet<String> {
+    let points = Way::ALL.into_iter().flat_map(|way| way.points(kind));
+    points.map(|point| point.split('#').next().unwrap().to_owned()).collect()
+}
+
+fn points_in(path: &Path) -> BTreeSet<String> {
+    if path.is_dir() {
+        return path.read_dir().unwrap().flat_map(|entry| points_in(&entry.unwrap().path())).collect();
+    }
+    let text = std::fs::read_to_string(path).unwrap();
+    text.split("point(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    Once,
+    Twice,
+    /// The call of EC2 nearest to the point takes effect, and its answer is lost.
+    ReplyLost,
+    /// It takes effect after its connection broke.
+    LateEffect,
+}
+
+struct Case {
+    way: Way,
+    point: &'static str,
+    manner: Manner,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "after a kill at {} ({:?}, {:?})", self.point, self.way, self.manner)
+    }
+}
+
+/// So many at once, over all tests: they wait most of the time.
+static TURNS: Semaphore = Semaphore::const_new(20);
+
+async fn at_every_point(kind: Kind, manner: Manner) {
+    let cases =
+        Way::ALL.into_iter().flat_map(|way| way.points(kind).iter().map(move |point| Case { way, point, manner }));
+    let cases = cases.filter(|case| matches!(manner, Manner::Once | Manner::Twice) || case.way.ec2_call().is_some());
+    let outcomes = join_all(cases.map(|case| async move {
+        let _turn = TURNS.acquire().await.unwrap();
+        let outcome = AssertUnwindSafe(Box::pin(case.run(kind))).catch_unwind().await;
+        outcome.err().map(|_| case.to_string())
+    }))
+    .await;
+    let count = outcomes.len();
+    let failures: Vec<String> = outcomes.into_iter().flatten().collect();
+    assert!(failures.is_empty(), "{kind:?}: {} of {count} failed, see above:\n{}", failures.len(), failures.join("\n"));
+    assert!(count > 20, "{count} cases");
+}
+
+impl Case {
+    async fn run(&self, kind: Kind) {
+        let after = format!("on {kind:?} {self}");
+        let mut bed = Bed::alone(kind, self.way.cidr(kind), self.way.instance_type()).await;
+        self.way.prepare(&mut bed).await;
+        let unclear = match self.manner {
+            Manner::Once | Manner::Twice => None,
+            Manner::ReplyLost => Some(FaultKind::LoseReply),
+            // Before the settle age is over, as all that EC2 has taken up.
+            Manner::LateEffect => Some(FaultKind::LandLate(Duration::from_millis(300))),
+        };
+        if let (Some(fault), Some((action, skip))) = (unclear, self.way.ec2_call()) {
+            bed.host.vpc.fail(Fault::on(action, fault).skip(skip));
+        }
+        let engine = bed.engine.clone();
+        let lives = if self.manner == Manner::Twice { 2 } else { 1 };
+        for n in 1..=lives {
+            self.way.meanwhile(&bed).await;
+            // What an earlier life passed, the next one need not pass so often.
+            let point = if n == 1 { self.point } else { self.point.split('#').next().unwrap() };
+            bed.life_until(point, n, &after, self.way.act(&engine)).await;
+            assert_eq!(let_go(&bed).await, None, "{after}: nothing live is released");
+        }
+        bed.start().await;
+        if matches!(self.way, Way::Init | Way::Refresh | Way::Migrate) {
+            // Whatever broke off is simply done again.
+            assert!(bed.engine.pool().await);
+            assert_eq!(bed.engine.tell("init").await, Some(200), "{after}");
+        }
+        reached(&[&bed], &after, self.way.scans()).await;
+        nothing_is_lost(&[&bed], &after).await;
+    }
+}

@@ -1,0 +1,367 @@
+//! The ways that lead to each point, and the calls and changes that take the driver there.
+
+use std::net::Ipv4Addr;
+
+use ec2_ipam::address::State;
+
+use super::bed::{Bed, Engine};
+use crate::support::host::{ASSIGN, Kind, RDS, UNASSIGN, ip};
+
+/// What the driver does when it dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// A request that a warm address answers.
+    Warm,
+    /// A request that needs an Assign.
+    Cold,
+    /// A request for a free address by name.
+    Named,
+    /// A request by name for one that somebody else took meanwhile.
+    NamedTaken,
+    /// A request by name for one that is idle here.
+    NamedIdle,
+    /// A release.
+    Release,
+    /// A release of an address that had been named: it goes back to the subnet.
+    GoingHome,
+    /// More idle addresses than the maximum.
+    Trim,
+    /// An interface without containers for long.
+    Drain,
+    /// An operator's `recycle`.
+    Recycle,
+    /// A full interface makes room for a named address.
+    GiveWay,
+    /// A container is gone and its address was not released.
+    LostRelease,
+    /// An address in use left the interface.
+    CutOff,
+    /// An idle address left the interface.
+    Missing,
+    /// An address came to the interface behind the driver's back.
+    Unknown,
+    /// The same, and the table has no row for it.
+    NoRow,
+    /// Both happened while the driver was away.
+    Survey,
+    /// Somebody else took an address.
+    Foreign,
+    /// Rows of an interface that is no more.
+    DeadEni,
+    /// A subnet that the table does not know, of more than one chunk of rows.
+    Init,
+    /// `init` again, with a newcomer.
+    Refresh,
+    /// An empty database.
+    Migrate,
+}
+
+/// An interface that EC2 does not know.
+const DEAD: &str = "eni-0eeeeeeeeeeeeee01";
+/// The address that has no row.
+const NO_ROW: u8 = 45;
+
+impl Way {
+    pub const ALL: [Self; 22] = [
+        Self::Warm,
+        Self::Cold,
+        Self::Named,
+        Self::NamedTaken,
+        Self::NamedIdle,
+        Self::Release,
+        Self::GoingHome,
+        Self::Trim,
+        Self::Drain,
+        Self::Recycle,
+        Self::GiveWay,
+        Self::LostRelease,
+        Self::CutOff,
+        Self::Missing,
+        Self::Unknown,
+        Self::NoRow,
+        Self::Survey,
+        Self::Foreign,
+        Self::DeadEni,
+        Self::Init,
+        Self::Refresh,
+        Self::Migrate,
+    ];
+
+    /// The points that it passes; `#n`: at the n-th time.
+    pub fn points(self, kind: Kind) -> &'static [&'static str] {
+        const GIVE_UP: &[&str] = &["off:claimed", "off:unassigned", "off:freed"];
+        match self {
+            Self::Warm => &["request:granted"],
+            Self::Cold => {
+                &["refill:claimed", "assign:answered", "assign:recorded", "serve:leased", "request:unanswered"]
+            }
+            Self::Named => {
+                &["named:claimed", "assign:answered", "assign:recorded", "serve:leased", "request:unanswered"]
+            }
+            Self::NamedTaken => &["assign:answered", "assign:recorded"],
+            Self::NamedIdle => &["request:granted-named", "request:unanswered#2"],
+            Self::Release => &["release:begun", "release:done"],
+            Self::GoingHome | Self::Trim | Self::Drain | Self::Recycle => GIVE_UP,
+            Self::GiveWay => &["off:claimed", "off:unassigned", "off:freed", "named:claimed#5"],
+            Self::LostRelease => &["reconcile:read#4", "reconcile:changed"],
+            Self::CutOff => &["reconcile:read#4", "reconcile:changed", "reconcile:assigned"],
+            Self::Missing => &["reconcile:changed", "off:claimed", "off:unassigned", "off:freed"],
+            Self::Unknown => &["reconcile:changed", "reconcile:changed#2", "assign:answered#2"],
+            Self::NoRow => &["reconcile:inserted", "reconcile:changed"],
+            Self::Survey => &["survey:changed", "off:claimed", "off:unassigned", "off:freed"],
+            Self::Foreign => &["scan:read#2", "scan:changed"],
+            Self::DeadEni => &["scan:changed"],
+            Self::Init if kind == Kind::Sqlite => &["init:chunk", "init:inserted", "init:changed"],
+            Self::Init => &["init:chunk", "init:chunk#2", "init:inserted", "init:changed"],
+            Self::Refresh => &["init:inserted", "init:changed"],
+            // SQLite's steps are one transaction.
+            Self::Migrate if kind == Kind::Sqlite => &[],
+            Self::Migrate => &["init:stepped", "init:stepped#4"],
+        }
+    }
+
+    /// The call of EC2 that goes wrong on this way, and how many of its kind come before it.
+    pub fn ec2_call(self) -> Option<(&'static str, u32)> {
+        match self {
+            Self::Cold | Self::Named => Some((ASSIGN, 0)),
+            Self::CutOff | Self::Unknown => Some((ASSIGN, 1)),
+            Self::GoingHome | Self::Trim | Self::Recycle | Self::GiveWay | Self::Missing | Self::Survey => {
+                Some((UNASSIGN, 0))
+            }
+            _ => None,
+        }
+    }
+
+    pub fn scans(self) -> bool {
+        matches!(self, Self::Foreign | Self::DeadEni)
+    }
+
+    /// More than one chunk of rows where that matters: a chunk has 1000 in MariaDB, 4096 in SQLite.
+    pub fn cidr(self, kind: Kind) -> &'static str {
+        match (self, kind) {
+            (Self::Init, Kind::Mariadb) => "10.77.0.0/21",
+            (Self::Init, Kind::Sqlite) => "10.77.0.0/19",
+            _ => "10.77.0.0/26",
+        }
+    }
+
+    pub fn instance_type(self) -> &'static str {
+        if self == Self::GiveWay { "t3.small" } else { "c5.large" }
+    }
+
+    /// An earlier life, in which nothing goes wrong.
+    pub async fn prepare(self, bed: &mut Bed) {
+        if self == Self::Trim {
+            bed.host.set(&[("EC2_IPAM_WARM_MAX", "1")]);
+        }
+        if self == Self::GiveWay {
+            // What was named does not go home by itself.
+            bed.host.set(&[("EC2_IPAM_COOLDOWN", "1h")]);
+        }
+        if self.scans() {
+            bed.host.set(&[("EC2_IPAM_SCAN_INTERVAL", "1s")]);
+        }
+        if matches!(self, Self::Init | Self::Migrate) {
+            return;
+        }
+        bed.start().await;
+        assert!(bed.engine.pool().await);
+        match self {
+            // With a container the interface is taken up by itself.
+            Self::Unknown | Self::Foreign | Self::DeadEni => a_container(&bed.engine).await,
+            Self::NoRow => {
+                a_container(&bed.engine).await;
+                let delete = format!("DELETE FROM allocation WHERE ip='{}'", ip(NO_ROW));
+                bed.host.sql(&delete, &delete).await;
+            }
+            Self::Survey => {
+                let engine = &bed.engine;
+                assert_eq!(let_three_go(engine).await, Some(()));
+                a_container(engine).await;
+            }
+            _ => {}
+        }
+        bed.host.kill();
+    }
+
+    /// What happens while the driver is away, before each life that ends at the point.
+    pub async fn meanwhile(self, bed: &Bed) {
+        if self == Self::Survey {
+            let (engine, idle) = (&bed.engine, bed.host.mine(State::Ready).await);
+            engine.vpc.remove_address(&engine.eni, *idle.intersection(&bed.host.assigned()).next().unwrap());
+            engine.vpc.add_address(&engine.eni, engine.unused(40));
+        }
+        if self == Self::DeadEni {
+            for (last, status, claim) in [
+                (40, "ready", "NULL"),
+                (41, "occupied", "'0:1:lease'"),
+                (42, "allocated", "'0:2:on'"),
+                (43, "allocated", "'0:3:off'"),
+            ] {
+                let row = format!(
+                    "UPDATE allocation SET status='{status}', iface='{DEAD}', claim={claim} WHERE ip='{}'",
+                    ip(last)
+                );
+                bed.host.sql(&row, &row).await;
+            }
+        }
+    }
+
+    /// Calls and changes until the driver dies. They lead to the point however far an earlier life came.
+    pub async fn act(self, engine: &Engine) {
+        // Each ends at the first call that finds the driver dead.
+        let _ = match self {
+            Self::Init | Self::Migrate => init(engine).await,
+            Self::Refresh => {
+                engine.vpc.take(RDS, engine.unused(40));
+                engine.tell("init").await.map(drop)
+            }
+            Self::Warm => warm(engine).await,
+            Self::Cold => cold(engine).await,
+            Self::Named => named(engine).await,
+            Self::NamedTaken => named_taken(engine).await,
+            Self::NamedIdle => named_idle(engine).await,
+            Self::Release | Self::Drain => let_one_go(engine).await,
+            Self::GoingHome => going_home(engine).await,
+            Self::Trim => let_three_go(engine).await,
+            Self::Recycle => recycle(engine).await,
+            Self::GiveWay => give_way(engine).await,
+            Self::LostRelease => lost_release(engine).await,
+            Self::CutOff => cut_off(engine).await,
+            Self::Missing => missing(engine).await,
+            Self::Unknown => unknown(engine).await,
+            Self::NoRow => no_row(engine).await,
+            Self::Foreign => {
+                engine.vpc.take(RDS, engine.unused(40));
+                None
+            }
+            Self::Survey | Self::DeadEni => None,
+        };
+    }
+}
+
+async fn init(engine: &Engine) -> Option<()> {
+    engine.pool().await.then_some(())?;
+    // What is whole already is gone through again.
+    engine.tell("init").await.map(drop)
+}
+
+/// One whose address is in nobody's way here.
+async fn a_container(engine: &Engine) {
+    assert_eq!(engine.request("10.77.0.30").await, Some(Ok(ip(30))));
+}
+
+async fn warm(engine: &Engine) -> Option<()> {
+    loop {
+        let ip = engine.lease().await?;
+        engine.release(ip).await.then_some(())?;
+    }
+}
+
+async fn cold(engine: &Engine) -> Option<()> {
+    loop {
+        engine.lease().await?;
+    }
+}
+
+async fn name_free(engine: &Engine) -> Option<Ipv4Addr> {
+    Some(engine.request(&engine.unused(50).to_string()).await?.expect("a free address"))
+}
+
+async fn named(engine: &Engine) -> Option<()> {
+    loop {
+        name_free(engine).await?;
+    }
+}
+
+async fn named_taken(engine: &Engine) -> Option<()> {
+    loop {
+        let ip = engine.unused(50);
+        engine.vpc.take(RDS, ip);
+        let refusal = engine.request(&ip.to_string()).await?;
+        assert!(refusal.is_err(), "I2: {ip} was given, and somebody else has it");
+    }
+}
+
+async fn named_idle(engine: &Engine) -> Option<()> {
+    loop {
+        let ip = engine.lease().await?;
+        engine.release(ip).await.then_some(())?;
+        engine.request(&ip.to_string()).await?.expect("an idle address");
+    }
+}
+
+async fn let_one_go(engine: &Engine) -> Option<()> {
+    let ip = engine.lease().await?;
+    engine.release(ip).await.then_some(())
+}
+
+async fn let_three_go(engine: &Engine) -> Option<()> {
+    let ips = [engine.lease().await?, engine.lease().await?, engine.lease().await?];
+    for ip in ips {
+        engine.release(ip).await.then_some(())?;
+    }
+    Some(())
+}
+
+async fn going_home(engine: &Engine) -> Option<()> {
+    let ip = name_free(engine).await?;
+    engine.release(ip).await.then_some(())
+}
+
+async fn recycle(engine: &Engine) -> Option<()> {
+    loop {
+        let_three_go(engine).await?;
+        engine.tell("recycle").await?;
+    }
+}
+
+async fn give_way(engine: &Engine) -> Option<()> {
+    loop {
+        let ip = engine.unused(50);
+        if engine.request(&ip.to_string()).await?.is_err() {
+            // Full, and nothing idle.
+            let one = *engine.held().first().expect("a container");
+            engine.release(one).await.then_some(())?;
+        }
+    }
+}
+
+async fn lost_release(engine: &Engine) -> Option<()> {
+    let ip = engine.lease().await?;
+    engine.vanish(ip);
+    engine.reconcile_for_life().await;
+    None
+}
+
+async fn cut_off(engine: &Engine) -> Option<()> {
+    let ip = engine.lease().await?;
+    engine.vpc.remove_address(&engine.eni, ip);
+    engine.reconcile_for_life().await;
+    None
+}
+
+async fn missing(engine: &Engine) -> Option<()> {
+    let ip = engine.lease().await?;
+    engine.release(ip).await.then_some(())?;
+    engine.vpc.remove_address(&engine.eni, ip);
+    engine.reconcile_for_life().await;
+    None
+}
+
+async fn unknown(engine: &Engine) -> Option<()> {
+    // Once the first look is over, lest that finds it.
+    engine.lease().await?;
+    engine.vpc.add_address(&engine.eni, engine.unused(40));
+    engine.reconcile_for_life().await;
+    None
+}
+
+async fn no_row(engine: &Engine) -> Option<()> {
+    engine.lease().await?;
+    if engine.vpc.holder(ip(NO_ROW)).is_none() {
+        engine.vpc.add_address(&engine.eni, ip(NO_ROW));
+    }
+    engine.reconcile_for_life().await;
+    None
+}
