@@ -16,7 +16,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::engine::{Engine, IMAGE, run, until};
-use crate::support::mariadb::Db;
+use crate::support::mariadb::{Db, PASSWORD};
+use crate::support::secrets;
 use crate::support::vpc::{EniSpec, Outcome, Server, Switches, Vpc};
 use agreement::{Docker, Endpoint, Interface, agree};
 
@@ -264,6 +265,11 @@ async fn everything_agrees_after_each_step() {
     assert_eq!(bed.docker("plugin ls -q"), "");
     assert_eq!(bed.engine.plugin(), None);
     bed.engine.down(Signal::SIGTERM);
+    let mut all = bed.vpc.secrets();
+    all.push(PASSWORD.to_owned());
+    let told = bed.engine.told();
+    assert!(told.contains("granted "), "the plugin's own lines are among them");
+    secrets::assert_untold(&told, &all);
 }
 
 fn networks(bed: &Bed) {

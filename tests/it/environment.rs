@@ -2,8 +2,15 @@
 
 use ec2_ipam::ec2::{Ec2, Ec2Error};
 
+use serde_json::json;
+
 use crate::ec2::{assigned, eni, ip};
 use crate::stub::{Answer, Stub};
+use crate::support::host::SECRET_KEY;
+use crate::support::secrets;
+use crate::support::vpc::{ROLE_SECRET, ROLE_TOKEN};
+
+const IMDS_TOKEN: &str = "AQAEAtokenOfTheMetadata7";
 
 /// Not a test by itself: what `what_is_not_given_comes_from_the_environment` runs in processes of their own, since an
 /// environment belongs to a process.
@@ -24,12 +31,15 @@ async fn in_a_process() {
 #[tokio::test]
 async fn what_is_not_given_comes_from_the_environment() {
     let ec2 = Stub::start(|_, _| assigned(&[ip(5)])).await;
-    let role = "{\"Code\":\"Success\",\"Type\":\"AWS-HMAC\",\"AccessKeyId\":\"ASIAX\",\"SecretAccessKey\":\"s\",\"Token\":\"t\",\"Expiration\":\"2199-01-01T00:00:00Z\"}";
-    let token = || Answer::Http(200, "x-aws-ec2-metadata-token-ttl-seconds: 21600\r\n".into(), "token".into());
+    let role = json!({
+        "Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": "ASIAX", "SecretAccessKey": ROLE_SECRET, "Token": ROLE_TOKEN,
+        "Expiration": "2199-01-01T00:00:00Z",
+    });
+    let token = || Answer::Http(200, "x-aws-ec2-metadata-token-ttl-seconds: 21600\r\n".into(), IMDS_TOKEN.into());
     let full = Stub::start(move |request, _| match request.split(' ').nth(1).unwrap() {
         "/latest/api/token" => token(),
         "/latest/meta-data/placement/region" => Answer::Http(200, String::new(), "eu-west-1".into()),
-        path if path.ends_with("/driver") => Answer::Http(200, String::new(), role.into()),
+        path if path.ends_with("/driver") => Answer::Http(200, String::new(), role.to_string()),
         path if path.contains("security-credentials") => Answer::Http(200, String::new(), "driver".into()),
         _ => Answer::Http(404, String::new(), String::new()),
     })
@@ -38,7 +48,7 @@ async fn what_is_not_given_comes_from_the_environment() {
         if request.starts_with("PUT ") { token() } else { Answer::Http(404, String::new(), String::new()) }
     })
     .await;
-    let keys = [("AWS_REGION", "eu-west-1"), ("AWS_ACCESS_KEY_ID", "AKIAX"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    let keys = [("AWS_REGION", "eu-west-1"), ("AWS_ACCESS_KEY_ID", "AKIAX"), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)];
     for (expected, imds, given) in [
         ("assigned", &bare, &keys[..]),
         ("assigned", &full, &[]),
@@ -56,7 +66,9 @@ async fn what_is_not_given_comes_from_the_environment() {
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("1 passed"), "{expected}: {text}");
+        let told = format!("{text}{}", String::from_utf8_lossy(&output.stderr));
+        secrets::assert_untold(&told, &[SECRET_KEY, ROLE_SECRET, ROLE_TOKEN, IMDS_TOKEN].map(str::to_owned));
     }
     assert_eq!(ec2.requests().len(), 2);
-    assert!(ec2.requests()[1].contains("x-amz-security-token: t"));
+    assert!(ec2.requests()[1].contains(&format!("x-amz-security-token: {ROLE_TOKEN}")));
 }

@@ -26,6 +26,7 @@ mod imds;
 mod link;
 mod protocol;
 mod reconcile;
+mod secrets;
 mod store;
 mod stub;
 mod vpc;

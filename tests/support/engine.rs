@@ -57,6 +57,8 @@ pub(crate) struct Engine {
     input: Option<ChildStdin>,
     first: i32,
     dockerd: Mutex<Option<Child>>,
+    /// Whatever a command of Docker's or of ours has printed.
+    heard: Mutex<String>,
 }
 
 impl Engine {
@@ -83,6 +85,7 @@ impl Engine {
             keeper,
             first: first.trim().parse().expect("no namespaces; is this a container without privileges?"),
             dockerd: Mutex::default(),
+            heard: Mutex::default(),
         };
         engine.up();
         engine.import();
@@ -135,12 +138,24 @@ impl Engine {
             .arg(format!("unix://{}/docker.sock", self.dir.display()))
             .args(words.split_whitespace())
             .env("DOCKER_CONFIG", &self.dir);
-        run(&mut command)
+        self.run(&mut command)
     }
 
     /// Runs a command of our own binary, in the namespaces.
     pub(crate) fn cli(&self, words: &str) -> Result<String, String> {
-        run(self.within().arg(env!("CARGO_BIN_EXE_ec2-ipam")).args(words.split_whitespace()))
+        self.run(self.within().arg(env!("CARGO_BIN_EXE_ec2-ipam")).args(words.split_whitespace()))
+    }
+
+    fn run(&self, command: &mut Command) -> Result<String, String> {
+        let said = run(command);
+        let (Ok(text) | Err(text)) = &said;
+        self.heard.lock().unwrap().push_str(text);
+        said
+    }
+
+    /// All that was logged, by dockerd and the plugin, and all that commands have printed.
+    pub(crate) fn told(&self) -> String {
+        std::fs::read_to_string(self.dir.join("dockerd.log")).unwrap() + &self.heard.lock().unwrap()
     }
 
     /// Runs `ip` in the namespaces.

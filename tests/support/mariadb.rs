@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 
-/// Every character that a URL has a use for.
-pub const PASSWORD: &str = "p@ss:w/r?d%#";
-const PASSWORD_IN_URL: &str = "p%40ss%3Aw%2Fr%3Fd%25%23";
+use super::secrets;
+
+/// Every character that a URL, JSON or a quoted text has a use for, and a word that stands nowhere else.
+pub const PASSWORD: &str = r#"p@ss:w/r?d%#"\Kq7vZ2xTr9Wm"#;
 
 /// The table as the original ec2-ipam makes it, word for word.
 pub const ORIGINAL: &str = "CREATE TABLE `allocation` (
@@ -74,7 +75,10 @@ rm -rf "$0""#
     for attempt in 0.. {
         let ping = Command::new("mariadb")
             .args(["--no-defaults", "-uroot", "-e"])
-            .arg(format!("CREATE USER IF NOT EXISTS ipam@'%' IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON *.* TO ipam@'%'"))
+            .arg(format!(
+                "CREATE USER IF NOT EXISTS ipam@'%' IDENTIFIED BY '{}'; GRANT ALL ON *.* TO ipam@'%'",
+                PASSWORD.replace('\\', r"\\")
+            ))
             .arg(format!("--socket={}/sock", server.dir.display()))
             .stderr(Stdio::null())
             .status()
@@ -111,7 +115,7 @@ impl Db {
 
     /// Through a proxy on this port.
     pub fn url_at(&self, port: u16) -> String {
-        format!("mysql://ipam:{PASSWORD_IN_URL}@127.0.0.1:{port}/{}", self.name)
+        format!("mysql://ipam:{}@127.0.0.1:{port}/{}", secrets::percent(PASSWORD), self.name)
     }
 
     /// A session of our own, beside the store's: root's, in UTC.

@@ -5,4 +5,5 @@ pub(crate) mod engine;
 pub(crate) mod host;
 pub(crate) mod mariadb;
 pub(crate) mod proxy;
+pub(crate) mod secrets;
 pub(crate) mod vpc;

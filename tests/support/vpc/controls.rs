@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Vpc;
 use super::calls::{Call, Outcome};
 use super::faults::{CallClass, Fault, TokenBucket};
-use super::imds::{ImdsMode, ImdsRead};
+use super::imds::{ImdsMode, ImdsRead, ROLE_SECRET, ROLE_TOKEN};
 
 impl Vpc {
     /// Queues a fault.
@@ -109,6 +109,12 @@ impl Vpc {
     /// Makes all tokens handed out so far invalid.
     pub(crate) fn imds_forget_tokens(&self) {
         self.lock().imds_tokens.clear();
+    }
+
+    /// What the metadata services handed out and nobody else may learn.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let tokens = self.lock().imds_secrets.clone();
+        tokens.into_iter().chain([ROLE_SECRET.to_owned(), ROLE_TOKEN.to_owned()]).collect()
     }
 
     /// The requests that the metadata services saw.

@@ -15,6 +15,9 @@ use super::world::{ACCOUNT, Eni, GROUP_ID, REGION, VPC_ID, World, ZONE};
 
 /// The role whose credentials are offered.
 pub(crate) const ROLE: &str = "ec2-ipam";
+/// The secrets among them.
+pub(crate) const ROLE_SECRET: &str = "hD4sRoleSecretXq8Jw2/never+to+be+shown";
+pub(crate) const ROLE_TOKEN: &str = "IQoJb3RoleTokenXZ3kYp9tLm5/never+to+be+shown==";
 const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 
 /// How the metadata service is doing.
@@ -106,6 +109,7 @@ fn grant_token(state: &mut State, instance: &str, asked: &Asked) -> Reply {
     };
     let token = format!("AQAEA{:032x}==", fastrand::u128(..));
     state.imds_tokens.insert((instance.to_owned(), token.clone()), Instant::now() + Duration::from_secs(ttl));
+    state.imds_secrets.insert(token.clone());
     Reply::Answer(200, vec![("content-type", "text/plain".to_owned()), (TTL, ttl.to_string())], token)
 }
 
@@ -192,8 +196,8 @@ fn credentials(instance: &str) -> String {
         "LastUpdated": "2024-01-01T00:00:00Z",
         "Type": "AWS-HMAC",
         "AccessKeyId": access_key_of(instance),
-        "SecretAccessKey": "simulated",
-        "Token": "simulated",
+        "SecretAccessKey": ROLE_SECRET,
+        "Token": ROLE_TOKEN,
         "Expiration": "2199-01-01T00:00:00Z",
     })
     .to_string()

@@ -42,7 +42,7 @@ use ipnet::Ipv4Net;
 pub(crate) use calls::{Call, Outcome};
 pub(crate) use faults::{CallClass, Fault, FaultKind, TokenBucket};
 pub(crate) use http::Server;
-pub(crate) use imds::{ImdsMode, ImdsRead, ROLE, access_key_of};
+pub(crate) use imds::{ImdsMode, ImdsRead, ROLE, ROLE_SECRET, ROLE_TOKEN, access_key_of};
 use state::State;
 pub(crate) use switches::*;
 pub(crate) use world::{ACCOUNT, GROUP_ID, INSTANCE_TYPES, REGION, VPC_ID, ZONE};

@@ -36,4 +36,6 @@ pub(super) struct State {
     pub(super) imds_has_role: bool,
     /// Instance and token, to when it expires.
     pub(super) imds_tokens: HashMap<(String, String), Instant>,
+    /// All tokens ever handed out.
+    pub(super) imds_secrets: BTreeSet<String>,
 }
