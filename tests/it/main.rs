@@ -17,6 +17,7 @@ mod support;
 
 mod allocation;
 mod cli;
+mod contention;
 mod crash;
 mod e2e;
 mod ec2;
