@@ -1,6 +1,6 @@
 # Everything is built in the release profile: tests, plugin and demo share their dependencies, which are most of the time.
 .DEFAULT_GOAL := help
-.PHONY: help build plugin install push test lint demo clean
+.PHONY: help build plugin install push test lint demo fuzz clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TAG    ?= latest
@@ -41,6 +41,12 @@ demo: ## A simulated VPC, the plugin in a Docker Engine, three containers with V
 	scripts/setup.sh demo
 	$(MAKE) plugin
 	scripts/demo.sh build/plugin "$(TARGET)/release/examples/vpc-sim"
+
+# Coverage needs a nightly compiler, and cargo-fuzz knows its flags; CI has neither.
+fuzz: ## The parsers under libFuzzer, for FUZZ_SECONDS (60); needs a nightly Rust and cargo-fuzz
+	@rustup run nightly rustc --version >/dev/null 2>&1 || { echo "a nightly Rust is missing: rustup toolchain install nightly --profile minimal" >&2; exit 2; }
+	@cargo fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing: cargo install cargo-fuzz" >&2; exit 2; }
+	cargo +nightly fuzz run parsers -- -max_total_time=$(or $(FUZZ_SECONDS),60)
 
 clean: ## What was built
 	rm -rf build

@@ -182,16 +182,14 @@ impl FromStr for PoolId {
             parts.next().map(|part| {
                 let (base, len) = part.split_once('-').ok_or_else(unknown)?;
                 let base: Ipv4Addr = base.parse().map_err(|_| unknown())?;
-                let net = Ipv4Net::new(base, len.parse().map_err(|_| unknown())?).map_err(|_| unknown())?;
-                if net.network() == base { Ok(net) } else { Err(unknown()) }
+                Ipv4Net::new(base, len.parse().map_err(|_| unknown())?).map_err(|_| unknown())
             })
         };
         let cidr = net().transpose()?;
         let sub_pool = net().transpose()?;
-        if parts.next().is_some() {
-            return Err(unknown());
-        }
-        Ok(Self { eni, cidr, sub_pool })
+        let id = Self { eni, cidr, sub_pool };
+        // To the letter as it was told to Docker, which only keeps it.
+        if id.to_string() == text { Ok(id) } else { Err(unknown()) }
     }
 }
 
@@ -235,6 +233,8 @@ mod tests {
             "eni-0123456789abcdef0/",
             "eni-0123456789abcdef0/10.0.0.1-24",
             "eni-0123456789abcdef0/10.0.0.0-33",
+            "eni-0123456789abcdef0/10.0.0.0-+24",
+            "eni-0123456789abcdef0/10.0.0.0-024",
             "eni-0123456789abcdef0/10.0.0.0-24/10.0.0.128-25/x",
             "LocalDefault/10.0.0.0/24",
         ] {

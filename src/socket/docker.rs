@@ -1,17 +1,15 @@
-//! Docker's calls on the wire: paths, JSON keys and answers as the Engine has them.
+//! Docker's calls: paths and answers as the Engine has them.
 //!
-//! Source: moby/moby, `libnetwork/ipams/remote/api/api.go` and `remote.go`, v20.10 to v29, and requests recorded from those
-//! engines. All keys of a request are always there; `Options` may be null. A refusal is HTTP 500 with `Err`, which the Engine
+//! Source: moby/moby, `libnetwork/ipams/remote/remote.go`, v20.10 to v29. A refusal is HTTP 500 with `Err`, which the Engine
 //! reads where the status is not 200, and `Error`, which it reads where it is.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::wire::{self, ReleaseAddress, ReleasePool, RequestAddress, RequestPool};
 use crate::eni::Lease;
 use crate::error::Error;
 use crate::ipam::Ipam;
@@ -32,44 +30,6 @@ const ADDRESS_SPACE: &str = "ec2-ipam";
 const GATEWAY: &str = "com.docker.network.gateway";
 const ENDPOINT_NAME: &str = "com.docker.network.endpoint.name";
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct RequestPool {
-    #[serde(default)]
-    pool: String,
-    #[serde(default)]
-    sub_pool: String,
-    #[serde(default)]
-    options: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    v6: bool,
-}
-
-#[derive(Deserialize)]
-struct PoolName {
-    #[serde(rename = "PoolID")]
-    pool_id: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct RequestAddress {
-    #[serde(rename = "PoolID")]
-    pool_id: String,
-    #[serde(default)]
-    address: String,
-    #[serde(default)]
-    options: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct ReleaseAddress {
-    #[serde(rename = "PoolID")]
-    pool_id: String,
-    address: String,
-}
-
 /// Answers a call of Docker; none if the path is not one of them.
 pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> Option<Result<Reply, Error>> {
     let plain = |json| Some(Ok(Reply { json, lease: None }));
@@ -88,8 +48,8 @@ pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> 
         "/IpamDriver.RequestAddress" => Some(request_address(ipam, body, until).await),
         "/IpamDriver.ReleaseAddress" => Some(release_address(ipam, body).await),
         // A pool is the subnet, and Docker releases it while a twin lives, before its last address, or never.
-        "/IpamDriver.ReleasePool" => Some(parse::<PoolName>(body).map(|pool| {
-            tracing::info!("Docker let go of pool {}", pool.pool_id);
+        "/IpamDriver.ReleasePool" => Some(parse::<ReleasePool>(body).map(|pool| {
+            tracing::info!("Docker let go of pool {:?}", pool.pool_id);
             Reply { json: json!({}), lease: None }
         })),
         _ => None,
@@ -136,15 +96,5 @@ async fn release_address(ipam: &Arc<Ipam>, body: &[u8]) -> Result<Reply, Error> 
 
 /// A body of a call that has one.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    if body.iter().all(u8::is_ascii_whitespace) {
-        // The Engine repeats a call whose connection broke with an empty body (moby/moby issue 35459); answering it would do
-        // something that nobody asked for.
-        return Err(Error::Asked(
-            "the request has no body: it is a repetition that lost it; try the command again".into(),
-        ));
-    }
-    // An object: serde would read a list as the fields in order, and an empty one as a request without any.
-    serde_json::from_slice(body)
-        .and_then(|fields| T::deserialize(Value::Object(fields)))
-        .map_err(|e| Error::Asked(format!("the request is not what Docker sends: {e}")))
+    wire::parse(body).map_err(Error::Asked)
 }

@@ -3,3 +3,4 @@
 pub mod control;
 pub mod docker;
 pub mod server;
+mod wire;

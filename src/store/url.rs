@@ -101,6 +101,10 @@ impl Server {
     }
 
     fn options(&mut self, query: &str) -> Result<(), BadUrl> {
+        // The tail of a password whose `?` somebody forgot to encode: no error may quote that.
+        if query.contains('@') {
+            return Err(bad("has an `@` after its `?`: in a user or password a `?` is written %3F, an `@` %40"));
+        }
         let (mut mode, mut ca, mut name) = (None, None, None);
         for option in query.split('&').filter(|option| !option.is_empty()) {
             let (key, value) = option.split_once('=').unwrap_or((option, ""));
@@ -261,6 +265,7 @@ mod tests {
             ("mysql://u:hunter2@a:1,b:2/d", "several hosts"),
             ("mysql://u:hunter2%zz@h/d", "percent-encoded"),
             ("mysql://u:hunter2@h/d/e", "too many"),
+            ("mysql://u:p@h/d?hunter2@h/d", "an `@` after its `?`"),
             ("mysql://u:hunter2@h/d?tls=on", "`tls` that is not known: ssl-mode, ssl-ca, ssl-name, socket"),
             ("mysql://u:hunter2@h/d?ssl-mode=on", "verify-identity"),
             ("mysql://u:hunter2@h/d?ssl-mode=required&ssl-ca=/ca", "never checks"),
