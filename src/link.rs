@@ -19,7 +19,7 @@ const NAME: usize = 15;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
     /// There is none of this name.
-    #[error("there is no interface {name}; the interfaces are: {}", names.join(", "))]
+    #[error("there is no interface {name:?}; the interfaces are: {}", names.join(", "))]
     Missing {
         /// The name asked for.
         name: String,

@@ -123,7 +123,7 @@ impl Ipam {
     ) -> Result<(&'h Nic, Link), Error> {
         if let Some(instance) = options.get("instance-id").filter(|id| **id != host.instance) {
             return Err(Error::Asked(format!(
-                "--ipam-opt instance-id={instance} is not this host, which is {}",
+                "--ipam-opt instance-id={instance:?} is not this host, which is {}",
                 host.instance
             )));
         }

@@ -87,7 +87,7 @@ impl Eni {
                         self.shared.memory().leases.insert(ip, claim.clone());
                         point("request:granted-named").await;
                         let _ = self.wants.send(Want::Look);
-                        return Ok(Lease { ip, claim, eni: self.weak() });
+                        return Ok(Lease::new(ip, claim, self.weak()));
                     }
                 }
                 // Its own release, or an Unassign, may be in flight: Docker deletes an endpoint before it releases the
@@ -156,7 +156,7 @@ impl Eni {
             let Some(older) = known else {
                 self.shared.memory().leases.insert(ip, claim.clone());
                 point("request:granted").await;
-                return Ok(Some(Lease { ip, claim, eni: self.weak() }));
+                return Ok(Some(Lease::new(ip, claim, self.weak())));
             };
             // I1: Docker has this address in use, whatever the table says.
             tracing::error!(eni = %self.nic.eni, %ip, "the database lost the lease of {ip}; it is put right");

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
 use super::{Outside, STORE_TIME, Shared};
@@ -13,11 +14,13 @@ use crate::late::pause;
 use crate::store::StoreError;
 
 /// An address granted to a container, not yet known to have reached Docker.
+///
+/// Wherever it is dropped, the address is taken back: in a channel that nobody reads any more, too (I9).
 pub struct Lease {
     /// The address.
     pub ip: Ipv4Addr,
-    pub(super) claim: Claim,
-    pub(super) eni: Weak,
+    /// None once Docker has it.
+    held: Option<(Claim, Weak)>,
 }
 
 /// Enough of the ENI to take a lease back, cheaply carried.
@@ -29,11 +32,26 @@ pub(super) struct Weak {
 }
 
 impl Lease {
-    /// The answer never reached Docker: the address is idle again, and no colder nor hotter than before (I9).
-    pub async fn take_back(self) {
-        let ip = self.ip;
-        tracing::warn!(eni = %self.eni.id, %ip, "took {ip} back: Docker did not get the answer");
-        self.eni.let_go(ip, self.claim, Event::TakeBack).await;
+    pub(super) fn new(ip: Ipv4Addr, claim: Claim, eni: Weak) -> Self {
+        Self { ip, held: Some((claim, eni)) }
+    }
+
+    /// Docker has it.
+    pub fn keep(mut self) {
+        self.held = None;
+    }
+}
+
+impl Drop for Lease {
+    /// The answer never reached Docker: the address is idle again, and no colder nor hotter than before.
+    fn drop(&mut self) {
+        // Without a runtime the process is ending.
+        if let (Some((claim, eni)), Ok(runtime)) = (self.held.take(), Handle::try_current()) {
+            let ip = self.ip;
+            tracing::warn!(eni = %eni.id, %ip, "took {ip} back: Docker did not get the answer");
+            let tasks = eni.outside.tasks.clone();
+            tasks.spawn_on(async move { eni.let_go(ip, claim, Event::TakeBack).await }, &runtime);
+        }
     }
 }
 

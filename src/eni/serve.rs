@@ -76,9 +76,7 @@ impl Task {
             self.shared.memory().leases.insert(ip, claim.clone());
             let eni =
                 Weak { id: self.nic.eni.clone(), outside: self.outside.clone(), shared: Arc::clone(&self.shared) };
-            if let Err(Ok(lease)) = order.answer.send(Ok(Lease { ip, claim, eni })) {
-                self.outside.tasks.spawn(lease.take_back());
-            }
+            let _ = order.answer.send(Ok(Lease::new(ip, claim, eni)));
         }
         Ok(())
     }

@@ -61,7 +61,7 @@ pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> 
         "/v1/list" => list(ipam, body, until).await,
         "/v1/reserve" | "/v1/unreserve" => reserve(ipam, body, path == "/v1/reserve", until).await,
         _ => {
-            let why = Error::Asked(format!("{path} is not a call of this driver"));
+            let why = Error::Asked(format!("{path:?} is not a call of this driver"));
             return Err((StatusCode::NOT_FOUND, why));
         }
     };

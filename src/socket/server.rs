@@ -3,7 +3,8 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -19,7 +20,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::connections::{Connections, Place};
 use super::docker::Reply;
+use super::line::Line;
 use super::{control, docker};
 use crate::eni::Lease;
 use crate::error::Error;
@@ -28,6 +31,10 @@ use crate::ipam::Ipam;
 
 /// The Engine's requests have a few hundred bytes.
 const BODY_LIMIT: usize = 64 * 1024;
+/// A head, and what was read of the body with it.
+const BUFFER_LIMIT: usize = 64 * 1024;
+/// Characters of a refusal: what it quotes may be as long as a body.
+const LONGEST: usize = 1000;
 /// What runs when the driver is told to stop may go on for so long; dockerd kills it after 10 s.
 pub const DRAIN: Duration = Duration::from_secs(8);
 /// Whatever waits says so this long before it would be cut off.
@@ -51,6 +58,8 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 
 /// Serves until told to stop, then lets what runs finish.
 pub async fn serve(listener: UnixListener, ipam: Arc<Ipam>, tasks: TaskTracker, stop: CancellationToken) {
+    let connections = Connections::new();
+    let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -58,17 +67,26 @@ pub async fn serve(listener: UnixListener, ipam: Arc<Ipam>, tasks: TaskTracker, 
         };
         match accepted {
             Ok((stream, _)) => {
+                is_failing = false;
+                let place = tokio::select! {
+                    () = stop.cancelled() => return,
+                    place = connections.place() => place,
+                };
                 let caller = Caller {
                     ipam: Arc::clone(&ipam),
                     tasks: tasks.clone(),
                     stop: stop.clone(),
-                    unread: Arc::default(),
+                    place,
+                    unread: Mutex::default(),
                 };
                 tasks.spawn(caller.serve(stream));
             }
-            // Out of file descriptors, most likely: they come back as calls end.
+            // Out of file descriptors, most likely: one comes back with each connection that goes.
             Err(why) => {
-                tracing::error!("cannot accept a connection: {why}");
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::error!("cannot accept a connection: {why}");
+                }
+                connections.end_one();
                 sleep(Duration::from_millis(100)).await;
             }
         }
@@ -76,70 +94,84 @@ pub async fn serve(listener: UnixListener, ipam: Arc<Ipam>, tasks: TaskTracker, 
 }
 
 /// One connection.
-#[derive(Clone)]
 struct Caller {
     ipam: Arc<Ipam>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    /// The lease of the last answer, until it is known to be written.
-    unread: Arc<Mutex<Option<Lease>>>,
+    place: Place,
+    /// The lease of the last answer, until it is known to be read. As this is dropped it is taken back.
+    unread: Mutex<Option<Lease>>,
 }
 
 impl Caller {
     async fn serve(self, stream: UnixStream) {
+        let left = Arc::new(AtomicBool::new(false));
+        let line = Line { stream, left: Arc::clone(&left) };
         let service = service_fn(|request| self.answer(request));
         // No time-out between requests: the Engine keeps idle connections and would repeat a call that met a closing one
         // without its body.
         let connection = hyper::server::conn::http1::Builder::new()
-            .max_buf_size(BODY_LIMIT)
-            .serve_connection(TokioIo::new(stream), service);
+            .max_buf_size(BUFFER_LIMIT)
+            .serve_connection(TokioIo::new(line), service);
         tokio::pin!(connection);
         let outcome = tokio::select! {
             outcome = &mut connection => outcome,
-            () = self.stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+            () = async { tokio::select! { () = self.stop.cancelled() => {}, () = self.place.ended() => {} } } => {
+                // Half a request that may never become a whole one is not waited for.
+                if self.place.is_busy() {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                } else {
+                    Ok(())
+                }
             }
         };
         if let Err(why) = outcome {
             tracing::debug!("a connection ended: {why}");
-            let broken = std::error::Error::source(&why)
-                .and_then(|source| source.downcast_ref::<std::io::Error>())
-                .is_some_and(|e| e.kind() == ErrorKind::BrokenPipe);
-            if let Some(lease) = self.written().filter(|_| broken) {
-                lease.take_back().await;
-            }
+        }
+        if !left.load(Ordering::Relaxed) {
+            self.was_read();
         }
     }
 
-    fn written(&self) -> Option<Lease> {
-        self.unread.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn unread(&self) -> MutexGuard<'_, Option<Lease>> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last answer reached its caller.
+    fn was_read(&self) {
+        if let Some(lease) = self.unread().take() {
+            lease.keep();
+        }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
-        // A further request on the connection: the answer before was written.
-        self.written();
+        self.place.busy();
+        // A further request on the connection: the answer before was read.
+        self.was_read();
         let path = request.uri().path().to_owned();
         let until = Instant::now() + self.patience(&path);
         let outcome = tokio::select! {
             outcome = self.outcome(request, path, until) => outcome,
             () = async { self.stop.cancelled().await; sleep(DRAIN_REQUESTS).await } => Err((StatusCode::INTERNAL_SERVER_ERROR, Error::Stopping)),
         };
-        Ok(match outcome {
+        let response = match outcome {
             Ok(reply) => {
                 let grants = reply.lease.is_some();
-                *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = reply.lease;
+                *self.unread() = reply.lease;
                 if grants {
                     point("request:unanswered").await;
                 }
                 response(StatusCode::OK, &reply.json)
             }
             Err((status, why)) => {
-                let why = why.to_string();
+                let why = shortened(why.to_string());
                 tracing::warn!("refused: {why}");
                 response(status, &json!({ "Err": why, "Error": why }))
             }
-        })
+        };
+        self.place.quiet(true);
+        Ok(response)
     }
 
     fn patience(&self, path: &str) -> Duration {
@@ -155,12 +187,13 @@ impl Caller {
         let internal = |why| (StatusCode::INTERNAL_SERVER_ERROR, why);
         if request.method() != Method::POST && !(request.method() == Method::GET && path.starts_with(control::PREFIX)) {
             let why = Error::Asked(format!(
-                "{} {path} is not a call of this driver: calls are made by POST",
+                "{} {path:?} is not a call of this driver: calls are made by POST",
                 request.method()
             ));
             return Err((StatusCode::METHOD_NOT_ALLOWED, why));
         }
-        let body = timeout_at(until, Limited::new(request.into_body(), BODY_LIMIT).collect()).await;
+        let in_time = self.ipam.at_most_a_request(until);
+        let body = timeout_at(in_time, Limited::new(request.into_body(), BODY_LIMIT).collect()).await;
         let body = match body {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(_)) => {
@@ -174,7 +207,8 @@ impl Caller {
             }
         };
 
-        // Detached: a handler finishes when the caller hangs up, and then takes back what it granted (I9).
+        // Detached: a handler finishes though the caller hangs up. What it granted is then taken back as the reply is dropped
+        // (I9).
         let (answer, reply) = oneshot::channel();
         let ipam = Arc::clone(&self.ipam);
         self.tasks.spawn(async move {
@@ -182,9 +216,7 @@ impl Caller {
                 Some(outcome) => outcome.map_err(|why| (StatusCode::INTERNAL_SERVER_ERROR, why)),
                 None => control::call(&ipam, &path, &body, until).await,
             };
-            if let Err(Ok(Reply { lease: Some(lease), .. })) = answer.send(outcome) {
-                lease.take_back().await;
-            }
+            let _ = answer.send(outcome);
         });
         tokio::select! {
             outcome = reply => outcome.unwrap_or_else(|_| Err(internal(Error::Missing("the driver failed at this request; see its log".into())))),
@@ -194,6 +226,15 @@ impl Caller {
             }
         }
     }
+}
+
+/// A sentence that a terminal and a log can take.
+fn shortened(mut why: String) -> String {
+    if let Some((end, _)) = why.char_indices().nth(LONGEST) {
+        why.truncate(end);
+        why.push('…');
+    }
+    why
 }
 
 fn response(status: StatusCode, json: &serde_json::Value) -> Response<Full<Bytes>> {

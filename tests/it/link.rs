@@ -60,7 +60,7 @@ fn a_link_is_found_by_name_with_its_state() {
         assert!(matches!(error, LinkError::Missing { .. }));
         let text = error.to_string();
         assert!(
-            text.starts_with("there is no interface eth9; the interfaces are: lo, ") && text.contains("eth1"),
+            text.starts_with("there is no interface \"eth9\"; the interfaces are: lo, ") && text.contains("eth1"),
             "{text}"
         );
     });

@@ -27,6 +27,7 @@ mod imds;
 mod link;
 mod protocol;
 mod reconcile;
+mod robustness;
 mod secrets;
 mod store;
 mod stub;

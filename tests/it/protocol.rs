@@ -151,7 +151,7 @@ async fn what_nobody_should_send_is_refused_in_a_sentence_and_changes_nothing() 
         (pool(r#""Pool":"10.77.0.0/24","SubPool":"x""#), "--ip-range \"x\""),
         (pool(r#""Pool":"","Options":{"eni-id":"eth1"}"#), "\"eth1\" is not an id"),
         (pool(r#""Pool":"","Options":{"eni-id":"eni-0123456789abcdef0"}"#), "not attached to this instance"),
-        (pool(r#""Pool":"","Options":{"parent":"eth7"}"#), "no interface eth7"),
+        (pool(r#""Pool":"","Options":{"parent":"eth7"}"#), "no interface \"eth7\""),
         (pool(r#""Pool":"","Options":{"parent":"lo"}"#), "not an ENI"),
         (pool(r#""Pool":"","Options":{"instance-id":"i-0ffffffffffffffff"}"#), "is not this host"),
     ] {

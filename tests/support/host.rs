@@ -151,6 +151,7 @@ impl Fleet {
             eni: eni(n),
             settings: settings.map(|(name, value)| (name.to_owned(), value)).into(),
             args: Vec::new(),
+            within: Vec::new(),
             namespace,
             proxy,
             _servers: [ec2, imds],
@@ -212,6 +213,8 @@ pub struct Host {
     settings: BTreeMap<String, String>,
     /// What follows `serve`.
     pub args: Vec<String>,
+    /// A command that turns into the driver, such as one that limits it.
+    pub within: Vec<String>,
     namespace: Namespace,
     /// Between the host and MariaDB.
     pub proxy: Option<Proxy>,
@@ -286,8 +289,10 @@ impl Host {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ec2-ipam"));
-        command.args(args).env_clear().envs(&self.settings);
+        let words = self.within.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_ec2-ipam")]);
+        let words: Vec<&str> = words.chain(args.iter().copied()).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).env_clear().envs(&self.settings);
         command
     }
 
@@ -324,8 +329,12 @@ impl Host {
         status.unwrap()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     pub fn terminate(&self) {
-        let pid = self.child.as_ref().unwrap().id();
+        let pid = self.pid();
         let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     }
@@ -411,6 +420,11 @@ impl Host {
         command.envs(settings.iter().copied()).stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.namespace.enter(|| command.spawn()).unwrap()
+    }
+
+    /// An answer that came otherwise.
+    pub fn hear(&self, answer: &str) {
+        self.heard.lock().unwrap().push(answer.to_owned());
     }
 
     /// RequestPool with the subnet, as `docker network create --subnet` makes it.
