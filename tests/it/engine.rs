@@ -6,6 +6,9 @@ use ec2_ipam::engine::{Engine, EngineError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 
+mod dockerd;
+mod snapshot;
+
 fn serve(path: &std::path::Path, answer: &'static str) {
     let listener = UnixListener::bind(path).unwrap();
     tokio::spawn(async move {

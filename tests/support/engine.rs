@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// The image: busybox, and two scripts.
 pub(crate) const IMAGE: &str = "box";
-const NAME: &str = "ec2-ipam-test";
+const NAME: &str = "ec2-ipam-test-";
 
 const KEEPER: &str = r#"
 dir=$0 group=$1 inside=$2
@@ -66,7 +66,7 @@ impl Engine {
     pub(crate) fn start() -> Self {
         prerequisites();
         let dir = tempfile::Builder::new().prefix(NAME).tempdir().unwrap().keep();
-        let group = format!("{NAME}-{}", std::process::id());
+        let group = dir.file_name().unwrap().to_str().unwrap().to_owned();
         let mut keeper = Command::new("bash")
             .env("PATH", path())
             .args(["-c", KEEPER])
