@@ -40,6 +40,10 @@ if [ "$target" != build ]; then
 fi
 if [ "$target" = test ]; then
     need mariadb-server command -v mariadbd
+    need galera-4 test -e /usr/lib/galera/libgalera_smm.so
+    need rsync command -v rsync
+    need mmdebstrap command -v mmdebstrap
+    need debian-archive-keyring test -e /usr/share/keyrings/debian-archive-keyring.gpg
     need shellcheck command -v shellcheck
 fi
 [ -n "$packages" ] || exit 0

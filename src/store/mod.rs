@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::address::{Change, NewRow, Row, State};
+use crate::fault::Underway;
 use crate::id::{Claim, EniId, SubnetId};
 
 mod mysql;
@@ -20,7 +21,7 @@ mod schema;
 mod sqlite;
 mod url;
 
-pub use url::{BadUrl, Database, Server, Tls};
+pub use url::{BadUrl, Database, Host, Server, Tls};
 
 /// Why the store could not do it. One sentence fit for a user: no SQL, no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +33,12 @@ pub enum StoreError {
     /// It answers, and refuses us: credentials, unknown database, missing rights.
     #[error("the database {at} refuses the driver: {why}")]
     Refused { at: String, why: String },
+    /// It takes no writes, or none of its hosts does.
+    #[error(
+        "the database {at} is read-only: let EC2_IPAM_DATABASE_URL name the server that takes writes (or several, host1,host2, and \
+         the driver finds it), or make it writable"
+    )]
+    ReadOnly { at: String },
     /// SKIP LOCKED is missing.
     #[error(
         "the database server is {found}, which cannot skip locked rows: MySQL 8.0.1 or MariaDB 10.6 is the oldest that can"
@@ -129,12 +136,13 @@ pub enum Store {
 
 /// Hands a call to whichever store it is.
 macro_rules! either {
-    ($store:expr, $s:ident => $call:expr) => {
+    ($store:expr, $s:ident => $call:expr) => {{
+        let _underway = Underway::here();
         match $store {
             Store::MySql($s) => $call.await,
             Store::Sqlite($s) => $call.await,
         }
-    };
+    }};
 }
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -146,6 +154,7 @@ impl Store {
     /// # Errors
     /// Any of [`StoreError`] but `Busy`; an unreachable server is not waited for here.
     pub async fn open(database: &Database, until: Instant) -> Result<Self> {
+        let _underway = Underway::here();
         match database {
             Database::MySql(server) => Ok(Self::MySql(mysql::MySql::open(server, until).await?)),
             Database::Sqlite(file) => Ok(Self::Sqlite(sqlite::Sqlite::open(file, until).await?)),

@@ -9,24 +9,32 @@ use std::str::FromStr;
 /// A database for the table of addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Database {
-    /// `mysql://user:password@host:3306/database?ssl-mode=…`, shared by a fleet.
+    /// `mysql://user:password@host1:3306,host2:3306/database?ssl-mode=…`, shared by a fleet.
     MySql(Server),
     /// `sqlite:///absolute/path`, this host's own file.
     Sqlite(PathBuf),
 }
 
-/// A MySQL or MariaDB server and the database on it.
+/// A MySQL or MariaDB server, or several that stand for one another, and the database on it.
 #[derive(Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Server {
-    pub host: String,
-    pub port: u16,
+    /// In the order in which they are tried; one at least.
+    pub hosts: Vec<Host>,
     pub user: String,
     pub database: String,
-    /// A local socket to use instead of host and port.
+    /// A local socket to use instead of the one host and its port.
     pub socket: Option<PathBuf>,
     pub tls: Tls,
     password: String,
+}
+
+/// A host and its port, shown as `host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Host {
+    pub name: String,
+    pub port: u16,
 }
 
 /// How far the connection to a server is protected; MySQL's own words for `ssl-mode`.
@@ -54,14 +62,16 @@ pub enum Tls {
 pub struct BadUrl(String);
 
 const PORT: u16 = 3306;
-const FORMS: &str = "mysql://user:password@host:3306/database or sqlite:///absolute/path";
+const FORMS: &str =
+    "mysql://user:password@host:3306/database (several: host1:3306,host2:3306) or sqlite:///absolute/path";
 const OPTIONS: &str = "ssl-mode, ssl-ca, ssl-name, socket";
 const MODES: &str = "disabled, required, verify-identity";
 
 impl Server {
-    /// From parts, without TLS.
+    /// From parts: one host, without TLS.
     pub fn new(host: String, port: u16, user: String, password: String, database: String) -> Self {
-        Self { host, port, user, database, socket: None, tls: Tls::Disabled, password }
+        let hosts = vec![Host { name: host, port }];
+        Self { hosts, user, database, socket: None, tls: Tls::Disabled, password }
     }
 
     /// For the login alone.
@@ -76,14 +86,14 @@ impl Server {
             rest.rsplit_once('@').ok_or_else(|| bad("names no user: mysql://user:password@host/database"))?;
         let (address, database) = place.split_once('/').unwrap_or((place, ""));
         let (user, password) = login.split_once(':').unwrap_or((login, ""));
-        let (host, port) = host_and_port(address)?;
-        let mut server = Self::new(
-            host,
-            port,
-            decoded(user, "user")?,
-            decoded(password, "password")?,
-            decoded(database, "database name")?,
-        );
+        let mut server = Self {
+            hosts: address.split(',').map(host).collect::<Result<_, _>>()?,
+            user: decoded(user, "user")?,
+            database: decoded(database, "database name")?,
+            socket: None,
+            tls: Tls::Disabled,
+            password: decoded(password, "password")?,
+        };
         if server.user.is_empty() {
             return Err(bad("names no user: mysql://user:password@host/database"));
         }
@@ -94,8 +104,11 @@ impl Server {
             return Err(bad("has a `/` too many: in a user or password it is written %2F, an `@` %40"));
         }
         server.options(query)?;
-        if server.host.is_empty() && server.socket.is_none() {
-            return Err(bad("names no host: mysql://user:password@host/database"));
+        if server.socket.is_some() && server.hosts.len() > 1 {
+            return Err(bad("names several hosts beside a socket, which leads to one server"));
+        }
+        if server.socket.is_none() && server.hosts.iter().any(|host| host.name.is_empty()) {
+            return Err(bad("names no host, or has a comma too many: mysql://user:password@host1,host2/database"));
         }
         Ok(server)
     }
@@ -142,8 +155,20 @@ impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.socket {
             Some(socket) => write!(f, "{}:{}", socket.display(), self.database),
-            None if self.host.contains(':') => write!(f, "[{}]:{}/{}", self.host, self.port, self.database),
-            None => write!(f, "{}:{}/{}", self.host, self.port, self.database),
+            None => {
+                let hosts: Vec<_> = self.hosts.iter().map(Host::to_string).collect();
+                write!(f, "{}/{}", hosts.join(","), self.database)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.contains(':') {
+            write!(f, "[{}]:{}", self.name, self.port)
+        } else {
+            write!(f, "{}:{}", self.name, self.port)
         }
     }
 }
@@ -184,13 +209,10 @@ fn bad(why: &str) -> BadUrl {
     BadUrl(why.to_owned())
 }
 
-fn host_and_port(address: &str) -> Result<(String, u16), BadUrl> {
-    if address.contains(',') {
-        return Err(bad("names several hosts, and only one is understood"));
-    }
-    let (host, port) = match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, port)) => (host, port.strip_prefix(':')),
-        None => address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port))),
+fn host(address: &str) -> Result<Host, BadUrl> {
+    let (name, port) = match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((name, port)) => (name, port.strip_prefix(':')),
+        None => address.split_once(':').map_or((address, None), |(name, port)| (name, Some(port))),
     };
     let port = match port {
         None => PORT,
@@ -200,7 +222,7 @@ fn host_and_port(address: &str) -> Result<(String, u16), BadUrl> {
             .filter(|port| *port != 0)
             .ok_or_else(|| bad("has a port that is not a number from 1 to 65535"))?,
     };
-    Ok((host.to_owned(), port))
+    Ok(Host { name: name.to_owned(), port })
 }
 
 /// Undoes percent-encoding. `part` is what the text is, for the error.
@@ -231,25 +253,34 @@ mod tests {
         }
     }
 
+    fn at(name: &str, port: u16) -> Host {
+        Host { name: name.into(), port }
+    }
+
     #[test]
     fn a_url_tells_every_part() {
         let s = server("mysql://ip%40am:p%40ss%3A%2F%25@db.example:3307/i%20pam?ssl-name=db&ssl-ca=/etc/ca.pem");
-        assert_eq!(
-            (s.host.as_str(), s.port, s.user.as_str(), s.database.as_str()),
-            ("db.example", 3307, "ip@am", "i pam")
-        );
         assert_eq!(s.password(), "p@ss:/%");
         assert_eq!(s.tls, Tls::VerifyIdentity { ca: Some("/etc/ca.pem".into()), name: Some("db".into()) });
         assert_eq!(s.to_string(), "db.example:3307/i pam");
+        assert_eq!((s.hosts, s.user, s.database), (vec![at("db.example", 3307)], "ip@am".into(), "i pam".into()));
         let s = server("mysql://root@[fd00::1]/ipam");
-        assert_eq!((s.host.as_str(), s.port, s.password(), s.tls.clone()), ("fd00::1", 3306, "", Tls::Disabled));
         assert_eq!(s.to_string(), "[fd00::1]:3306/ipam");
+        assert_eq!((s.hosts, s.password, s.tls), (vec![at("fd00::1", 3306)], String::new(), Tls::Disabled));
         assert_eq!(server("mysql://root@/ipam?socket=/run/m.sock").to_string(), "/run/m.sock:ipam");
         assert_eq!(
             server("mysql://u:p@h/d?ssl-ca=/ca").tls,
             Tls::VerifyIdentity { ca: Some("/ca".into()), name: None }
         );
         assert_eq!("sqlite:///var/lib/x.db".parse(), Ok(Database::Sqlite("/var/lib/x.db".into())));
+    }
+
+    #[test]
+    fn several_hosts_have_a_port_each() {
+        let s = server("mysql://u:p@a,[fd00::1]:3307,[fd00::2],b.example:3308/d?ssl-mode=required");
+        let hosts = [at("a", 3306), at("fd00::1", 3307), at("fd00::2", 3306), at("b.example", 3308)];
+        assert_eq!((s.hosts.as_slice(), &s.tls), (hosts.as_slice(), &Tls::Required));
+        assert_eq!(s.to_string(), "a:3306,[fd00::1]:3307,[fd00::2]:3306,b.example:3308/d");
     }
 
     #[test]
@@ -262,7 +293,10 @@ mod tests {
             ("mysql://u:hunter2@/d", "names no host"),
             ("mysql://u:hunter2@h:port/d", "port"),
             ("mysql://u:hunter2@h:0/d", "port"),
-            ("mysql://u:hunter2@a:1,b:2/d", "several hosts"),
+            ("mysql://u:hunter2@a:1,b:x/d", "port"),
+            ("mysql://u:hunter2@a:1,/d", "a comma too many"),
+            ("mysql://u:hunter2@a,,b/d", "a comma too many"),
+            ("mysql://u:hunter2@a,b/d?socket=/run/m.sock", "beside a socket"),
             ("mysql://u:hunter2%zz@h/d", "percent-encoded"),
             ("mysql://u:hunter2@h/d/e", "too many"),
             ("mysql://u:p@h/d?hunter2@h/d", "an `@` after its `?`"),

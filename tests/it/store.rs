@@ -1,11 +1,16 @@
-//! The store's contract, on a real MariaDB and on SQLite files.
+//! The store's contract: on a real MariaDB, a real MySQL, a Galera cluster of three nodes, and SQLite files.
 
 mod bed;
+mod calls;
 mod claims;
+mod contention;
 mod contract;
 mod faults;
+mod galera;
+mod hosts;
 mod locks;
 mod login;
+mod outages;
 mod sqlite;
 mod takeover;
 mod task;

@@ -1,19 +1,34 @@
-//! A TCP proxy in front of the database that can stall, cut, or swallow an answer, and counts round trips.
+//! A TCP proxy in front of the database that loses, swallows, delays, stalls and cuts, and counts round trips.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It never reaches the server, and the connection is cut.
+    Lost,
+    /// It reaches the server, which answers; the answer is dropped and the connection cut.
+    Swallowed,
+    /// It reaches the server; the answer never comes, and the connection stays.
+    Unanswered,
+}
+
 #[derive(Default)]
 struct State {
     /// Nothing is passed on either way.
     stalled: AtomicBool,
-    /// After the next request that holds this text has gone out, its answer is dropped and the connection cut.
-    swallow: std::sync::Mutex<Option<&'static str>>,
+    /// Whoever comes is turned away.
+    away: AtomicBool,
+    /// What becomes of the next request that holds this text.
+    fate: std::sync::Mutex<Option<(&'static str, Fate)>>,
+    /// How long each packet is under way, milliseconds.
+    latency: AtomicU64,
     /// Requests that went out (bytes read from the client at once).
     requests: AtomicUsize,
     connections: AtomicUsize,
@@ -53,13 +68,24 @@ impl Proxy {
         self.state.stalled.store(stalled, Ordering::Relaxed);
     }
 
-    /// Swallows the answer to the next request with this text in it.
-    pub fn swallow(&self, text: &'static str) {
-        *self.state.swallow.lock().unwrap() = Some(text);
+    /// Cuts what is connected, and turns away whoever comes while it lasts.
+    pub fn away(&self, away: bool) {
+        self.state.away.store(away, Ordering::Relaxed);
+        self.cut();
     }
 
-    pub fn swallowed(&self) -> bool {
-        self.state.swallow.lock().unwrap().is_none()
+    pub fn slow(&self, latency: Duration) {
+        self.state.latency.store(u64::try_from(latency.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    /// What becomes of the next request with this text in it.
+    pub fn next(&self, text: &'static str, fate: Fate) {
+        *self.state.fate.lock().unwrap() = Some((text, fate));
+    }
+
+    /// Whether that request has met its fate.
+    pub fn met(&self) -> bool {
+        self.state.fate.lock().unwrap().is_none()
     }
 
     pub fn cut(&self) {
@@ -75,7 +101,26 @@ impl Proxy {
     }
 }
 
+impl State {
+    async fn delay(&self) {
+        tokio::time::sleep(Duration::from_millis(self.latency.load(Ordering::Relaxed))).await;
+    }
+
+    fn fate_of(&self, request: &[u8]) -> Option<Fate> {
+        let mut next = self.fate.lock().unwrap();
+        let (text, fate) = (*next)?;
+        let hit = request.windows(text.len()).any(|window| window == text.as_bytes());
+        hit.then(|| {
+            *next = None;
+            fate
+        })
+    }
+}
+
 async fn pass(mut client: TcpStream, port: u16, state: &State, mut cut: watch::Receiver<u32>) -> std::io::Result<()> {
+    if state.away.load(Ordering::Relaxed) {
+        return Ok(());
+    }
     let mut server = TcpStream::connect(("127.0.0.1", port)).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
@@ -92,18 +137,24 @@ async fn pass(mut client: TcpStream, port: u16, state: &State, mut cut: watch::R
                     if n == 0 { return Ok(()) } else { continue }
                 }
                 state.requests.fetch_add(1, Ordering::Relaxed);
+                state.delay().await;
+                let fate = state.fate_of(&up[..n]);
+                if fate == Some(Fate::Lost) { return Ok(()) }
                 server.write_all(&up[..n]).await?;
-                let hit = state.swallow.lock().unwrap().is_some_and(|t| up[..n].windows(t.len()).any(|w| w == t.as_bytes()));
-                if hit {
+                if fate.is_some() {
                     // The server has answered, so it has committed.
                     let _ = server.read(&mut down).await?;
-                    *state.swallow.lock().unwrap() = None;
-                    return Ok(());
+                }
+                match fate {
+                    Some(Fate::Unanswered) => { let _ = client.read(&mut up).await?; return Ok(()) }
+                    Some(Fate::Lost | Fate::Swallowed) => return Ok(()),
+                    None => {}
                 }
             }
             n = server.read(&mut down) => {
                 let n = n?;
                 if n == 0 { return Ok(()) }
+                state.delay().await;
                 client.write_all(&down[..n]).await?;
             }
             _ = cut.changed() => return Ok(()),

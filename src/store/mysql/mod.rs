@@ -20,6 +20,7 @@ use pool::Pool;
 use trouble::Trouble;
 
 mod change;
+mod hosts;
 mod insert;
 mod migrate;
 mod pool;
@@ -41,7 +42,7 @@ impl MySql {
     pub(super) async fn open(server: &Server, until: Instant) -> Result<Self> {
         let pool = Pool::new(server);
         let first = timeout_at(until, pool.get()).await;
-        first.unwrap_or_else(|_| Err(Trouble::silent())).map_err(|trouble| trouble.into_error(&pool.at))?.keep();
+        first.unwrap_or_else(|_| Err(pool.hosts.silent())).map_err(|trouble| trouble.into_error(&pool.at))?.keep();
         migrate::migrate(&pool, until).await?;
         Pool::watch(&pool);
         Ok(Self { pool })

@@ -7,14 +7,15 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Opts, Row};
+use mysql_async::{Conn, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::url::Server;
-use super::session;
+use super::hosts::Hosts;
+use super::session::{self, goodbye};
+use super::tries::ATTEMPT;
 use super::trouble::Trouble;
 
 /// A fleet of a thousand hosts must fit into a small server's connections.
@@ -24,23 +25,29 @@ const IDLE: Duration = Duration::from_secs(60);
 pub(super) struct Pool {
     /// Where it leads, for sentences.
     pub(super) at: String,
-    options: Opts,
+    pub(super) hosts: Hosts,
     permits: Arc<Semaphore>,
     /// Last used last.
-    idle: Mutex<Vec<(Conn, Instant)>>,
+    idle: Mutex<Vec<Idle>>,
+}
+
+struct Idle {
+    conn: Conn,
+    host: usize,
+    since: Instant,
 }
 
 impl Pool {
     pub(super) fn new(server: &Server) -> Arc<Self> {
         Arc::new(Self {
             at: server.to_string(),
-            options: session::options(server),
+            hosts: Hosts::new(server),
             permits: Arc::new(Semaphore::new(CONNECTIONS)),
             idle: Mutex::default(),
         })
     }
 
-    /// Closes idle connections until the pool is dropped.
+    /// Closes idle connections and looks after the server, until the pool is dropped.
     pub(super) fn watch(pool: &Arc<Self>) {
         let pool = Arc::downgrade(pool);
         tokio::spawn(async move {
@@ -48,31 +55,55 @@ impl Pool {
                 sleep(IDLE / 4).await;
                 let Some(pool) = Weak::upgrade(&pool) else { return };
                 pool.close_idle(IDLE).await;
+                pool.look().await;
             }
         });
+    }
+
+    /// Leaves a host that has become read-only. Calls cannot tell: reads go on there, and a user with the right to write
+    /// on a read-only server is not even told when writing.
+    async fn look(self: &Arc<Self>) {
+        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
+        let Some(Idle { conn, host, .. }) = self.take_idle() else { return };
+        let mut leased = Leased { conn: Some(conn), host, pool: Arc::clone(self), _permit: permit };
+        match timeout(ATTEMPT, leased.stands()).await {
+            Ok(Ok(())) => leased.keep(),
+            Ok(Err(_)) | Err(_) => {
+                self.hosts.leave(host);
+                self.close_idle(Duration::ZERO).await;
+            }
+        }
     }
 
     /// An idle connection or a new one.
     pub(super) async fn get(self: &Arc<Self>) -> Result<Leased, Trouble> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| Trouble::silent())?;
-        let idle = self.idle().pop();
-        let conn = match idle {
-            Some((conn, _)) => conn,
-            None => session::connect(&self.options).await?,
+        let (host, conn) = match self.take_idle() {
+            Some(idle) => (idle.host, idle.conn),
+            None => self.hosts.connect().await?,
         };
-        Ok(Leased { conn: Some(conn), pool: Arc::clone(self), _permit: permit })
+        Ok(Leased { conn: Some(conn), host, pool: Arc::clone(self), _permit: permit })
+    }
+
+    /// One to the host in use. Those to a host that was left are closed.
+    fn take_idle(&self) -> Option<Idle> {
+        let (mut idle, now) = (self.idle(), self.hosts.now());
+        for left in idle.extract_if(.., |idle| idle.host != now) {
+            goodbye(left.conn);
+        }
+        idle.pop()
     }
 
     /// Says goodbye on connections idle for so long. Zero: on all, after the server was lost.
     pub(super) async fn close_idle(&self, idle_for: Duration) {
         let now = Instant::now();
-        let old: Vec<_> = self.idle().extract_if(.., |(_, since)| now.duration_since(*since) >= idle_for).collect();
-        for (conn, _) in old {
-            let _ = timeout(Duration::from_secs(1), conn.disconnect()).await;
+        let old: Vec<_> = self.idle().extract_if(.., |idle| now.duration_since(idle.since) >= idle_for).collect();
+        for idle in old {
+            let _ = timeout(Duration::from_secs(1), idle.conn.disconnect()).await;
         }
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Conn, Instant)>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -80,6 +111,7 @@ impl Pool {
 /// A connection in use. Dropped, it is closed; [`Leased::keep`] gives it back.
 pub(super) struct Leased {
     conn: Option<Conn>,
+    host: usize,
     pool: Arc<Pool>,
     _permit: OwnedSemaphorePermit,
 }
@@ -112,20 +144,24 @@ impl Leased {
         Ok(self.send(statement, 1).await?.pop().map(|answer| answer.rows).unwrap_or_default())
     }
 
+    /// Whether the server is still one to write to.
+    async fn stands(&mut self) -> Result<(), Trouble> {
+        let conn = self.conn.as_mut().ok_or_else(Trouble::silent)?;
+        session::stands(conn).await
+    }
+
     /// Every answer was read: the next call may have it.
     pub(super) fn keep(mut self) {
         if let Some(conn) = self.conn.take() {
-            self.pool.idle().push((conn, Instant::now()));
+            self.pool.idle().push(Idle { conn, host: self.host, since: Instant::now() });
         }
     }
 }
 
 impl Drop for Leased {
     fn drop(&mut self) {
-        // Polled once: a goodbye if it can be written at once, and then the socket is closed. A plain drop would leave a
-        // task behind that reads what a stalled server never sends.
         if let Some(conn) = self.conn.take() {
-            let _ = conn.disconnect().now_or_never();
+            goodbye(conn);
         }
     }
 }

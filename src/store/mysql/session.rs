@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder, SslOpts};
 
-use super::super::url::{Server, Tls};
+use super::super::url::{Host, Server, Tls};
 use super::column;
 use super::trouble::Trouble;
 
@@ -14,10 +15,14 @@ const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;\
     SET time_zone='+00:00',sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',autocommit=1,\
     innodb_lock_wait_timeout=3,lock_wait_timeout=3;\
     SET NAMES utf8mb4;\
-    SELECT VERSION();\
-    SHOW VARIABLES LIKE 'wsrep\\_sync\\_wait'";
+    SELECT VERSION()";
 
-pub(super) fn options(server: &Server) -> Opts {
+/// Whether it is a server to write to. Not all servers know all of these, and a node that its cluster has left behind
+/// answers nothing else.
+const STANDING: &str = "SHOW VARIABLES WHERE variable_name IN ('read_only','innodb_read_only','wsrep_provider');\
+    SHOW STATUS LIKE 'wsrep\\_ready'";
+
+pub(super) fn options(server: &Server, host: &Host) -> Opts {
     let tls = match &server.tls {
         Tls::Disabled => None,
         Tls::Required => Some(SslOpts::default().with_danger_accept_invalid_certs(true)),
@@ -33,8 +38,8 @@ pub(super) fn options(server: &Server) -> Opts {
     };
     let socket = server.socket.as_ref().map(|path| path.to_string_lossy().into_owned());
     OptsBuilder::default()
-        .ip_or_hostname(server.host.clone())
-        .tcp_port(server.port)
+        .ip_or_hostname(host.name.clone())
+        .tcp_port(host.port)
         .user(Some(server.user.clone()))
         .pass(Some(server.password().to_owned()))
         .db_name(Some(server.database.clone()))
@@ -51,15 +56,18 @@ pub(super) fn options(server: &Server) -> Opts {
         .into()
 }
 
-/// Logs in and sets the session up: two round trips after the login's own, three on a Galera cluster.
+/// Logs in and sets the session up, on a server to write to: two round trips after the login's own, three on a Galera
+/// cluster.
 pub(super) async fn connect(options: &Opts) -> Result<Conn, Trouble> {
-    let mut conn = Conn::new(options.clone()).await?;
-    let mut answer = conn.query_iter(SESSION).await?;
+    let mut coming = Coming(Some(Conn::new(options.clone()).await?));
+    let conn = coming.0.as_mut().ok_or_else(Trouble::silent)?;
+    let mut answer = conn.query_iter(format!("{SESSION};{STANDING}")).await?;
     for _ in 0..3 {
         answer.collect::<mysql_async::Row>().await?;
     }
     let version = answer.collect::<mysql_async::Row>().await?.pop();
-    let galera = !answer.collect::<mysql_async::Row>().await?.is_empty();
+    let variables = answer.collect().await?;
+    let status = answer.collect().await?;
     answer.drop_result().await?;
     let version: String = match version {
         Some(mut row) => column(&mut row, 0)?,
@@ -68,11 +76,57 @@ pub(super) async fn connect(options: &Opts) -> Result<Conn, Trouble> {
     if !skips_locked(&version) {
         return Err(Trouble::TooOld(named(&version)));
     }
-    if galera {
+    if standing(variables.into_iter().chain(status).collect())? == Standing::Node {
         // Reads wait for what other nodes have committed.
         conn.query_drop("SET wsrep_sync_wait=7").await?;
     }
-    Ok(conn)
+    coming.0.take().ok_or_else(Trouble::silent)
+}
+
+/// A connection that is not set up yet.
+struct Coming(Option<Conn>);
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        if let Some(conn) = self.0.take() {
+            goodbye(conn);
+        }
+    }
+}
+
+/// Polled once: a goodbye if it can be written at once, and then the socket is closed. A plain drop would leave a task
+/// behind that reads what a stalled server never sends.
+pub(super) fn goodbye(conn: Conn) {
+    let _ = conn.disconnect().now_or_never();
+}
+
+/// Whether a server that was one to write to when we came still is.
+pub(super) async fn stands(conn: &mut Conn) -> Result<(), Trouble> {
+    let mut answer = conn.query_iter(STANDING).await?;
+    let (variables, status) = (answer.collect().await?, answer.collect().await?);
+    answer.drop_result().await?;
+    standing(variables.into_iter().chain(status).collect()).map(|_| ())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    Server,
+    /// Of a Galera cluster.
+    Node,
+}
+
+/// Read-only are replicas, readers of Aurora (`innodb_read_only`) and secondaries of Group Replication. They are left
+/// even where our user might write all the same: what they hold is behind, and nobody else would learn of it.
+fn standing(told: Vec<(String, String)>) -> Result<Standing, Trouble> {
+    let is = |name: &str, not: [&str; 2]| told.iter().any(|(n, value)| n == name && !not.contains(&value.as_str()));
+    let galera = is("wsrep_provider", ["none", ""]);
+    if galera && !is("wsrep_ready", ["OFF", ""]) {
+        return Err(Trouble::Away("its node is joining or is cut off from its Galera cluster".to_owned()));
+    }
+    if is("read_only", ["OFF", "0"]) || is("innodb_read_only", ["OFF", "0"]) {
+        return Err(Trouble::ReadOnly);
+    }
+    Ok(if galera { Standing::Node } else { Standing::Server })
 }
 
 /// Whether the server of this version text knows SKIP LOCKED: MySQL 8.0.1, MariaDB 10.6. `5.5.5-` is what MariaDB puts
@@ -96,6 +150,23 @@ fn named(version: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_to_write_to_is_told_from_others() {
+        let told = |words: &[(&str, &str)]| standing(words.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect());
+        let plain = ("wsrep_provider", "none");
+        let node = ("wsrep_provider", "/usr/lib/galera/libgalera_smm.so");
+        // MariaDB, MySQL; a node; a secondary or replica, of a newer MariaDB too; an Aurora reader; a lonely node.
+        assert_eq!(told(&[("read_only", "OFF"), ("innodb_read_only", "OFF"), plain]), Ok(Standing::Server));
+        assert_eq!(told(&[("read_only", "OFF"), ("innodb_read_only", "OFF")]), Ok(Standing::Server));
+        assert_eq!(told(&[("read_only", "OFF"), node, ("wsrep_ready", "ON")]), Ok(Standing::Node));
+        assert_eq!(told(&[plain, ("read_only", "OFF"), ("wsrep_ready", "OFF")]), Ok(Standing::Server));
+        for read_only in ["ON", "NO_LOCK"] {
+            assert_eq!(told(&[("read_only", read_only)]), Err(Trouble::ReadOnly));
+        }
+        assert_eq!(told(&[("read_only", "OFF"), ("innodb_read_only", "ON")]), Err(Trouble::ReadOnly));
+        assert!(matches!(told(&[("read_only", "OFF"), node, ("wsrep_ready", "OFF")]), Err(Trouble::Away(_))));
+    }
 
     #[test]
     fn old_servers_are_told_from_new_ones() {

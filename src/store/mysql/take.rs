@@ -6,7 +6,9 @@
 //! to be chosen one by one (a sub-pool: `ip` sorts as text) or others were in the way, they are chosen by a plain read
 //! and locked by primary key.
 //!
-//! The token also tells whether a packet whose answer was lost took effect, so it is looked up before anything else.
+//! The token also tells whether a packet whose answer was lost took effect, so it is looked up before anything else. A
+//! packet that was given up may not have come to its end yet (a Galera cluster that loses a node holds commits back for
+//! seconds): as long as the server has it in hand there is nothing to look up, and a second one would take twice.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use super::{column, list, maybe, text};
 const DRAW: usize = 8;
 
 struct Take {
+    token: String,
     key: &'static str,
     /// Which rows may be taken.
     eligible: String,
@@ -47,6 +50,7 @@ pub(super) async fn claim_free(
     }
     let (eni, claim) = (text(wanted.eni.as_str()), text(wanted.claim.as_str()));
     let take = Take {
+        token: wanted.claim.to_string(),
         key: "cold",
         eligible: format!(
             "subnet={} AND status='free' AND `primary`=0{}",
@@ -77,6 +81,7 @@ pub(super) async fn grant_warm(
         Choice::Any => String::new(),
     };
     let take = Take {
+        token: wanted.claim.to_string(),
         key: "mine",
         eligible: format!("iface={eni} AND status='ready' AND `primary`=0{choice}{except}"),
         becomes: format!("a.status='occupied',a.claim={claim},a.claimed=NOW(3),a.holder={holder},a.ts=a.ts"),
@@ -108,6 +113,10 @@ impl Take {
         let mut conn = pool.get().await?;
         let look = format!("SELECT ip FROM allocation FORCE INDEX (mine) WHERE {}", self.taken);
         if unclear {
+            if self.in_hand(&mut conn).await? {
+                conn.keep();
+                return Err(Trouble::Conflict);
+            }
             let taken = addresses(conn.rows(&look).await?)?;
             if !taken.is_empty() {
                 conn.keep();
@@ -139,6 +148,18 @@ impl Take {
         }
         conn.keep();
         Ok(taken)
+    }
+
+    /// Whether the server is still at a packet of an earlier attempt. A user without privileges sees its own.
+    async fn in_hand(&self, conn: &mut Leased) -> Result<bool, Trouble> {
+        const INFO: usize = 7;
+        let token = self.token.as_bytes();
+        let mut found = false;
+        for mut row in conn.rows("SHOW FULL PROCESSLIST").await? {
+            let info: Option<Vec<u8>> = column(&mut row, INFO)?;
+            found |= info.is_some_and(|info| info.windows(token.len()).any(|part| part == token));
+        }
+        Ok(found)
     }
 
     /// Whether a plain read, which nobody's lock hides anything from, finds no row either.

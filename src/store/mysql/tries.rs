@@ -11,7 +11,7 @@ use super::trouble::Trouble;
 
 /// The longest that one attempt may take before a new connection is tried: above the lock wait time-out, far below the
 /// deadline of Docker's calls. A connection that a firewall forgot costs this once.
-const ATTEMPT: Duration = Duration::from_secs(6);
+pub(super) const ATTEMPT: Duration = Duration::from_secs(6);
 
 pub(super) struct Tries<'a> {
     pool: &'a Arc<Pool>,
@@ -20,11 +20,13 @@ pub(super) struct Tries<'a> {
     /// Others were in the way so often.
     pub(super) conflicts: u32,
     lost: u32,
+    /// The host that the attempt began with.
+    host: usize,
 }
 
 impl<'a> Tries<'a> {
     pub(super) fn new(pool: &'a Arc<Pool>, until: Instant) -> Self {
-        Self { pool, until, longest: ATTEMPT, conflicts: 0, lost: 0 }
+        Self { pool, until, longest: ATTEMPT, conflicts: 0, lost: 0, host: pool.hosts.now() }
     }
 
     /// For work that takes its time.
@@ -37,10 +39,18 @@ impl<'a> Tries<'a> {
         self.lost > 0
     }
 
-    /// One attempt, within its time.
+    /// One attempt, within its time: all of it, or as much as one attempt may take.
     pub(super) async fn bound<T>(&self, attempt: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
         let until = self.until.min(Instant::now() + self.longest);
-        timeout_at(until, attempt).await.unwrap_or_else(|_| Err(Trouble::silent()))
+        if let Ok(done) = timeout_at(until, attempt).await {
+            return done;
+        }
+        if until < self.until {
+            return Err(self.pool.hosts.silent());
+        }
+        // The next call shall not wait there too.
+        self.pool.hosts.leave(self.host);
+        Err(if self.conflicts > 0 && self.lost == 0 { Trouble::Conflict } else { self.pool.hosts.silent() })
     }
 
     /// Waits until another attempt makes sense; else says why there is none.
@@ -50,8 +60,12 @@ impl<'a> Tries<'a> {
                 self.conflicts += 1;
                 Duration::from_millis(5 << self.conflicts.min(6))
             }
-            Trouble::Lost(_) => {
+            Trouble::Lost(_) | Trouble::Away(_) | Trouble::ReadOnly => {
                 self.lost += 1;
+                // Connections are lost for many reasons, and their host knows best what became of the packet.
+                if self.lost > 1 || !matches!(trouble, Trouble::Lost(_)) {
+                    self.pool.hosts.leave(self.host);
+                }
                 // Those beside it are most likely dead as well.
                 self.pool.close_idle(Duration::ZERO).await;
                 Duration::from_millis(25 << self.lost.min(5))
@@ -65,6 +79,7 @@ impl<'a> Tries<'a> {
             return Err(trouble.into_error(&self.pool.at));
         }
         sleep_until(again).await;
+        self.host = self.pool.hosts.now();
         Ok(())
     }
 }

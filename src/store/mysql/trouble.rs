@@ -11,9 +11,12 @@ pub(super) enum Trouble {
     Conflict,
     /// Somebody inserted the same row; nothing happened. Looking again helps.
     Duplicate,
-    /// Nobody answered, or a server that is leaving. Whether the packet took effect is unknown, so a new connection
-    /// has to look first.
+    /// The connection is gone, or silent. Whether the packet took effect is unknown, so a new one has to look first.
     Lost(String),
+    /// As lost, and another host is the one to ask: this one is leaving, or has lost its cluster.
+    Away(String),
+    /// As away: it takes no writes, and what is read there is behind.
+    ReadOnly,
     /// The server will not have us.
     Refused(String),
     /// The server cannot do what we need.
@@ -32,11 +35,30 @@ impl Trouble {
         Self::Lost("no answer in time".to_owned())
     }
 
+    /// The reason alone, where several hosts have one each.
+    pub(super) fn why(&self) -> &str {
+        match self {
+            Self::Lost(why) | Self::Away(why) | Self::Refused(why) | Self::MayNot(why) | Self::Strange(why) => why,
+            Self::ReadOnly => "it is read-only",
+            Self::TooOld(_) => "it is too old (MySQL 8.0.1 or MariaDB 10.6 is needed)",
+            Self::Conflict | Self::Duplicate | Self::There => "it is busy with other hosts",
+        }
+    }
+
+    /// Whether waiting may help.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Lost(_) | Self::Away(_) | Self::ReadOnly | Self::Conflict | Self::Duplicate | Self::There => true,
+            Self::Refused(_) | Self::TooOld(_) | Self::MayNot(_) | Self::Strange(_) => false,
+        }
+    }
+
     pub(super) fn into_error(self, at: &str) -> StoreError {
         let at = at.to_owned();
         match self {
             Self::Conflict | Self::Duplicate | Self::There => StoreError::Busy { at },
-            Self::Lost(why) => StoreError::Unreachable { at, why },
+            Self::Lost(why) | Self::Away(why) => StoreError::Unreachable { at, why },
+            Self::ReadOnly => StoreError::ReadOnly { at },
             Self::Refused(why) | Self::MayNot(why) => StoreError::Refused { at, why },
             Self::TooOld(found) => StoreError::TooOld { found },
             Self::Strange(why) => StoreError::Failed { at, why },
@@ -94,13 +116,15 @@ fn driver(error: &DriverError) -> Trouble {
 
 fn server(code: u16, message: &str) -> Trouble {
     match code {
-        // Deadlock, lock wait time-out, "record has changed since last read", interrupted, statement time limits.
-        1213 | 1205 | 1020 | 1317 | 1969 | 3024 => Trouble::Conflict,
+        // Deadlock, lock wait time-out, "record has changed since last read", interrupted, statement time limits, rolled
+        // back by Group Replication's certification.
+        1213 | 1205 | 1020 | 1317 | 1969 | 3024 | 3101 => Trouble::Conflict,
         1062 => Trouble::Duplicate,
-        // Shutting down, not in the cluster, read only in three ways, too many connections in three ways, killed, cut.
-        1053 | 1047 | 1290 | 1792 | 1836 | 1040 | 1203 | 1226 | 1927 | 3169 | 4031 | 1152 | 1158..=1161 | 1184 => {
-            Trouble::Lost(sentence(message))
-        }
+        // Shutting down, not in its cluster, leaving its group.
+        1053 | 1047 | 3100 => Trouble::Away(sentence(message)),
+        1290 | 1792 | 1836 => Trouble::ReadOnly,
+        // Too many connections in three ways, killed, cut.
+        1040 | 1203 | 1226 | 1927 | 3169 | 4031 | 1152 | 1158..=1161 | 1184 => Trouble::Lost(sentence(message)),
         // Credentials, database, host, locked or expired account, TLS demanded.
         1044 | 1045 | 1698 | 1049 | 1129 | 1130 | 1251 | 1820 | 1862 | 2049 | 3118 | 3159 | 4151 => {
             Trouble::Refused(sentence(message))
@@ -124,12 +148,16 @@ mod tests {
 
     #[test]
     fn codes_decide_what_helps() {
-        for code in [1213, 1205, 1020] {
+        for code in [1213, 1205, 1020, 3101] {
             assert_eq!(server(code, "x"), Trouble::Conflict);
         }
-        for code in [1047, 1290, 1792, 1836, 1053] {
-            assert_eq!(server(code, "Leaving."), Trouble::Lost("Leaving".into()));
+        for code in [1047, 1053] {
+            assert_eq!(server(code, "Leaving."), Trouble::Away("Leaving".into()));
         }
+        for code in [1290, 1792, 1836] {
+            assert_eq!(server(code, "x"), Trouble::ReadOnly);
+        }
+        assert_eq!(server(1040, "Full."), Trouble::Lost("Full".into()));
         for code in [1045, 1044, 1698, 1049] {
             assert_eq!(server(code, "No."), Trouble::Refused("No".into()));
         }

@@ -1,4 +1,4 @@
-//! A store of either kind with a way to set its rows up, and the words that the tests share.
+//! A store of each kind, on each kind of server, with a way to set its rows up, and the words that the tests share.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -9,6 +9,8 @@ use ec2_ipam::store::{Choice, Database, FreeClaim, Store, WarmGrant};
 use tokio::time::Instant;
 
 use crate::support::mariadb::Db;
+use crate::support::server::Shared;
+use crate::support::{galera, mysql};
 
 pub enum Raw {
     MySql(Db),
@@ -19,6 +21,9 @@ pub struct Bed {
     pub store: Store,
     pub raw: Raw,
     boot: Boot,
+    /// Where other hosts open the same table, in turn.
+    urls: Vec<String>,
+    _turn: Option<Shared>,
 }
 
 /// Far enough for any machine: no test measures time.
@@ -51,20 +56,46 @@ pub fn token(kind: Kind) -> Claim {
 }
 
 impl Bed {
-    pub async fn mysql() -> Self {
+    pub async fn mariadb() -> Self {
         let db = Db::new().await;
         let store = open(&db.url()).await;
         Self::on(store, db)
     }
 
+    pub async fn mysql() -> Option<Self> {
+        let (db, turn) = mysql::shared().await?;
+        let store = open(&db.url()).await;
+        Some(Self { _turn: Some(turn), ..Self::on(store, db) })
+    }
+
+    /// The store on one node, sessions beside it on another, other hosts on each in turn.
+    pub async fn galera() -> Option<Self> {
+        let (cluster, turn) = galera::shared().await?;
+        let node = fastrand::usize(..3);
+        let db = cluster.db(node + 1).await;
+        let urls: Vec<_> = (node..node + 3).map(|node| db.url_over(&cluster.ports_from(node))).collect();
+        let store = open(&urls[0]).await;
+        Some(Self { urls, _turn: Some(turn), ..Self::on(store, db) })
+    }
+
     pub fn on(store: Store, db: Db) -> Self {
-        Self { store, raw: Raw::MySql(db), boot: Boot::random() }
+        Self { store, urls: vec![db.url()], raw: Raw::MySql(db), boot: Boot::random(), _turn: None }
     }
 
     pub async fn sqlite() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = open(&format!("sqlite://{}/state/ipam.db", dir.path().display())).await;
-        Self { store, raw: Raw::Sqlite(dir), boot: Boot::random() }
+        let url = format!("sqlite://{}/state/ipam.db", dir.path().display());
+        let store = open(&url).await;
+        Self { store, raw: Raw::Sqlite(dir), boot: Boot::random(), urls: vec![url], _turn: None }
+    }
+
+    /// The stores of so many other hosts.
+    pub async fn hosts(&self, count: usize) -> Vec<Store> {
+        let mut stores = Vec::new();
+        for url in self.urls.iter().cycle().take(count) {
+            stores.push(open(url).await);
+        }
+        stores
     }
 
     pub fn claim(&self, number: u64, kind: Kind) -> Claim {
@@ -143,11 +174,28 @@ impl Bed {
     }
 }
 
-/// Runs a test on both kinds of store.
-macro_rules! on_both {
+/// Runs a test on every kind of store and server.
+macro_rules! on_all {
     ($($name:ident)*) => {
-        mod on_mariadb { $(#[tokio::test] async fn $name() { super::$name(super::Bed::mysql().await).await; })* }
+        mod on_mariadb { $(#[tokio::test] async fn $name() { super::$name(super::Bed::mariadb().await).await; })* }
         mod on_sqlite { $(#[tokio::test] async fn $name() { super::$name(super::Bed::sqlite().await).await; })* }
+        mod on_mysql { $(#[tokio::test] async fn $name() {
+            if let Some(bed) = super::Bed::mysql().await { super::$name(bed).await; }
+        })* }
+        mod on_galera { $(#[tokio::test] async fn $name() {
+            if let Some(bed) = super::Bed::galera().await { super::$name(bed).await; }
+        })* }
     };
 }
-pub(crate) use on_both;
+pub(crate) use on_all;
+
+/// Runs a test on a database of either single server.
+macro_rules! on_servers {
+    ($($name:ident)*) => {
+        mod on_mariadb { $(#[tokio::test] async fn $name() { super::$name(super::Db::new().await).await; })* }
+        mod on_mysql { $(#[tokio::test] async fn $name() {
+            if let Some((db, _turn)) = crate::support::mysql::shared().await { super::$name(db).await; }
+        })* }
+    };
+}
+pub(crate) use on_servers;

@@ -9,9 +9,9 @@ use ec2_ipam::id::Kind;
 use ec2_ipam::store::{Choice, FreeClaim, WarmGrant};
 use ipnet::Ipv4Net;
 
-use super::bed::{Bed, eni, ip, new_row, on_both, soon, subnet, token};
+use super::bed::{Bed, eni, ip, new_row, on_all, soon, subnet, token};
 
-on_both! {
+on_all! {
     a_claim_takes_free_rows_for_its_eni
     a_claim_is_content_with_less_than_it_asked_for
     a_claim_keeps_to_its_subnet_and_sub_pool

@@ -6,9 +6,9 @@ use ec2_ipam::address::{Change, Event, Guard, Holder, NewRow, State, Status, Tar
 use ec2_ipam::id::{Claim, Kind};
 use ec2_ipam::store::StoreError;
 
-use super::bed::{Bed, eni, ip, new_row, on_both, soon, subnet};
+use super::bed::{Bed, eni, ip, new_row, on_all, soon, subnet};
 
-on_both! {
+on_all! {
     it_describes_itself
     rows_come_back_in_order
     rows_are_inserted_once_and_counted

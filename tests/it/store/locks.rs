@@ -8,7 +8,13 @@ use ec2_ipam::store::StoreError;
 use mysql_async::prelude::Queryable;
 use tokio::time::Instant;
 
-use super::bed::{Bed, Raw, eni, ip, soon, subnet};
+use super::bed::{Bed, Raw, eni, ip, on_servers, open, soon, subnet};
+use crate::support::mariadb::Db;
+
+on_servers! {
+    a_claim_locks_its_own_rows_and_hinders_nobody
+    all_rows_locked_is_not_none
+}
 
 /// The claim's own packet, as the server's log shows it, left open in a session of ours.
 async fn open_claim(bed: &Bed, count: usize) -> mysql_async::Conn {
@@ -34,17 +40,16 @@ async fn rows_locked(conn: &mut mysql_async::Conn) -> u64 {
     conn.query_first::<u64, _>(read).await.unwrap().unwrap()
 }
 
-#[tokio::test]
-async fn a_claim_locks_its_own_rows_and_hinders_nobody() {
-    let bed = Bed::mysql().await;
+async fn a_claim_locks_its_own_rows_and_hinders_nobody(db: Db) {
+    let bed = Bed::on(open(&db.url()).await, db);
     let rows: Vec<_> =
         (0..1019_u32).map(|n| super::bed::new_row((0x0a00_0000 + n).into(), ec2_ipam::address::Status::Free)).collect();
     bed.store.insert_missing(&subnet(), &rows, soon()).await.unwrap();
     // Rows of ours in every stage.
     let taken = bed.claim_free(&bed.claim(1, Kind::On), 3, |_| ()).await;
     assert_eq!(taken.len(), 3);
-    let mut open = open_claim(&bed, 1).await;
-    let one = rows_locked(&mut open).await;
+    let mut narrow = open_claim(&bed, 1).await;
+    let one = rows_locked(&mut narrow).await;
     let mut wide = open_claim(&bed, 16).await;
     let sixteen = rows_locked(&mut wide).await;
     println!("records locked by a claim of 1: {one}, of 16: {sixteen}, of 1019 rows");
@@ -56,15 +61,14 @@ async fn a_claim_locks_its_own_rows_and_hinders_nobody() {
     assert!(bed.event(last, Event::GiveUp { claim: bed.claim(3, Kind::Off) }).await);
     assert!(bed.event(last, Event::Gone).await);
     assert_eq!(bed.store.rows_of_eni(&eni(9), soon()).await.unwrap().len(), 0, "not committed");
-    open.query_drop("ROLLBACK").await.unwrap();
+    narrow.query_drop("ROLLBACK").await.unwrap();
     wide.query_drop("ROLLBACK").await.unwrap();
 }
 
-#[tokio::test]
-async fn all_rows_locked_is_not_none() {
-    let bed = Bed::mysql().await;
+async fn all_rows_locked_is_not_none(db: Db) {
+    let bed = Bed::on(open(&db.url()).await, db);
     bed.free(10..=13).await;
-    let mut open = open_claim(&bed, 4).await;
+    let mut others = open_claim(&bed, 4).await;
     let (claim, eni, subnet) = (bed.claim(1, Kind::On), eni(1), subnet());
     let wanted = ec2_ipam::store::FreeClaim {
         subnet: &subnet,
@@ -74,12 +78,12 @@ async fn all_rows_locked_is_not_none() {
         count: 2,
         claim: &claim,
     };
-    let busy = bed.store.claim_free(&wanted, Instant::now() + Duration::from_millis(300)).await;
+    let busy = bed.store.claim_free(&wanted, Instant::now() + Duration::from_secs(2)).await;
     assert!(matches!(busy, Err(StoreError::Busy { .. })), "{busy:?}");
     let claiming = bed.store.claim_free(&wanted, soon());
     let ending = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        open.query_drop("ROLLBACK").await.unwrap();
+        others.query_drop("ROLLBACK").await.unwrap();
     };
     let (taken, ()) = tokio::join!(claiming, ending);
     assert_eq!(taken.unwrap().len(), 2);
@@ -88,7 +92,7 @@ async fn all_rows_locked_is_not_none() {
 #[tokio::test]
 #[ignore = "figures, not a check: run it alone with --nocapture"]
 async fn figures() {
-    let bed = Bed::mysql().await;
+    let bed = Bed::mariadb().await;
     bed.warm(1, &[10], 100).await;
     let Raw::MySql(db) = &bed.raw else { panic!() };
     let mut conn = db.session().await;

@@ -8,7 +8,8 @@ use ec2_ipam::store::{Database, Store, StoreError};
 use mysql_async::prelude::Queryable;
 use tokio::time::Instant;
 
-use super::bed::{Bed, ip, open, soon, subnet, token};
+use super::bed::{Bed, Raw, ip, on_servers, open, soon, subnet, token};
+use crate::support::galera;
 use crate::support::mariadb::{Db, ORIGINAL};
 
 const ROWS: &str = "INSERT INTO allocation (ip,subnet,status,iface,`primary`,ts) VALUES
@@ -19,20 +20,27 @@ const ROWS: &str = "INSERT INTO allocation (ip,subnet,status,iface,`primary`,ts)
   ('10.0.0.13','subnet-0123456789abcdef0','allocated','eni-0123456789abcde01',0,'2019-03-31 01:30:00'),
   ('10.0.0.14','subnet-0123456789abcdef0','occupied','eni-0123456789abcde01',1,'2019-03-31 01:30:00')";
 
-async fn original() -> Db {
-    let db = Db::new().await;
+on_servers! {
+    its_rows_keep_their_meaning
+    eight_hosts_migrate_at_once
+    a_metadata_lock_is_waited_for
+    without_the_right_to_alter_a_fitting_schema_is_used_as_it_is
+    more_than_we_know_does_no_harm_and_less_is_refused
+    another_engine_is_advised_against
+    ages_depend_on_nobodys_time_zone
+}
+
+async fn original(db: &Db) {
     db.exec(ORIGINAL).await;
     db.exec(ROWS).await;
-    db
 }
 
 async fn try_open(url: &str, until: Instant) -> Result<Store, StoreError> {
     Store::open(&url.parse::<Database>().unwrap(), until).await
 }
 
-#[tokio::test]
-async fn its_rows_keep_their_meaning() {
-    let db = original().await;
+async fn its_rows_keep_their_meaning(db: Db) {
+    original(&db).await;
     let store = open(&db.url()).await;
     // Twice is once.
     open(&db.url()).await;
@@ -51,25 +59,41 @@ async fn its_rows_keep_their_meaning() {
     db.exec("UPDATE allocation SET status='ready',iface='eni-0123456789abcde02' WHERE ip='10.0.0.10'").await;
 }
 
+async fn eight_hosts_migrate_at_once(db: Db) {
+    migrate_at_once(&vec![db.url(); 8]).await;
+    db.exec("DROP TABLE allocation,task").await;
+    original(&db).await;
+    migrate_at_once(&vec![db.url(); 8]).await;
+}
+
+/// On the three nodes of a cluster.
 #[tokio::test]
-async fn eight_hosts_migrate_at_once() {
-    for db in [original().await, Db::new().await] {
-        let opening: Vec<_> = (0..8)
-            .map(|_| {
-                let url = db.url();
-                tokio::spawn(async move { try_open(&url, soon()).await })
-            })
-            .collect();
-        for opened in opening {
-            let store = opened.await.unwrap().unwrap();
-            assert!(store.describe(soon()).await.unwrap().lacking.is_empty());
-        }
+async fn nine_hosts_migrate_on_three_nodes_at_once() {
+    let Some((cluster, _turn)) = galera::shared().await else { return };
+    let db = cluster.db(0).await;
+    let urls: Vec<_> = (0..9).map(|host| db.url_over(&cluster.ports_from(host))).collect();
+    migrate_at_once(&urls).await;
+    db.exec("DROP TABLE allocation,task").await;
+    original(&db).await;
+    migrate_at_once(&urls).await;
+}
+
+async fn migrate_at_once(urls: &[String]) {
+    let opening: Vec<_> = urls
+        .iter()
+        .map(|url| {
+            let url = url.clone();
+            tokio::spawn(async move { try_open(&url, soon()).await })
+        })
+        .collect();
+    for opened in opening {
+        let store = opened.await.unwrap().unwrap();
+        assert!(store.describe(soon()).await.unwrap().lacking.is_empty());
     }
 }
 
-#[tokio::test]
-async fn a_metadata_lock_is_waited_for() {
-    let db = original().await;
+async fn a_metadata_lock_is_waited_for(db: Db) {
+    original(&db).await;
     let mut reader = db.session().await;
     reader.query_drop("START TRANSACTION").await.unwrap();
     reader.query_drop("SELECT * FROM allocation").await.unwrap();
@@ -82,13 +106,12 @@ async fn a_metadata_lock_is_waited_for() {
     opening.await.unwrap().unwrap();
 }
 
-#[tokio::test]
-async fn without_the_right_to_alter_a_fitting_schema_is_used_as_it_is() {
-    let db = original().await;
+async fn without_the_right_to_alter_a_fitting_schema_is_used_as_it_is(db: Db) {
+    original(&db).await;
     let user = format!("plain_{}", db.name);
     db.exec(&format!("CREATE USER {user} IDENTIFIED BY 'p'")).await;
     db.exec(&format!("GRANT SELECT,INSERT,UPDATE ON {}.* TO {user}", db.name)).await;
-    let url = format!("mysql://{user}:p@127.0.0.1:{}/{}", crate::support::mariadb::server().port, db.name);
+    let url = format!("mysql://{user}:p@127.0.0.1:{}/{}", db.server.port, db.name);
     let StoreError::Schema { lacks, sql } = try_open(&url, soon()).await.unwrap_err() else { panic!() };
     assert_eq!(lacks, "column claim, column claimed, column holder, key cold, key mine, the table `task`");
     let mut administrator = db.session().await;
@@ -108,22 +131,35 @@ async fn without_the_right_to_alter_a_fitting_schema_is_used_as_it_is() {
     assert_eq!(store.claim_free(&wanted, soon()).await.unwrap(), [ip(10)]);
 }
 
-#[tokio::test]
-async fn more_than_we_know_does_no_harm_and_less_is_refused() {
-    let db = original().await;
+async fn more_than_we_know_does_no_harm_and_less_is_refused(db: Db) {
+    original(&db).await;
     db.exec("ALTER TABLE allocation ADD note text, ADD KEY theirs (ts), CONVERT TO CHARACTER SET latin1").await;
     let bed = Bed::on(open(&db.url()).await, db);
     assert_eq!(bed.claim_free(&token(Kind::On), 9, |_| ()).await, [ip(10)]);
-    let db = Db::new().await;
-    db.exec("CREATE TABLE allocation (id int PRIMARY KEY, ip varchar(40))").await;
+    let Raw::MySql(db) = &bed.raw else { panic!() };
+    db.exec("DROP TABLE allocation; CREATE TABLE allocation (id int PRIMARY KEY, ip varchar(40))").await;
     let error = try_open(&db.url(), soon()).await.unwrap_err().to_string();
     assert!(error.contains("is not ec2-ipam's") && error.contains("database of its own"), "{error}");
 }
 
-#[tokio::test]
-async fn another_engine_is_advised_against() {
-    let db = original().await;
+async fn another_engine_is_advised_against(db: Db) {
+    original(&db).await;
     db.exec("ALTER TABLE allocation ENGINE=MyISAM").await;
     let lacking = open(&db.url()).await.describe(soon()).await.unwrap().lacking;
     assert!(lacking.len() == 1 && lacking[0].contains("ENGINE=InnoDB"), "{lacking:?}");
+}
+
+/// The server itself runs in a zone with DST, and repeats the hour between the first two.
+async fn ages_depend_on_nobodys_time_zone(db: Db) {
+    let bed = Bed::on(open(&db.url()).await, db);
+    bed.free(10..=12).await;
+    let Raw::MySql(db) = &bed.raw else { panic!() };
+    for (last, utc) in [(10, "2019-10-27 00:30:00"), (11, "2019-10-27 01:30:00")] {
+        db.exec(&format!("UPDATE allocation SET ts='{utc}',claimed='{utc}' WHERE ip='10.0.0.{last}'")).await;
+    }
+    db.exec("SET time_zone='+05:45'; UPDATE allocation SET ts=NOW()-INTERVAL 1000 SECOND WHERE ip='10.0.0.12'").await;
+    let rows = bed.store.rows_at(&[ip(10), ip(11), ip(12)], soon()).await.unwrap();
+    assert_eq!(rows[0].idle - rows[1].idle, Duration::from_secs(3600));
+    assert_eq!(rows[0].claimed.unwrap() - rows[1].claimed.unwrap(), Duration::from_secs(3600));
+    assert!((1000..1600).contains(&rows[2].idle.as_secs()), "let go 1000 s ago, says {:?}", rows[2].idle);
 }

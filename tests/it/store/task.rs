@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bed::{Bed, on_both, soon};
+use super::bed::{Bed, on_all, soon};
 
 const LONG: Duration = Duration::from_secs(600);
 
-on_both! {
+on_all! {
     a_task_has_one_holder_who_may_renew_it
     a_lapsed_task_goes_to_the_next
     of_twenty_hosts_at_once_one_gets_the_task
@@ -58,13 +58,15 @@ async fn a_lapsed_task_goes_to_the_next(bed: Bed) {
 }
 
 async fn of_twenty_hosts_at_once_one_gets_the_task(bed: Bed) {
-    let bed = Arc::new(bed);
+    let stores: Vec<_> = bed.hosts(20).await.into_iter().map(Arc::new).collect();
     // First while there is no row, then while there is a lapsed one.
     for _ in 0..2 {
-        let hosts: Vec<_> = (0..20)
-            .map(|n| {
-                let bed = Arc::clone(&bed);
-                tokio::spawn(async move { hold(&bed, "scan", &format!("host-{n}"), LONG).await })
+        let hosts: Vec<_> = stores
+            .iter()
+            .enumerate()
+            .map(|(n, store)| {
+                let (store, name) = (Arc::clone(store), format!("host-{n}"));
+                tokio::spawn(async move { store.hold_task("scan", &name, LONG, soon()).await.unwrap() })
             })
             .collect();
         let mut holders = 0;

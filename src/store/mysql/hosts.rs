@@ -1,0 +1,149 @@
+//! The hosts of the URL: one is used at a time, and left for the next one when it is away, leaving or read-only.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mysql_async::{Conn, Opts};
+use tokio::time::timeout;
+
+use super::super::url::Server;
+use super::session;
+use super::tries::ATTEMPT;
+use super::trouble::Trouble;
+
+/// A host's time to let us in while there is another one to try: a black hole must not eat a request's deadline.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+pub(super) struct Hosts {
+    hosts: Vec<Host>,
+    /// The one that worked last, or the next one to try.
+    now: AtomicUsize,
+    /// What was wrong with each since one let us in.
+    troubles: Mutex<Vec<Option<Trouble>>>,
+}
+
+struct Host {
+    at: String,
+    options: Opts,
+}
+
+impl Hosts {
+    pub(super) fn new(server: &Server) -> Self {
+        let hosts: Vec<_> = server
+            .hosts
+            .iter()
+            .map(|host| Host { at: host.to_string(), options: session::options(server, host) })
+            .collect();
+        let troubles = Mutex::new(vec![None; hosts.len()]);
+        Self { hosts, now: AtomicUsize::new(0), troubles }
+    }
+
+    /// The host to use.
+    pub(super) fn now(&self) -> usize {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// A session on the host that worked last, or on the next one that lets us in.
+    pub(super) async fn connect(&self) -> Result<(usize, Conn), Trouble> {
+        let (first, count) = (self.now(), self.hosts.len());
+        for (n, (index, host)) in self.hosts.iter().enumerate().cycle().skip(first).take(count).enumerate() {
+            let patience = if n + 1 < count { PATIENCE } else { ATTEMPT };
+            match timeout(patience, session::connect(&host.options)).await {
+                Ok(Ok(conn)) => {
+                    self.now.store(index, Ordering::Relaxed);
+                    self.troubles().fill(None);
+                    return Ok((index, conn));
+                }
+                Ok(Err(trouble)) => self.fails(index, trouble),
+                Err(_) => self.fails(index, Trouble::silent()),
+            }
+        }
+        Err(self.verdict())
+    }
+
+    /// The next host's turn, if nobody has seen to that already.
+    pub(super) fn leave(&self, index: usize) {
+        let next = (index + 1) % self.hosts.len().max(1);
+        let _ = self.now.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn fails(&self, index: usize, trouble: Trouble) {
+        if let Some(record) = self.troubles().get_mut(index) {
+            *record = Some(trouble);
+        }
+        self.leave(index);
+    }
+
+    /// A time-out: of the host in use; or on the way to one, when others have failed already.
+    pub(super) fn silent(&self) -> Trouble {
+        if self.troubles().iter().all(Option::is_none) {
+            return Trouble::silent();
+        }
+        self.fails(self.now(), Trouble::silent());
+        self.verdict()
+    }
+
+    fn verdict(&self) -> Trouble {
+        let troubles = self.troubles();
+        let found = || self.hosts.iter().zip(troubles.iter()).filter_map(|(host, t)| Some((host, t.as_ref()?)));
+        if let (1, Some((_, trouble))) = (self.hosts.len(), found().next()) {
+            return trouble.clone();
+        }
+        if found().all(|(_, trouble)| *trouble == Trouble::ReadOnly) {
+            return Trouble::ReadOnly;
+        }
+        let why = found().map(|(host, trouble)| format!("{}: {}", host.at, trouble.why())).collect::<Vec<_>>();
+        let why = why.join("; ");
+        if found().any(|(_, trouble)| trouble.may_pass()) { Trouble::Lost(why) } else { Trouble::Refused(why) }
+    }
+
+    fn troubles(&self) -> MutexGuard<'_, Vec<Option<Trouble>>> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::Database;
+    use super::*;
+
+    fn hosts(list: &str, troubles: &[Trouble]) -> Hosts {
+        let Ok(Database::MySql(server)) = format!("mysql://u:hunter2@{list}/d").parse() else { panic!("{list}") };
+        let hosts = Hosts::new(&server);
+        for (index, trouble) in troubles.iter().enumerate() {
+            hosts.fails(index, trouble.clone());
+        }
+        hosts
+    }
+
+    #[test]
+    fn one_sentence_tells_what_is_wrong_with_each_host() {
+        let refused = Trouble::Lost("Connection refused".into());
+        let denied = Trouble::Refused("Access denied".into());
+        assert_eq!(hosts("a", std::slice::from_ref(&denied)).verdict(), denied);
+        let all = hosts("a,[fd00::1]:3307,c", &[refused.clone(), denied.clone(), Trouble::ReadOnly]).verdict();
+        let why = "a:3306: Connection refused; [fd00::1]:3307: Access denied; c:3306: it is read-only";
+        assert_eq!(all, Trouble::Lost(why.into()));
+        // Nothing that passes by itself: not worth waiting for.
+        let both = hosts("a,b", &[denied.clone(), denied]).verdict();
+        assert_eq!(both, Trouble::Refused("a:3306: Access denied; b:3306: Access denied".into()));
+        assert_eq!(hosts("a,b", &[Trouble::ReadOnly, Trouble::ReadOnly]).verdict(), Trouble::ReadOnly);
+        assert_eq!(hosts("a,b", &[]).silent(), Trouble::silent());
+        let on_the_way = hosts("a,b,c", &[refused]);
+        let silent = on_the_way.silent();
+        assert_eq!(on_the_way.now(), 2, "the next attempt does not begin in the black hole");
+        assert_eq!(silent, Trouble::Lost("a:3306: Connection refused; b:3306: no answer in time".into()));
+    }
+
+    #[test]
+    fn a_host_is_left_once_by_all_who_fail_on_it() {
+        let hosts = hosts("a,b,c", &[]);
+        hosts.leave(0);
+        hosts.leave(0);
+        assert_eq!(hosts.now(), 1);
+        hosts.leave(1);
+        hosts.leave(2);
+        assert_eq!(hosts.now(), 0);
+    }
+}

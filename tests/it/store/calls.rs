@@ -1,0 +1,145 @@
+//! Each call that changes the table, made under whatever fault, and what must be true of it afterwards.
+
+use ec2_ipam::address::{Change, Event, NewRow, Row, State, Status};
+use ec2_ipam::id::{Claim, Kind};
+use ec2_ipam::store::{Choice, FreeClaim, Store, StoreError, WarmGrant};
+use std::time::Duration;
+use tokio::time::Instant;
+
+use super::bed::{Bed, eni, ip, new_row, soon, subnet};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    Claim,
+    Grant,
+    Change,
+    Changes,
+    Insert,
+    Hold,
+}
+
+/// What a call is given: made before the fault, from rows as they were.
+pub struct Given {
+    call: Call,
+    claim: Claim,
+    changes: Vec<Change>,
+}
+
+impl Call {
+    pub const ALL: [Self; 6] = [Self::Claim, Self::Grant, Self::Change, Self::Changes, Self::Insert, Self::Hold];
+
+    /// What stands in the packet that makes it happen.
+    pub fn mark(self) -> &'static str {
+        match self {
+            Self::Claim | Self::Grant => "SKIP LOCKED",
+            Self::Change => "UPDATE allocation",
+            Self::Changes => "COMMIT",
+            Self::Insert => "INSERT INTO allocation",
+            Self::Hold => "INSERT INTO task",
+        }
+    }
+
+    /// Its rows, which no other call uses; and a warm connection.
+    pub async fn given(self, bed: &Bed) -> Given {
+        let mut changes = Vec::new();
+        let (number, kind) = match self {
+            Self::Claim => (100, Kind::On),
+            Self::Grant => (101, Kind::Lease),
+            Self::Change => (102, Kind::Lease),
+            Self::Changes => (103, Kind::Lease),
+            Self::Insert | Self::Hold => (104, Kind::Lease),
+        };
+        let claim = bed.claim(number, kind);
+        let lease = |row: Row| row.on(Event::Lease { claim: claim.clone(), holder: Some("web".into()) }).unwrap();
+        match self {
+            Self::Claim => bed.free(10..=19).await,
+            Self::Grant => bed.warm(1, &[30, 31, 32], 100).await,
+            Self::Change => {
+                bed.warm(2, &[40], 100).await;
+                changes.push(lease(bed.row(40).await));
+            }
+            Self::Changes => {
+                bed.warm(3, &[50, 51, 52], 100).await;
+                for last in [52, 50, 51] {
+                    changes.push(lease(bed.row(last).await));
+                }
+                // Somebody moves one of them.
+                assert!(bed.event(51, Event::GiveUp { claim: bed.claim(7, Kind::Off) }).await);
+            }
+            Self::Insert | Self::Hold => {
+                bed.store.describe(soon()).await.unwrap();
+            }
+        }
+        Given { call: self, claim, changes }
+    }
+}
+
+fn inserted() -> Vec<NewRow> {
+    (200..=220).map(|last| new_row(ip(last), Status::Reserved)).collect()
+}
+
+impl Given {
+    /// Makes the call. What it says must be the truth.
+    pub async fn make(&self, store: &Store, until: Instant) -> Result<(), StoreError> {
+        let (call, subnet, eni) = (self.call, subnet(), eni(1));
+        match call {
+            Call::Claim => {
+                let (sub_pool, cooldown, claim) = (None, Duration::ZERO, &self.claim);
+                let wanted = FreeClaim { subnet: &subnet, eni: &eni, sub_pool, cooldown, count: 3, claim };
+                let mut ips = store.claim_free(&wanted, until).await?;
+                let all = ips.len();
+                ips.sort_unstable();
+                ips.dedup();
+                assert_eq!((ips.len(), all), (3, 3), "I1: a claim of three says {ips:?}");
+            }
+            Call::Grant => {
+                let (except, choice, claim) = (&[][..], Choice::Any, &self.claim);
+                let wanted = WarmGrant { eni: &eni, sub_pool: None, choice, except, claim, holder: None };
+                assert!(store.grant_warm(&wanted, until).await?.is_some(), "a grant found nothing warm");
+            }
+            Call::Change => assert_eq!(store.apply(&self.changes, until).await?, [true], "I5: a change that happened"),
+            Call::Changes => {
+                let found = store.apply(&self.changes, until).await?;
+                assert_eq!(found, [true, true, false], "I5: changes that happened, and one that may not");
+            }
+            Call::Insert => {
+                assert_eq!(store.insert_missing(&subnet, &inserted(), until).await?, 21, "rows inserted and counted");
+            }
+            Call::Hold => {
+                assert!(store.hold_task("scan", "me", Duration::from_secs(600), until).await?, "a free task");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the table says that it happened, wholly and once; else it did not happen at all.
+    pub async fn happened(&self, store: &Store) -> bool {
+        let rows = store.rows_of_subnet(&subnet(), soon()).await.unwrap();
+        let ours: Vec<_> = rows.iter().filter(|row| row.claim.as_ref() == Some(&self.claim)).collect();
+        let (found, wanted) = match self.call {
+            Call::Claim => (ours.iter().filter(|row| row.state() == State::On).count(), 3),
+            Call::Grant | Call::Change => (ours.iter().filter(|row| row.state() == State::Lease).count(), 1),
+            Call::Changes => (ours.iter().filter(|row| row.state() == State::Lease && row.ip != ip(51)).count(), 2),
+            Call::Insert => (rows.iter().filter(|row| row.ip >= ip(200)).count(), 21),
+            Call::Hold => {
+                let free = store.hold_task("scan", "another", Duration::ZERO, soon()).await.unwrap();
+                (usize::from(!free), 1)
+            }
+        };
+        assert!(found == 0 || found == wanted, "I1, I5: {:?} happened to {found} rows of {wanted}", self.call);
+        if !matches!(self.call, Call::Insert | Call::Hold) {
+            assert_eq!(ours.len(), found, "I5: rows that carry the token and are not what it says");
+        }
+        found == wanted
+    }
+}
+
+/// One sentence, fit for a user: that is what a call ends with at its deadline.
+pub fn assert_sentence(error: &StoreError) {
+    let text = error.to_string();
+    assert!(matches!(error, StoreError::Unreachable { .. } | StoreError::ReadOnly { .. }), "{text}");
+    assert!(text.starts_with("the database 127.0.0.1:"), "{text}");
+    for unfit in ["\n", ". ", "p@ss", "p%40", "UPDATE", "SELECT", "os error", "mysql://"] {
+        assert!(!text.contains(unfit), "{unfit:?} in: {text}");
+    }
+}

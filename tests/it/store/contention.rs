@@ -1,0 +1,148 @@
+//! Many hosts at once on a nearly full subnet: every address once, no false "none left", no error.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ec2_ipam::address::{Event, Status};
+use ec2_ipam::id::{Claim, Kind};
+use ec2_ipam::store::{Choice, FreeClaim, Store, WarmGrant};
+
+use super::bed::{Bed, eni, ip, new_row, on_all, soon, subnet, token};
+
+on_all! {
+    of_many_hosts_at_once_each_address_goes_to_one_and_the_rest_are_told
+    grants_of_one_eni_give_each_address_once_and_the_rest_are_told
+    many_hosts_churn_a_nearly_full_subnet
+}
+
+const HOSTS: u8 = 12;
+
+/// Who has which address, as the callers were told.
+#[derive(Default)]
+pub struct Held(Mutex<HashMap<Ipv4Addr, Claim>>);
+
+impl Held {
+    pub fn take(&self, ip: Ipv4Addr, claim: &Claim) {
+        let before = self.0.lock().unwrap().insert(ip, claim.clone());
+        assert!(before.is_none(), "I1: {ip} was given to {claim} while {before:?} has it");
+    }
+
+    /// Before the table is told, since the next one may have it at once.
+    pub fn let_go(&self, ip: Ipv4Addr) {
+        self.0.lock().unwrap().remove(&ip).unwrap();
+    }
+
+    pub fn all(&self) -> HashMap<Ipv4Addr, Claim> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+pub async fn claim_one(store: &Store, n: u8, claim: &Claim) -> Option<Ipv4Addr> {
+    let (eni, subnet) = (eni(n), subnet());
+    let wanted = FreeClaim { subnet: &subnet, eni: &eni, sub_pool: None, cooldown: Duration::ZERO, count: 1, claim };
+    let ips = store.claim_free(&wanted, soon()).await.unwrap();
+    assert!(ips.len() <= 1, "I1: asked for one, got {ips:?}");
+    ips.first().copied()
+}
+
+pub async fn grant_one(store: &Store, n: u8, claim: &Claim) -> Option<Ipv4Addr> {
+    let (eni, choice, holder) = (eni(n), Choice::Any, None);
+    let wanted = WarmGrant { eni: &eni, sub_pool: None, choice, except: &[], claim, holder };
+    store.grant_warm(&wanted, soon()).await.unwrap()
+}
+
+/// The row must be as this caller left it, so the change must find it.
+pub async fn move_on(store: &Store, ip: Ipv4Addr, event: Event) {
+    let row = store.row(ip, soon()).await.unwrap().unwrap();
+    let change = row.on(event).unwrap_or_else(|_| panic!("I1: {ip} is {:?} though nobody else may move it", row));
+    assert_eq!(store.apply(&[change], soon()).await.unwrap(), [true], "I1: somebody else moved {ip}");
+}
+
+/// A subnet with so many free addresses; the others are in use.
+async fn nearly_full(bed: &Bed, free: u8) {
+    let status = |last| if last <= free { Status::Free } else { Status::Occupied };
+    let rows: Vec<_> = (1..=254).map(|last| new_row(ip(last), status(last))).collect();
+    bed.store.insert_missing(&subnet(), &rows, soon()).await.unwrap();
+}
+
+/// Three at once from each host; thirty can be served.
+async fn of_many_hosts_at_once_each_address_goes_to_one_and_the_rest_are_told(bed: Bed) {
+    nearly_full(&bed, 30).await;
+    let hosts: Vec<_> = bed.hosts(HOSTS.into()).await.into_iter().map(Arc::new).collect();
+    for _ in 0..2 {
+        let held = Arc::new(Held::default());
+        let calls: Vec<_> = (0..3)
+            .flat_map(|_| &hosts)
+            .map(|store| {
+                let (store, held) = (Arc::clone(store), Arc::clone(&held));
+                tokio::spawn(async move {
+                    let claim = token(Kind::On);
+                    let ip = claim_one(&store, 1, &claim).await?;
+                    held.take(ip, &claim);
+                    Some(())
+                })
+            })
+            .collect();
+        let mut empty = 0;
+        for call in calls {
+            empty += usize::from(call.await.unwrap().is_none());
+        }
+        assert_eq!((held.all().len(), empty), (30, 6), "30 free addresses, 36 claims");
+        for (store, ip) in hosts.iter().cycle().zip(held.all().into_keys()) {
+            move_on(store, ip, Event::Refuse { address_at_fault: false }).await;
+        }
+    }
+}
+
+async fn grants_of_one_eni_give_each_address_once_and_the_rest_are_told(bed: Bed) {
+    bed.warm(1, &(1..=20).collect::<Vec<_>>(), 100).await;
+    let hosts: Vec<_> = bed.hosts(HOSTS.into()).await.into_iter().map(Arc::new).collect();
+    let held = Arc::new(Held::default());
+    let calls: Vec<_> = (0..2)
+        .flat_map(|_| &hosts)
+        .map(|store| {
+            let (store, held) = (Arc::clone(store), Arc::clone(&held));
+            tokio::spawn(async move {
+                let claim = token(Kind::Lease);
+                let ip = grant_one(&store, 1, &claim).await?;
+                held.take(ip, &claim);
+                Some(())
+            })
+        })
+        .collect();
+    let mut empty = 0;
+    for call in calls {
+        empty += usize::from(call.await.unwrap().is_none());
+    }
+    assert_eq!((held.all().len(), empty), (20, 4), "20 warm addresses, 24 grants");
+}
+
+/// As many free addresses as hosts, one for each at any moment: nobody may ever be told that there is none.
+async fn many_hosts_churn_a_nearly_full_subnet(bed: Bed) {
+    nearly_full(&bed, HOSTS).await;
+    let held = Arc::new(Held::default());
+    let hosts: Vec<_> = (0..HOSTS)
+        .zip(bed.hosts(HOSTS.into()).await)
+        .map(|(n, store)| {
+            let held = Arc::clone(&held);
+            tokio::spawn(async move {
+                for round in 0..12 {
+                    let claim = token(Kind::On);
+                    let ip = claim_one(&store, n, &claim).await;
+                    let ip = ip.unwrap_or_else(|| panic!("host {n} was told in round {round} that there is none"));
+                    held.take(ip, &claim);
+                    tokio::task::yield_now().await;
+                    held.let_go(ip);
+                    move_on(&store, ip, Event::Refuse { address_at_fault: round % 2 == 0 }).await;
+                }
+            })
+        })
+        .collect();
+    for host in hosts {
+        host.await.unwrap();
+    }
+    let left = bed.store.rows_taken(&subnet(), soon()).await.unwrap();
+    assert!(left.iter().all(|row| row.claim.is_none()), "claims that nobody was told of: {left:?}");
+}
