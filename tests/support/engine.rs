@@ -52,6 +52,8 @@ read -r _ || true
 /// An Engine, running or not.
 pub(crate) struct Engine {
     pub(crate) dir: PathBuf,
+    /// Options of dockerd beside the usual ones.
+    options: &'static str,
     group: String,
     keeper: Child,
     input: Option<ChildStdin>,
@@ -64,6 +66,11 @@ pub(crate) struct Engine {
 impl Engine {
     /// Makes the namespaces and starts dockerd in them.
     pub(crate) fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same with further options of dockerd.
+    pub(crate) fn start_with(options: &'static str) -> Self {
         prerequisites();
         let dir = tempfile::Builder::new().prefix(NAME).tempdir().unwrap().keep();
         let group = dir.file_name().unwrap().to_str().unwrap().to_owned();
@@ -80,6 +87,7 @@ impl Engine {
         BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut first).unwrap();
         let engine = Self {
             dir,
+            options,
             group,
             input: keeper.stdin.take(),
             keeper,
@@ -99,8 +107,8 @@ impl Engine {
         let line = format!(
             "rm -f {dir}/pid; exec dockerd --data-root {dir}/data --exec-root {dir}/exec --pidfile {dir}/pid \
              -H unix:///run/docker.sock -H unix://{dir}/docker.sock --cgroup-parent /{} \
-             --bridge none --iptables=false --ip-forward=false --userland-proxy=false",
-            self.group
+             --bridge none --iptables=false --ip-forward=false --userland-proxy=false {}",
+            self.group, self.options
         );
         let log = File::options().create(true).append(true).open(self.dir.join("dockerd.log")).unwrap();
         let mut dockerd = self
@@ -120,14 +128,42 @@ impl Engine {
 
     /// Ends dockerd by TERM or KILL, and with TERM everything that it runs.
     pub(crate) fn down(&self, signal: Signal) {
-        let pid = std::fs::read_to_string(self.dir.join("pid")).unwrap();
-        let kill = format!("kill -{} {}", signal as i32, pid.trim());
-        run(self.within().args(["sh", "-c", &kill])).unwrap();
+        self.signal_dockerd(signal);
         let mut dockerd = self.dockerd.lock().unwrap().take().unwrap();
         until("dockerd ends", || match dockerd.try_wait().unwrap() {
             Some(_) => Ok(()),
             None => Err("it runs".into()),
         });
+    }
+
+    /// Makes dockerd hang.
+    pub(crate) fn hang(&self) {
+        self.signal_dockerd(Signal::SIGSTOP);
+    }
+
+    /// Lets a dockerd that hangs go on.
+    pub(crate) fn go_on(&self) {
+        self.signal_dockerd(Signal::SIGCONT);
+        self.wake();
+    }
+
+    /// nsenter stops itself when its child is stopped, and would not see it end.
+    fn wake(&self) {
+        if let Ok(dockerd) = self.dockerd.lock()
+            && let Some(nsenter) = dockerd.as_ref().and_then(|child| i32::try_from(child.id()).ok())
+        {
+            let _ = kill(Pid::from_raw(nsenter), Signal::SIGCONT);
+        }
+    }
+
+    fn signal_dockerd(&self, signal: Signal) {
+        self.signal(&std::fs::read_to_string(self.dir.join("pid")).unwrap(), signal);
+    }
+
+    /// Signals a process of the namespaces by its id in there, such as a container's as `docker inspect` shows it.
+    pub(crate) fn signal(&self, pid: &str, signal: Signal) {
+        let kill = format!("kill -{} {}", signal as i32, pid.trim());
+        run(self.within().args(["sh", "-c", &kill])).unwrap();
     }
 
     /// Runs a command of the Docker CLI, given as its words; its output without the line's end, or its error.
@@ -222,6 +258,12 @@ impl Engine {
         });
     }
 
+    /// Every line of the plugin's log, through all lives of dockerd and of the plugin.
+    pub(crate) fn plugin_log(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.dir.join("dockerd.log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains(" plugin=")).map(ToOwned::to_owned).collect()
+    }
+
     /// The last lines of dockerd's log, the plugin's among them, without containerd's chatter.
     pub(crate) fn log(&self) -> String {
         let log = std::fs::read_to_string(self.dir.join("dockerd.log")).unwrap_or_default();
@@ -270,6 +312,7 @@ impl Drop for Engine {
         if std::thread::panicking() {
             eprintln!("the Engine's log:\n{}", self.log());
         }
+        self.wake();
         drop(self.input.take());
         let _ = self.keeper.wait();
         if let Ok(mut dockerd) = self.dockerd.lock()
