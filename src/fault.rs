@@ -8,22 +8,56 @@
 #[allow(clippy::unused_async, reason = "with fail points it may wait for ever")]
 pub(crate) async fn point(_name: &'static str) {}
 
+/// The store is waited for, while it lives: a test whose clocks stand still does not move them meanwhile.
+#[cfg(not(feature = "fail-points"))]
+pub(crate) struct Underway;
+
+#[cfg(not(feature = "fail-points"))]
+impl Underway {
+    pub(crate) fn here() -> Self {
+        Self
+    }
+}
+
 #[cfg(feature = "fail-points")]
-pub(crate) use armed::point;
+pub(crate) use armed::{Underway, point};
 #[cfg(feature = "fail-points")]
-pub use armed::{on_this_thread, settle_age};
+pub use armed::{on_this_thread, settle_age, underway_on_this_thread};
 
 #[cfg(feature = "fail-points")]
 mod armed {
     use std::cell::RefCell;
-    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, OnceLock};
     use std::time::Duration;
 
     type Hook = Box<dyn FnMut(&'static str) -> bool>;
 
     thread_local! {
         static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
+        static UNDERWAY: Arc<AtomicUsize> = Arc::default();
+    }
+
+    /// One of the calls that [`underway_on_this_thread`] counts.
+    pub(crate) struct Underway(Arc<AtomicUsize>);
+
+    impl Underway {
+        pub(crate) fn here() -> Self {
+            let count = underway_on_this_thread();
+            count.fetch_add(1, Ordering::AcqRel);
+            Self(count)
+        }
+    }
+
+    impl Drop for Underway {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// How many calls to the store work on this thread waits for, to be looked at from others.
+    pub fn underway_on_this_thread() -> Arc<AtomicUsize> {
+        UNDERWAY.with(Arc::clone)
     }
 
     /// Asks `hook` at every point that work on this thread comes to: `true` stops that work there for good.

@@ -23,7 +23,7 @@ use crate::id::EniId;
 use crate::imds::Host;
 use crate::ipam::Ipam;
 use crate::late::pause;
-use crate::plan::ledger::Ledger;
+use crate::plan::ledger::{Ledger, Sight};
 use crate::plan::reconcile::{Finding, Look, compare, is_blind};
 use crate::plan::settle_age;
 
@@ -149,6 +149,9 @@ impl Ipam {
             watched.rounds = watched.rounds.saturating_add(1);
             let shown = docker.as_ref().filter(|docker| watched.is_shown_by(docker, &eni));
             let look = self.complete(&eni, rows, listed, shown, host.as_ref(), until).await?;
+            if let Some(listed) = &look.listed {
+                eni.believe(listed, &look.rows);
+            }
             let findings = look.compare(&eni);
             if dry_run {
                 found.extend(findings.iter().map(|finding| watched.told(&eni, finding, false, now)));
@@ -331,7 +334,8 @@ impl Watched {
         let told: Vec<(Ipv4Addr, Found)> =
             findings.iter().map(|finding| (finding.ip, self.told(eni, finding, false, now))).collect();
         let (listed, docker) = (look.listed.is_some(), look.docker.is_some());
-        self.ledger.note(findings.iter().map(Finding::sight), |sight| is_blind(sight, listed, docker), now);
+        let is_blind = |sight: &Sight| is_blind(sight, listed, docker) || look.known.recent.contains(&sight.ip);
+        self.ledger.note(findings.iter().map(Finding::sight), is_blind, now);
         let due = findings.into_iter().filter(|finding| self.ledger.is_due(&finding.sight(), now));
         let (hopeless, due): (Vec<Finding>, Vec<Finding>) = due.partition(Finding::is_for_a_person);
         // What a look was blind to is not over.
@@ -352,7 +356,9 @@ impl Watched {
             }
         }
         if is_blind {
-            before.into_iter().for_each(|(about, why)| drop(self.problems.entry(about).or_insert(why)));
+            for (about, why) in before {
+                self.problems.entry(about).or_insert(why);
+            }
         }
         told.into_iter().map(|(ip, found)| Found { repaired: done.contains(&ip), ..found }).collect()
     }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::address::{Row, State};
 use crate::ec2::Ec2;
 use crate::error::Error;
 use crate::id::{Boot, Claim, Kind};
@@ -150,7 +151,8 @@ struct Memory {
     /// Leases that Docker holds, as granted by this process or found at its start: a grant that hits one shows that the
     /// database lost a commit.
     leases: HashMap<Ipv4Addr, Claim>,
-    /// Idle rows that nobody has listed on the ENI since the start (I2).
+    /// Addresses that EC2 has not on the ENI, as far as is known: idle rows that nobody has listed there since the start, and
+    /// what went off since (I2). An Assign takes them out.
     unlisted: BTreeSet<Ipv4Addr>,
     /// The sub-pool of the last request; none until a network has asked, since only Docker knows its networks.
     sub_pool: Option<Option<Ipv4Net>>,
@@ -254,6 +256,21 @@ impl Eni {
         let memory = self.shared.memory();
         let recent = memory.touched.iter().filter(|(_, at)| at.elapsed() < settle_age()).map(|(ip, _)| *ip).collect();
         Known { leases: memory.leases.clone(), recent }
+    }
+
+    /// What is listed on the ENI: what is not is given to nobody until it is again, though it takes a second look to mend it
+    /// (I2).
+    pub fn believe(&self, listed: &[(Ipv4Addr, bool)], rows: &[Row]) {
+        let recent = self.known().recent;
+        let mut memory = self.shared.memory();
+        for row in rows.iter().filter(|row| row.iface.as_ref() == Some(&self.nic.eni) && !recent.contains(&row.ip)) {
+            let is_listed = listed.iter().any(|(ip, _)| *ip == row.ip);
+            match row.state() {
+                State::Ready | State::Lease if is_listed => drop(memory.unlisted.remove(&row.ip)),
+                State::Ready | State::Lease => drop(memory.unlisted.insert(row.ip)),
+                State::Free | State::On | State::Off | State::Foreign | State::Reserved => {}
+            }
+        }
     }
 
     /// Requests that wait for EC2.

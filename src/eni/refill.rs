@@ -29,7 +29,7 @@ impl Task {
         let change = row.and_then(|row| row.on(Event::Claim { eni: self.nic.eni.clone(), claim }).ok());
         // Room is made only for an address that can be had.
         if change.is_some() && self.capacity(rows) == 0 {
-            match plan::give_way(rows, |_| false) {
+            match plan::give_way(rows, |ip| self.outside.in_use.contains(ip)) {
                 Some(idle) => return self.give_up(ec2, std::slice::from_ref(idle)).await,
                 None => {
                     self.answer_front(Error::EniFull { eni: self.nic.eni.clone() });
@@ -63,7 +63,7 @@ impl Task {
 
         let capacity = self.capacity(rows);
         if capacity == 0 {
-            let useful = |ip| sub_pool.is_none_or(|range| range.contains(&ip));
+            let useful = |ip| sub_pool.is_none_or(|range| range.contains(&ip)) || self.outside.in_use.contains(ip);
             match plan::give_way(rows, useful) {
                 Some(idle) if waiting > 0 => return self.give_up(ec2, std::slice::from_ref(idle)).await,
                 _ => {

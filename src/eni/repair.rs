@@ -12,6 +12,7 @@ use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
 use crate::id::Kind;
+use crate::plan;
 use crate::plan::reconcile::{Finding, What};
 
 /// What came of a repair.
@@ -67,6 +68,12 @@ impl Task {
             }
         }
         let until = Instant::now() + STORE_TIME;
+        if changes.iter().any(|(finding, _)| matches!(finding.what, What::Lost { .. })) {
+            let rows = self.outside.store.rows_of_eni(&self.nic.eni, until).await?;
+            if self.capacity(&rows) == 0 {
+                self.makes_room(ec2).await?;
+            }
+        }
         self.outside.store.insert_missing(&self.subnet.id, &unknown, until).await?;
         point("reconcile:inserted").await;
         repaired.done.extend(unknown.iter().map(|row| row.ip));
@@ -99,23 +106,35 @@ impl Task {
                 memory.leases.insert(finding.ip, claim.clone());
             }
             // The next step settles them: an Assign proves that they are on the ENI.
-            (What::Unused | What::Lost { .. }, _) => self.settle_at = Instant::now(),
+            (What::Unused, _) => {
+                memory.leases.remove(&finding.ip);
+                self.settle_at = Instant::now();
+            }
+            (What::Lost { .. }, _) => self.settle_at = Instant::now(),
             _ => {}
         }
     }
 
     /// A lease that left the ENI: its row stays a lease, which is the claim that this call needs (I3).
-    async fn assign_again(&self, ec2: &Ec2, cut_off: Vec<Row>, repaired: &mut Repaired) -> Result<(), Error> {
+    async fn assign_again(&mut self, ec2: &Ec2, cut_off: Vec<Row>, repaired: &mut Repaired) -> Result<(), Error> {
         let ips: Vec<Ipv4Addr> = cut_off.iter().map(|row| row.ip).collect();
         let now = self.outside.store.rows_at(&ips, Instant::now() + STORE_TIME).await?;
         for row in
             now.into_iter().filter(|row| cut_off.iter().any(|old| old.guard() == row.guard() && old.ip == row.ip))
         {
-            self.shared.memory().touch([row.ip]);
-            let answer = ec2.assign(&self.nic.eni, &[row.ip]).await;
+            let mut answer = ec2.assign(&self.nic.eni, &[row.ip]).await;
+            // An idle address must not keep a container's own off the ENI.
+            if matches!(answer, Err(Ec2Error::EniFull { .. })) && self.makes_room(ec2).await? {
+                answer = ec2.assign(&self.nic.eni, &[row.ip]).await;
+            }
             point("reconcile:assigned").await;
             match answer {
-                Ok(()) => repaired.done.push(row.ip),
+                Ok(()) => {
+                    let mut memory = self.shared.memory();
+                    memory.unlisted.remove(&row.ip);
+                    memory.touch([row.ip]);
+                    repaired.done.push(row.ip);
+                }
                 Err(Ec2Error::InUse { .. }) => {
                     let holders = ec2.holders(&self.subnet.id, &[row.ip]).await.unwrap_or_default();
                     match holders.iter().find(|interface| interface.has(row.ip)) {
@@ -140,5 +159,14 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    /// Gives up the coldest idle address, if there is one.
+    async fn makes_room(&mut self, ec2: &Ec2) -> Result<bool, Error> {
+        let rows = self.outside.store.rows_of_eni(&self.nic.eni, Instant::now() + STORE_TIME).await?;
+        let kept = |ip| self.outside.in_use.contains(ip) || self.shared.memory().leases.contains_key(&ip);
+        let Some(idle) = plan::give_way(&rows, kept).cloned() else { return Ok(false) };
+        let (done, _) = self.unassign(ec2, std::slice::from_ref(&idle)).await?;
+        Ok(done.freed > 0)
     }
 }

@@ -211,6 +211,9 @@ impl Task {
         if !unsettled.is_empty() && (now >= self.settle_at || in_the_way) {
             return self.settle(&ec2, unsettled).await;
         }
+        if self.restore(&rows).await? {
+            return Ok(None);
+        }
         self.release_orphans(&rows).await?;
         let due: Vec<Row> = rows.iter().filter(|row| unassign::is_due(row)).cloned().collect();
         if !due.is_empty() {
@@ -221,7 +224,9 @@ impl Task {
             let _ = answer.send(self.repair(&ec2, findings).await);
             return Ok(None);
         }
-        let idle: Vec<Row> = rows.iter().filter(|row| row.state() == State::Ready && !row.primary).cloned().collect();
+        // What a container has is not idle, whatever the table says.
+        let is_idle = |row: &&Row| row.state() == State::Ready && !row.primary && !self.outside.in_use.contains(row.ip);
+        let idle: Vec<Row> = rows.iter().filter(is_idle).cloned().collect();
         if !self.recycles.is_empty() {
             return self.recycle(&ec2, &idle).await;
         }
@@ -260,12 +265,26 @@ impl Task {
             self.trim_at = now + settle_age();
             let in_use = rows.iter().any(|row| row.state() == State::Lease);
             let quiet = !in_use && now.duration_since(self.last_call) >= drain_age();
-            let excess: Vec<Row> = warmth.excess(&rows, self.burst.expected(now), quiet).into_iter().cloned().collect();
+            let excess: Vec<Row> = warmth.excess(&idle, self.burst.expected(now), quiet).into_iter().cloned().collect();
             if !excess.is_empty() {
                 return self.give_up(&ec2, &excess).await;
             }
         }
         Ok(Some(self.rest(&rows, now)))
+    }
+
+    /// I1: a lease that this life knows and the database lost stands again before anything else is done with its row.
+    async fn restore(&self, rows: &[Row]) -> Result<bool, Error> {
+        let known = self.shared.memory().leases.clone();
+        let lost = rows.iter().filter(|row| row.state() == State::Ready);
+        let restored = |row: &Row| row.on(Event::Restore { claim: known.get(&row.ip)?.clone() }).ok();
+        let changes: Vec<_> = lost.filter_map(restored).collect();
+        let done = self.outside.store.apply(&changes, Instant::now() + STORE_TIME).await?;
+        for change in changes.iter().zip(done).filter(|(_, done)| *done).map(|(change, _)| change) {
+            let ip = change.ip;
+            tracing::error!(eni = %self.nic.eni, %ip, "the database lost the lease of {ip}; it is put right");
+        }
+        Ok(!changes.is_empty())
     }
 
     /// Leases of this life that nobody got, since the database's answer was lost until the request's deadline.
@@ -321,6 +340,8 @@ impl Task {
     }
 
     pub(super) async fn unassign(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<(Recycled, Option<Ec2Error>), Error> {
+        // I2: not even if the database loses what is committed now, and has them idle again.
+        self.shared.memory().unlisted.extend(rows.iter().map(|row| row.ip));
         let outcome = unassign::give_up(&self.outside, ec2, &self.nic.eni, rows).await;
         self.shared.memory().touch(rows.iter().map(|row| row.ip));
         if outcome.as_ref().is_ok_and(|(done, _)| done.freed > 0) {

@@ -112,7 +112,7 @@ pub fn compare(look: &Look<'_>) -> Vec<Finding> {
         let what = match (&row.iface, row.state()) {
             (Some(eni), _) if !look.own_enis.contains(eni) => Some(What::Conflict),
             (None, State::Free) if look.lists(row.ip) == Some(false) => {
-                look.leases.get(&row.ip).map(|claim| What::Lost { claim: claim.clone() })
+                look.known_lease(row.ip).map(|claim| What::Lost { claim })
             }
             _ => None,
         };
@@ -136,8 +136,13 @@ impl Look<'_> {
         self.docker.map(|docker| docker.contains(&ip))
     }
 
+    /// The lease that this life knows, unless Docker's own word is that its container is gone.
+    fn known_lease(&self, ip: Ipv4Addr) -> Option<Claim> {
+        self.leases.get(&ip).filter(|_| self.is_in_docker(ip) != Some(false)).cloned()
+    }
+
     fn idle(&self, row: &Row) -> Option<What> {
-        let claim = self.leases.get(&row.ip).cloned();
+        let claim = self.known_lease(row.ip);
         if self.is_primary(row.ip) {
             (!row.primary).then_some(What::Unmarked)
         } else if claim.is_some() || self.is_in_docker(row.ip) == Some(true) {
@@ -157,7 +162,7 @@ impl Look<'_> {
     }
 
     fn occupied(&self, row: &Row) -> Option<What> {
-        let claim = self.leases.get(&row.ip).cloned();
+        let claim = self.known_lease(row.ip);
         let in_docker = self.is_in_docker(row.ip);
         match self.lists(row.ip)? {
             _ if row.primary => None,

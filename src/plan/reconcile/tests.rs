@@ -119,11 +119,14 @@ fn what_is_in_use_and_idle_by_its_row_was_forgotten() {
     let rows = [row(10, Status::Ready, Some(ENI), None)];
     assert_eq!(world().listed(&[10]).docker(&[10]).finds(&rows), [What::Forgotten { claim: None }]);
     let claim = lease();
-    let knows = World { leases: HashMap::from([(ip(10), claim.clone())]), ..world().listed(&[10]) };
+    let leases = HashMap::from([(ip(10), claim.clone())]);
+    let denied = World { leases: leases.clone(), ..world().listed(&[10]) };
+    assert_eq!(denied.finds(&rows), [], "its container is gone by Docker's own word");
+    let knows = World { leases, docker: None, ..world().listed(&[10]) };
     assert_eq!(knows.finds(&rows), [What::Forgotten { claim: Some(claim.clone()) }]);
     let foreign = [row(10, Status::Occupied, Some(ENI), None)];
     assert_eq!(knows.finds(&foreign), [What::Forgotten { claim: Some(claim.clone()) }]);
-    let lost = World { leases: knows.leases, ..world() };
+    let lost = World { leases: knows.leases, docker: None, ..world() };
     assert_eq!(lost.finds(&[row(10, Status::Free, None, None)]), [What::Lost { claim }]);
 }
 

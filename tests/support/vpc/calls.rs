@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::query::Params;
 

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::Vpc;
 use super::calls::{Call, Outcome};
 use super::describe;
+use super::effect;
 use super::errors::ApiError;
 use super::faults::{CallClass, FaultKind, next_fault};
 use super::http::{Asked, Reply};
@@ -65,7 +66,10 @@ pub(super) async fn answer(vpc: Vpc, asked: Asked) -> Reply {
             vpc.lock().log.settle(number, Outcome::Late);
             tokio::spawn(async move {
                 tokio::time::sleep(delay).await;
-                drop(decide(&mut vpc.lock(), params, number, |_| Outcome::Late));
+                let state = &mut *vpc.lock();
+                state.is_landing_late = true;
+                drop(decide(state, params, number, |_| Outcome::Late));
+                state.is_landing_late = false;
             });
             Reply::HangUp
         }
@@ -150,14 +154,14 @@ fn execute(state: &mut State, params: Params) -> Result<Xml, ApiError> {
     let page_size = state.page_size;
     match request {
         Request::Assign(call) => {
-            let assigned = rules::assign(&mut state.world, &state.switches, &call)?;
+            let assigned = effect::watched(state, &call.eni, |world, switches| rules::assign(world, switches, &call))?;
             xml.text("networkInterfaceId", &assigned.eni);
             xml.list("assignedPrivateIpAddressesSet", &assigned.addresses, |xml, ip| xml.text("privateIpAddress", ip));
             xml.list("assignedIpv4PrefixSet", &assigned.prefixes, |xml, prefix| xml.text("ipv4Prefix", prefix));
             xml.text("return", true);
         }
         Request::Unassign(call) => {
-            rules::unassign(&mut state.world, &state.switches, &call)?;
+            effect::watched(state, &call.eni, |world, switches| rules::unassign(world, switches, &call))?;
             xml.text("return", true);
         }
         Request::Interfaces(call) => {

@@ -1,6 +1,8 @@
 //! What goes wrong on purpose: scripted faults and token buckets.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::errors::ApiError;
 use super::switches::Switches;

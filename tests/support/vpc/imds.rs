@@ -3,10 +3,11 @@
 //! Every item is computed for each request from the (lagging) world; listings follow from the items.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::Method;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::Vpc;
 use super::http::{Asked, Reply};

@@ -7,7 +7,9 @@
 //! - `world` what there is, and how it looked a while ago
 //! - `rules` Assign and Unassign; `describe` the Describe calls; `errors` every refusal; `switches` what is unverified
 //! - `query` and `requests` the wire form of EC2; `ec2` and `imds` the two endpoints; `http` the server below them
-//! - `faults`, `calls`, `controls` what goes wrong, what was called, and how a test gets at both
+//! - `faults`, `calls`, `controls` what goes wrong, what was called, and how a test gets at both; `effect` what changed
+//!
+//! Time is tokio's: where a test stands the runtime's clock still, lag, late landings and buckets stand still with it.
 #![allow(dead_code, unused_imports, reason = "the tests and the example binary each use a part of it")]
 #![allow(
     clippy::unwrap_used,
@@ -22,6 +24,7 @@ mod calls;
 mod controls;
 mod describe;
 mod ec2;
+mod effect;
 mod errors;
 mod faults;
 mod http;
@@ -40,6 +43,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipnet::Ipv4Net;
 
 pub(crate) use calls::{Call, Outcome};
+pub(crate) use effect::Effect;
 pub(crate) use faults::{CallClass, Fault, FaultKind, TokenBucket};
 pub(crate) use http::Server;
 pub(crate) use imds::{ImdsMode, ImdsRead, ROLE, ROLE_SECRET, ROLE_TOKEN, access_key_of};

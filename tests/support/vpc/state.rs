@@ -1,9 +1,12 @@
 //! Everything behind the simulator's one lock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::calls::CallLog;
+use super::effect::Watcher;
 use super::faults::{CallClass, Fault, TokenBucket};
 use super::imds::{ImdsMode, ImdsRead};
 use super::switches::Switches;
@@ -25,6 +28,8 @@ pub(super) struct State {
     pub(super) describe_lag: Duration,
     pub(super) page_size: Option<usize>,
     pub(super) ec2_down: bool,
+    pub(super) watcher: Option<Watcher>,
+    pub(super) is_landing_late: bool,
 
     pub(super) imds_mode: ImdsMode,
     pub(super) imds_modes: HashMap<String, ImdsMode>,

@@ -1,0 +1,177 @@
+//! What must hold after each step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ec2_ipam::address::State;
+
+use super::books::Entry;
+use super::game::{Broken, Game};
+use super::ledger::{Asked, Outcome};
+use super::setup::eni;
+use crate::support::vpc::INSTANCE_TYPES;
+
+/// What a request could have been given, as things stood when it was made.
+pub struct Picture {
+    rows: Vec<Entry>,
+    /// Addresses of the ENI, the primary not counted.
+    on_eni: BTreeSet<Ipv4Addr>,
+}
+
+/// Trouble so long ago is over for whoever asks now.
+const AFTERMATH: Duration = Duration::from_secs(200);
+
+impl Game<'_> {
+    /// Nothing that the reference and the hosts have said so far may have broken an invariant.
+    pub fn check(&mut self) -> Result<(), Broken> {
+        self.calm();
+        self.remember();
+        let mut wrong = self.look();
+        if !wrong.is_empty() {
+            // Rows and truth were read one after the other: what is really wrong stays so.
+            self.calm();
+            let again = self.look();
+            wrong.retain(|why| again.contains(why));
+        }
+        let mut ledger = self.bed.shared.ledger();
+        if let Some(why) = ledger.broken.pop().or(wrong.pop()) {
+            return Err(why);
+        }
+        Ok(())
+    }
+
+    /// Notes the rows' versions.
+    fn remember(&mut self) {
+        for owner in 0..self.versions.len() {
+            for row in self.bed.books.rows(owner) {
+                let versions = self.versions[owner].entry(row.ip).or_default();
+                if versions.back() != Some(&row) {
+                    versions.push_back(row);
+                    if versions.len() > 3 {
+                        versions.pop_front();
+                    }
+                }
+            }
+        }
+    }
+
+    fn rows_by_ip(&self, seat: usize) -> BTreeMap<Ipv4Addr, Entry> {
+        self.bed.books.rows(seat).into_iter().map(|row| (row.ip, row)).collect()
+    }
+
+    pub fn existing(&self) -> Vec<(usize, String)> {
+        let there = (0..self.players.len()).filter(|seat| self.players[*seat].exists);
+        there.map(|seat| (seat, eni(seat, self.players[seat].generation))).collect()
+    }
+
+    /// What is wrong now.
+    fn look(&mut self) -> Vec<Broken> {
+        let mut wrong = Vec::new();
+        let (live, cut) = {
+            let ledger = self.bed.shared.ledger();
+            (ledger.live.clone(), ledger.cut.clone())
+        };
+        let mut set_back = self.bed.shared.ledger().set_back.clone();
+        set_back.retain(|(ip, owner)| !self.is_right(*ip, *owner));
+        let is_set_back = |ip: &Ipv4Addr| set_back.iter().any(|(other, _)| other == ip);
+        for (seat, eni) in self.existing() {
+            let truth = self.vpc.addresses(&eni);
+            let rows = self.rows_by_ip(seat);
+            for ip in truth.iter().filter(|ip| !is_set_back(ip)) {
+                let is_known = rows
+                    .get(ip)
+                    .is_some_and(|row| row.is_of(&eni) && !matches!(row.state(), State::Free | State::Reserved));
+                if !is_known {
+                    let row = rows.get(ip).map(Entry::shown);
+                    wrong.push(format!("I3: {ip} is on {eni}, and its row is {row:?}"));
+                }
+            }
+            for (ip, _) in live.iter().filter(|(ip, on)| **on == seat && !is_set_back(ip)) {
+                let row = rows.get(ip);
+                if !row.is_some_and(|row| row.is_of(&eni) && row.state() == State::Lease) {
+                    let row = row.map(Entry::shown);
+                    wrong.push(format!("I1, I8: a container on h{seat} has {ip}, and its row is {row:?}"));
+                }
+                if !truth.contains(ip) && !cut.contains(&(*ip, seat)) {
+                    wrong.push(format!("I2: a container on h{seat} has {ip}, and {eni} has it no more"));
+                }
+            }
+        }
+        let mut ledger = self.bed.shared.ledger();
+        ledger.set_back.retain(|one| set_back.contains(one));
+        // A container may have come or gone while this was looked at.
+        wrong.retain(|_| ledger.live == live);
+        wrong
+    }
+
+    /// Whether a row that was set back agrees with EC2 and the reference again.
+    fn is_right(&self, ip: Ipv4Addr, owner: usize) -> bool {
+        let Some(row) = self.bed.books.row(owner, ip) else { return true };
+        let mut ours = self.existing();
+        ours.retain(|(seat, _)| self.bed.books.is_shared() || *seat == owner);
+        let is_named = |eni: &str| row.is_of(eni) && !matches!(row.state(), State::Free | State::Reserved);
+        let live = self.bed.shared.ledger().live.get(&ip).copied();
+        if let Some((_, eni)) = ours.iter().find(|(seat, _)| Some(*seat) == live) {
+            return is_named(eni) && row.state() == State::Lease;
+        }
+        let holder = self.vpc.holder(ip);
+        match ours.iter().find(|(_, eni)| Some(eni) == holder.as_ref()) {
+            Some((_, eni)) => is_named(eni),
+            None => ours.iter().all(|(_, eni)| !row.is_of(eni)),
+        }
+    }
+
+    /// How many addresses the host's ENI may have, the primary included.
+    pub fn limit(&self, seat: usize) -> usize {
+        INSTANCE_TYPES.iter().find(|(kind, ..)| *kind == self.setup.hosts[seat]).map_or(0, |(.., n)| *n)
+    }
+
+    /// How things stand for a request of this host, if nothing else goes on and nothing has gone wrong for long.
+    pub fn picture(&self, seat: usize) -> Option<Picture> {
+        let is_well = self.wrong.is_empty() && self.trouble_at.is_none_or(|at| self.now() - at > AFTERMATH);
+        {
+            let ledger = self.bed.shared.ledger();
+            if !is_well || !ledger.open.is_empty() || !ledger.cut.is_empty() || !ledger.set_back.is_empty() {
+                return None;
+            }
+        }
+        let all_up = (0..self.players.len()).all(|seat| !self.players[seat].exists || self.is_up(seat));
+        all_up.then(|| Picture {
+            rows: self.bed.books.rows(seat),
+            on_eni: self.vpc.addresses(&eni(seat, self.players[seat].generation)),
+        })
+    }
+
+    /// Whether a request was answered as well as could be (I10), by what was and is still there to be had.
+    pub fn judge(&mut self, seat: usize, asked: &Asked, outcome: &Outcome, before: &Picture) -> Result<(), Broken> {
+        let Asked::Any { sub_pool } = asked else { return Ok(()) };
+        let why = match outcome {
+            Outcome::Granted(ip, Some(age)) => format!("I10: h{seat} gave {ip} after {age:?}"),
+            Outcome::Refused(why) => format!("h{seat} refused ({why})"),
+            _ => return Ok(()),
+        };
+        let Some(after) = self.picture(seat) else { return Ok(()) };
+        let name = eni(seat, self.players[seat].generation);
+        let range = if *sub_pool { self.setup.sub_pool() } else { self.setup.cidr };
+        let limit = self.limit(seat);
+        let cooled = |row: &Entry| {
+            let needed = if self.setup.cooldown.is_zero() { Duration::ZERO } else { self.setup.cooldown + AFTERMATH };
+            self.bed.books.idle(row) >= needed && range.contains(&row.ip)
+        };
+        let used = |rows: &[Entry]| {
+            rows.iter().filter(|row| row.is_of(&name) && !matches!(row.state(), State::Free | State::Reserved)).count()
+        };
+        let is_warm = |row: &Entry| row.is_of(&name) && row.state() == State::Ready && !row.is_fixed() && cooled(row);
+        let has_room = |picture: &Picture| picture.on_eni.len() + 1 < limit && used(&picture.rows) < limit;
+        let is_free = |row: &Entry| row.state() == State::Free && cooled(row) && self.vpc.holder(row.ip).is_none();
+        let mut better: Vec<Ipv4Addr> = Vec::new();
+        for row in before.rows.iter().filter(|row| after.rows.contains(row)) {
+            let shown = self.bed.shared.ledger().live.contains_key(&row.ip);
+            if !shown && (is_warm(row) || has_room(before) && has_room(&after) && is_free(row)) {
+                better.push(row.ip);
+            }
+        }
+        if better.is_empty() { Ok(()) } else { Err(format!("{why}, but could have given {better:?}")) }
+    }
+}

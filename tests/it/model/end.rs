@@ -1,0 +1,134 @@
+//! The end of a sequence: whatever went wrong, all comes to agree, and by itself.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ec2_ipam::address::State;
+
+use super::docker::Mode;
+use super::game::{Broken, Game};
+
+/// Until then rounds of reconciling have put everything right that one host sees: what was left unclear is two looks away,
+/// an address that turns up on an ENI another two.
+const RECONCILED: u64 = 480;
+/// Until then the subnet was scanned four times, by whichever host is left to do it once a dead one's turn is over: a row of
+/// what is no more becomes free, and then what has the address by now is seen.
+const SCANNED: u64 = 1_200;
+
+impl Game<'_> {
+    /// Nothing goes wrong any more; time passes; then table, EC2 and Docker agree.
+    pub fn end(&mut self) -> Result<(), Broken> {
+        self.bed.shared.tell("the end: nothing goes wrong any more");
+        self.vpc.forget_faults();
+        self.put_right();
+        for seat in 0..self.players.len() {
+            self.bed.shared.ledger().seats[seat].docker.mode = Mode::Up;
+            if let Some(life) = &self.players[seat].life {
+                life.arm(0);
+            }
+            self.players[seat].fate = None;
+            if self.players[seat].exists && !self.is_up(seat) {
+                self.bring(seat);
+            }
+        }
+        self.wait(Duration::from_secs(330), |game| game.bed.shared.ledger().open.is_empty());
+        if let Some((id, open)) = self.bed.shared.ledger().open.first_key_value() {
+            return Err(format!("I9: #{id} {:?} was never answered", open.asked));
+        }
+        self.greet();
+        self.check()?;
+        let start = self.now().as_secs();
+        let mut before = (None, None);
+        // A host's own table knows little of others, and what it knows of them is old; now and then it is waited for.
+        let is_thorough = self.bed.books.is_shared() || self.rng.u8(0..8) == 0;
+        loop {
+            self.pass(if self.now().as_secs() - start < RECONCILED { 45 } else { 150 });
+            self.check()?;
+            let passed = self.now().as_secs() - start;
+            // What is just being done may be seen half done, once.
+            let found = (self.disagreement(), self.leftover().filter(|_| is_thorough));
+            let lasting = |now: &Option<Broken>, before: &Option<Broken>| now.clone().filter(|_| now == before);
+            match (lasting(&found.0, &before.0), lasting(&found.1, &before.1)) {
+                (Some(why), _) if passed > RECONCILED => return Err(format!("I6: {why}")),
+                (_, Some(why)) if passed > SCANNED => return Err(format!("I6: {why}")),
+                _ if found == (None, None) => return Ok(()),
+                _ => before = found,
+            }
+        }
+    }
+
+    /// A container starts on each host and ends, so that no driver is left that nobody has asked anything yet.
+    fn greet(&mut self) {
+        for (seat, _) in self.existing() {
+            if self.players[seat].pools.is_empty() {
+                let _ = self.make_pools(seat);
+            }
+            if self.is_up(seat) && !self.players[seat].pools.is_empty() {
+                self.come_and_go(seat);
+            }
+        }
+    }
+
+    /// What a host's own driver has not put right.
+    fn disagreement(&self) -> Option<Broken> {
+        for (seat, eni) in self.existing() {
+            let truth = self.vpc.addresses(&eni);
+            let ledger = self.bed.shared.ledger();
+            let rows = self.bed.books.rows(seat);
+            let judged = |ip: &Ipv4Addr| !ledger.is_set_back(*ip);
+            for row in rows.iter().filter(|row| row.is_of(&eni) && !row.primary && judged(&row.ip)) {
+                let lives = ledger.live.get(&row.ip) == Some(&seat);
+                // Somebody took a container's address after it was cut off: only a person can put that right.
+                // The same where others have the last slots of the ENI by now.
+                let is_full =
+                    truth.len() + 1 >= self.limit(seat) && truth.iter().all(|ip| ledger.live.get(ip) == Some(&seat));
+                let is_lost = lives && (is_full || self.vpc.holder(row.ip).is_some_and(|holder| holder != eni));
+                let is_there = truth.contains(&row.ip) || is_lost;
+                match row.state() {
+                    State::On | State::Off => return Some(format!("a claim is not settled: {}", row.shown())),
+                    State::Lease if !lives => return Some(format!("no container has the lease {}", row.shown())),
+                    State::Ready if lives => return Some(format!("a container has the idle {}", row.shown())),
+                    State::Lease | State::Ready if !is_there => {
+                        return Some(format!("{} is not on the ENI, which has {truth:?}", row.shown()));
+                    }
+                    State::Foreign => return Some(format!("nobody has {}", row.shown())),
+                    _ => {}
+                }
+            }
+            let known = |ip| rows.iter().any(|row| row.ip == ip && row.is_of(&eni));
+            if let Some(ip) = truth.iter().find(|ip| judged(ip) && !known(**ip)) {
+                return Some(format!("{ip} is on {eni}, and no row says so"));
+            }
+            let lost = ledger.live.iter().find(|(ip, on)| **on == seat && judged(ip) && !known(**ip));
+            if let Some((ip, _)) = lost {
+                return Some(format!("a container on h{seat} has {ip}, and no row says so"));
+            }
+        }
+        None
+    }
+
+    /// What only a scan of the subnet puts right.
+    fn leftover(&self) -> Option<Broken> {
+        // What the database lost may wait for a scan, if it names a host that is no more.
+        if let Some((ip, owner)) = self.bed.shared.ledger().set_back.first() {
+            return Some(format!("{ip} is still not right in table {owner}: {:?}", self.bed.books.row(*owner, *ip)));
+        }
+        let mut there: Vec<String> = self.existing().into_iter().map(|(_, eni)| eni).collect();
+        there.extend(self.foreign.iter().cloned());
+        for (seat, _) in self.existing() {
+            for row in self.bed.books.rows(seat) {
+                if let Some(eni) = row.iface.as_ref().filter(|eni| !there.contains(eni)) {
+                    return Some(format!("{eni} is no more, but has {}", row.shown()));
+                }
+                let holder = self.vpc.holder(row.ip);
+                if row.state() == State::Free && holder.is_some() {
+                    return Some(format!("{holder:?} has the free {}", row.shown()));
+                }
+                if row.state() == State::Foreign && holder != row.iface {
+                    return Some(format!("{holder:?} has {}", row.shown()));
+                }
+            }
+        }
+        None
+    }
+}
