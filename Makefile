@@ -1,7 +1,8 @@
 # Everything is built in the release profile: tests, plugin and demo share their dependencies, which are most of the time.
 .DEFAULT_GOAL := help
-.PHONY: help build plugin install push test lint demo fuzz clean
+.PHONY: help build plugin install push test soak lint demo fuzz clean
 
+HEAVY  := crash:: contention:: docker_faults:: e2e:: model:: store::galera robustness::
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TAG    ?= latest
 IMAGE   = $(REGISTRY)/ec2-ipam:$(TAG)
@@ -28,8 +29,14 @@ push: plugin ## The plugin to a registry: make push REGISTRY=host/path [TAG=late
 test: ## What CI runs: prerequisites, lint, every test
 	scripts/setup.sh test
 	$(MAKE) lint
-	@# Most tests wait for others most of the time, so more of them run at once than there are processors.
-	cargo test --release --locked --features fail-points -- --test-threads=8
+	@# Most tests wait for others most of the time, so more of them run at once than there are processors; those that need
+	@# many processes or a cluster of their own come after, a few at a time.
+	cargo test --release --locked --features fail-points -- --test-threads=8 $(HEAVY:%=--skip %)
+	cargo test --release --locked --features fail-points --test it -- --test-threads=2 $(HEAVY)
+
+SOAK ?= 20000
+soak: ## The model test for SOAK=20000 random sequences with fresh seeds; what fails names its SEED
+	SOAK=$(SOAK) cargo test --release --locked --features fail-points --test it model:: -- --nocapture
 
 lint: ## Formatting, clippy, shellcheck
 	cargo fmt --check

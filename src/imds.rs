@@ -17,11 +17,11 @@ use crate::id::{EniId, SubnetId};
 
 /// Longest time for a connection, and for an answer on it. IMDS is one link-local hop away and answers within
 /// milliseconds; a packet lost to the hop limit never comes, so a longer wait gains nothing.
-const WAIT: Duration = Duration::from_secs(1);
+const WAIT: Duration = Duration::from_secs(2);
 /// Longest time for one read with its token and retries: a host without IMDS is told within it.
-const READ: Duration = Duration::from_secs(4);
+const READ: Duration = Duration::from_secs(8);
 /// Longest time for [`Imds::host`]: about 80 reads on the largest instances.
-const HOST: Duration = Duration::from_secs(10);
+const HOST: Duration = Duration::from_secs(15);
 /// Attempts in all on 5xx and on a token that has run out (401). No answer at all is not retried.
 const ATTEMPTS: u32 = 2;
 

@@ -52,7 +52,8 @@
 //!
 //! ```text
 //! main, cli, commands                     the process and its command line
-//! socket (server, docker, control)        connections, Docker's calls, the driver's own calls
+//! socket (server, connections, line)      connections, and what becomes of an answer that nobody reads
+//! socket (docker, wire, control)          Docker's calls, the driver's own calls
 //! ipam, pool, operate, doctor, status     the driver: its ENIs; pools; operators' wishes; checks; the picture
 //! eni                                     one ENI: grants (grant, lease), and the one task that calls EC2 for it
 //!                                         (task: survey, refill, assign, serve, unassign, repair)

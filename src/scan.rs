@@ -57,6 +57,19 @@ impl Scanner {
         problems.sort();
         problems
     }
+
+    /// What stands in the way is told once in the log, and shown by `status` for as long as it lasts.
+    fn tell(&self, subnet: &SubnetId, outcome: &Result<Vec<Found>, Error>) {
+        self.problems.send_modify(|problems| match outcome {
+            Err(Error::Missing(why) | Error::Asked(why)) => {
+                if problems.insert(subnet.clone(), why.clone()).as_ref() != Some(why) {
+                    tracing::error!("{why}");
+                }
+            }
+            Err(_) => {}
+            Ok(_) => drop(problems.remove(subnet)),
+        });
+    }
 }
 
 impl Ipam {
@@ -98,17 +111,7 @@ impl Ipam {
                 let _ = self.holds_scan(&store, &subnet, &own, Duration::ZERO, Instant::now() + SCAN).await;
             }
             if manner != Manner::DryRun {
-                self.scanner.problems.send_modify(|problems| {
-                    match &outcome {
-                        Err(Error::Missing(why) | Error::Asked(why))
-                            if problems.insert(id, why.clone()).as_ref() != Some(why) =>
-                        {
-                            tracing::error!("{why}");
-                        }
-                        Err(_) => {}
-                        Ok(_) => drop(problems.remove(&subnet.id)),
-                    };
-                });
+                self.scanner.tell(&id, &outcome);
             }
             found.extend(outcome?);
         }

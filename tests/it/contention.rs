@@ -188,35 +188,41 @@ async fn no_host_waits_for_another_hosts_ec2_and_nothing_is_held_while_ec2_works
 
 #[tokio::test]
 async fn eight_hosts_request_and_release_for_many_rounds() {
-    const ROUNDS: usize = 6;
-    const CONTAINERS: usize = 3;
-    // 19 are free, 24 are asked for at once.
+    const ROUNDS: usize = 10;
+    const CONTAINERS: usize = 2;
+    // 19 are free. Each container that ends is followed by one that is there before it has gone: up to 32 are asked for.
     let fleet = Fleet::with(Kind::Mariadb, "10.77.0.0/27", Switches::default()).await;
     let hosts = hosts(&fleet, 8, &[("EC2_IPAM_WARM_TARGET", "2")]).await;
     // What each host was given and has not begun to release.
     let in_use: Mutex<BTreeMap<Ipv4Addr, String>> = Mutex::default();
     let times: Mutex<Vec<Duration>> = Mutex::default();
+    let end = async |host: &Host, pool: &str, ip: Ipv4Addr| {
+        in_use.lock().unwrap().remove(&ip);
+        host.release(pool, ip).await;
+    };
     let container = async |host: &Host, pool: &str| {
-        let (mut given, mut refused) = (0, 0);
+        let (mut given, mut refused, mut before) = (0, 0, None);
         for _ in 0..ROUNDS {
             let begun = Instant::now();
             let answer = host.request(pool, "").await;
             times.lock().unwrap().push(begun.elapsed());
-            let ip = match answer {
-                Ok(ip) => ip,
+            match &answer {
+                Ok(ip) => {
+                    let other = in_use.lock().unwrap().insert(*ip, host.eni.clone());
+                    assert_eq!(other, None, "I1: {ip} was given on {} while it is in use", host.eni);
+                    given += 1;
+                }
                 Err(why) => {
                     assert!(why.contains("has no free address"), "a conflict reached a user: {why}");
                     refused += 1;
-                    continue;
                 }
-            };
-            // A statement of its own: the lock must be let go before the wait.
-            let other = in_use.lock().unwrap().insert(ip, host.eni.clone());
-            assert_eq!(other, None, "I1: {ip} was given on {} while it is in use", host.eni);
-            given += 1;
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(..20))).await;
-            in_use.lock().unwrap().remove(&ip);
-            host.release(pool, ip).await;
+            }
+            if let Some(ip) = std::mem::replace(&mut before, answer.ok()) {
+                end(host, pool, ip).await;
+            }
+        }
+        if let Some(ip) = before {
+            end(host, pool, ip).await;
         }
         (given, refused)
     };

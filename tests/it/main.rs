@@ -19,12 +19,15 @@ mod allocation;
 mod cli;
 mod contention;
 mod crash;
+mod docker_faults;
 mod e2e;
 mod ec2;
 mod engine;
 mod environment;
 mod imds;
 mod link;
+#[cfg(feature = "fail-points")]
+mod model;
 mod protocol;
 mod reconcile;
 mod robustness;

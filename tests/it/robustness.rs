@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use ec2_ipam::address::State;
@@ -13,8 +12,9 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
-use crate::support::host::{Fleet, Host, Kind, Wire, agree, eventually, request};
+use crate::support::host::{Fleet, Host, Kind, agree, eventually, request};
 
+mod crowds;
 mod garbage;
 
 /// Resident memory of the driver's own, at most: it idles at 6 MiB.
@@ -321,114 +321,4 @@ async fn callers_that_vanish_at_any_moment_leave_nothing() {
         join_all((0..8).map(leave)).await;
     }
     target.is_unharmed("callers that vanish").await;
-}
-
-/// Connections that another process holds, since each takes one of its file descriptors too.
-struct Idle {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Idle {
-    fn hold(host: &Host, count: usize) -> Self {
-        let mut child = Command::new("prlimit")
-            .arg(format!("--nofile={}:", count + 100))
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "--ignored", "--nocapture", "robustness::in_a_process"])
-            .env("SOCKET", host.socket())
-            .env("COUNT", count.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("holding") {
-            line.clear();
-            assert!(output.read_line(&mut line).unwrap() > 0, "another process holds {count} connections");
-        }
-        let input = child.stdin.take().unwrap();
-        Self { child, input, output }
-    }
-
-    fn let_go(mut self) {
-        drop(self.input);
-        self.output.read_to_string(&mut String::new()).unwrap();
-        assert!(self.child.wait().unwrap().success());
-    }
-}
-
-/// Not a test by itself: what holds connections for others, until the end of its input.
-#[tokio::test]
-#[ignore = "run by another test"]
-async fn in_a_process() {
-    let count: usize = std::env::var("COUNT").unwrap().parse().unwrap();
-    let socket = std::env::var("SOCKET").unwrap();
-    let mut held = Vec::new();
-    for _ in 0..count {
-        // Without waiting: an error once the driver's queue is full.
-        eventually("a connection", async || {
-            tokio::net::UnixStream::connect(&socket).await.map(|c| held.push(c)).is_ok()
-        })
-        .await;
-    }
-    println!("holding");
-    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
-    drop(held);
-}
-
-/// A connection as an Engine keeps it: it was used, and will be.
-async fn is_kept_open(wire: &mut Wire<'_>, what: &str) {
-    // What was closed may refuse the request or break it off.
-    let _ = wire.stream.write_all(request("/Plugin.Activate", "").as_bytes()).await;
-    let answer = wire.answer().await.unwrap_or_else(|| panic!("{what} was closed"));
-    assert_eq!(answer.status, 200);
-}
-
-#[tokio::test]
-async fn a_thousand_idle_connections_keep_nobody_out() {
-    for files in ["--nofile=1024:", "--nofile=64:"] {
-        let target = Target::new(Kind::Sqlite, |host| host.within = vec!["prlimit".into(), files.into()]).await;
-        let mut keeping = target.host.connect().await;
-        is_kept_open(&mut keeping, "a new connection").await;
-        let idle = Idle::hold(&target.host, 1000);
-        is_kept_open(&mut keeping, "an Engine's idle connection").await;
-        drop(keeping);
-        target.is_unharmed(&format!("1000 idle connections, {files}")).await;
-        // The same with connections that were used.
-        let mut used = Vec::new();
-        for _ in 0..300 {
-            let mut wire = target.host.connect().await;
-            is_kept_open(&mut wire, "a new connection beside idle ones").await;
-            used.push(wire);
-        }
-        is_kept_open(used.last_mut().unwrap(), "the youngest connection").await;
-        drop(used);
-        idle.let_go();
-        target.is_unharmed(&format!("1000 idle connections, {files}, gone")).await;
-        assert!(
-            !target.host.log().contains("cannot accept"),
-            "{files}: file descriptors are left to the driver's own calls"
-        );
-    }
-}
-
-#[tokio::test]
-async fn without_file_descriptors_it_recovers() {
-    let target = Target::new(Kind::Sqlite, |_| ()).await;
-    let idle = Idle::hold(&target.host, 100);
-    // A connection waits in the queue until the driver has taken all before it.
-    assert_eq!(target.host.call("/Plugin.Activate", "").await.status, 200);
-    let limit = |files: &str| {
-        let pid = format!("--pid={}", target.host.pid());
-        assert!(Command::new("prlimit").args([&pid, &format!("--nofile={files}:")]).status().unwrap().success());
-    };
-    let open = std::fs::read_dir(format!("/proc/{}/fd", target.host.pid())).unwrap().count();
-    limit(&(open - 50).to_string());
-    target.is_unharmed("a limit of file descriptors below those that are open").await;
-    let complaints = target.host.log().matches("cannot accept a connection").count();
-    assert!((1..20).contains(&complaints), "{complaints} lines say so");
-    idle.let_go();
-    target.is_unharmed("connections that are gone").await;
 }

@@ -172,10 +172,10 @@ impl Fleet {
 }
 
 /// A network namespace, held by its file.
-struct Namespace(File);
+pub struct Namespace(File);
 
 impl Namespace {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let make = || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root is needed");
             File::open("/proc/thread-self/ns/net").unwrap()
@@ -184,22 +184,32 @@ impl Namespace {
     }
 
     /// In a thread of its own that is in the namespace: sockets made there, and children, are in it too.
-    fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+    pub fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                nix::sched::setns(&self.0, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                self.join();
                 act()
             });
             thread.join().unwrap()
         })
     }
 
-    fn ip(&self, args: &str) {
+    /// The same one.
+    pub fn another(&self) -> Self {
+        Self(self.0.try_clone().unwrap())
+    }
+
+    /// The calling thread is in it from now on.
+    pub fn join(&self) {
+        nix::sched::setns(&self.0, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    }
+
+    pub fn ip(&self, args: &str) {
         let done = self.enter(|| Command::new("ip").args(args.split(' ')).output()).unwrap();
         assert!(done.status.success(), "ip {args}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
-    fn listener(&self) -> TcpListener {
+    pub fn listener(&self) -> TcpListener {
         self.enter(|| TcpListener::bind("127.0.0.1:0")).unwrap()
     }
 }
@@ -367,7 +377,7 @@ impl Host {
     pub async fn run_with(&self, args: &[&str], settings: &[(&str, &str)]) -> (bool, String) {
         let mut command = self.command(args);
         command.envs(settings.iter().copied());
-        let namespace = Namespace(self.namespace.0.try_clone().unwrap());
+        let namespace = self.namespace.another();
         let work = move || namespace.enter(move || command.stdin(Stdio::null()).output()).unwrap();
         let Output { status, stdout, stderr } = tokio::task::spawn_blocking(work).await.unwrap();
         let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();

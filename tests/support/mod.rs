@@ -1,9 +1,14 @@
 //! What the tests run against.
 
+pub(crate) mod agreement;
 pub(crate) mod docker;
 pub(crate) mod engine;
+pub(crate) mod galera;
 pub(crate) mod host;
 pub(crate) mod mariadb;
+pub(crate) mod mysql;
+pub(crate) mod plugin;
 pub(crate) mod proxy;
 pub(crate) mod secrets;
+pub(crate) mod server;
 pub(crate) mod vpc;

@@ -31,7 +31,7 @@ pub enum Way {
     /// An operator's `recycle`.
     Recycle,
     /// A full interface makes room for a named address.
-    GiveWay,
+    MakeRoom,
     /// A container is gone and its address was not released.
     LostRelease,
     /// An address in use left the interface.
@@ -73,7 +73,7 @@ impl Way {
         Self::Trim,
         Self::Drain,
         Self::Recycle,
-        Self::GiveWay,
+        Self::MakeRoom,
         Self::LostRelease,
         Self::CutOff,
         Self::Missing,
@@ -102,7 +102,7 @@ impl Way {
             Self::NamedIdle => &["request:granted-named", "request:unanswered#2"],
             Self::Release => &["release:begun", "release:done"],
             Self::GoingHome | Self::Trim | Self::Drain | Self::Recycle => GIVE_UP,
-            Self::GiveWay => &["off:claimed", "off:unassigned", "off:freed", "named:claimed#5"],
+            Self::MakeRoom => &["off:claimed", "off:unassigned", "off:freed", "named:claimed#5"],
             Self::LostRelease => &["reconcile:read#4", "reconcile:changed"],
             Self::CutOff => &["reconcile:read#4", "reconcile:changed", "reconcile:assigned"],
             Self::Missing => &["reconcile:changed", "off:claimed", "off:unassigned", "off:freed"],
@@ -125,7 +125,7 @@ impl Way {
         match self {
             Self::Cold | Self::Named => Some((ASSIGN, 0)),
             Self::CutOff | Self::Unknown => Some((ASSIGN, 1)),
-            Self::GoingHome | Self::Trim | Self::Recycle | Self::GiveWay | Self::Missing | Self::Survey => {
+            Self::GoingHome | Self::Trim | Self::Recycle | Self::MakeRoom | Self::Missing | Self::Survey => {
                 Some((UNASSIGN, 0))
             }
             _ => None,
@@ -146,7 +146,7 @@ impl Way {
     }
 
     pub fn instance_type(self) -> &'static str {
-        if self == Self::GiveWay { "t3.small" } else { "c5.large" }
+        if self == Self::MakeRoom { "t3.small" } else { "c5.large" }
     }
 
     /// An earlier life, in which nothing goes wrong.
@@ -154,7 +154,7 @@ impl Way {
         if self == Self::Trim {
             bed.host.set(&[("EC2_IPAM_WARM_MAX", "1")]);
         }
-        if self == Self::GiveWay {
+        if self == Self::MakeRoom {
             // What was named does not go home by itself.
             bed.host.set(&[("EC2_IPAM_COOLDOWN", "1h")]);
         }
@@ -225,7 +225,7 @@ impl Way {
             Self::GoingHome => going_home(engine).await,
             Self::Trim => let_three_go(engine).await,
             Self::Recycle => recycle(engine).await,
-            Self::GiveWay => give_way(engine).await,
+            Self::MakeRoom => give_way(engine).await,
             Self::LostRelease => lost_release(engine).await,
             Self::CutOff => cut_off(engine).await,
             Self::Missing => missing(engine).await,
@@ -248,7 +248,7 @@ async fn init(engine: &Engine) -> Option<()> {
 
 /// One whose address is in nobody's way here.
 async fn a_container(engine: &Engine) {
-    assert_eq!(engine.request("10.77.0.30").await, Some(Ok(ip(30))));
+    assert_eq!(engine.lease_this("10.77.0.30").await, Some(ip(30)));
 }
 
 async fn warm(engine: &Engine) -> Option<()> {
@@ -265,7 +265,7 @@ async fn cold(engine: &Engine) -> Option<()> {
 }
 
 async fn name_free(engine: &Engine) -> Option<Ipv4Addr> {
-    Some(engine.request(&engine.unused(50).to_string()).await?.expect("a free address"))
+    engine.lease_this(&engine.unused(50).to_string()).await
 }
 
 async fn named(engine: &Engine) -> Option<()> {
@@ -287,7 +287,7 @@ async fn named_idle(engine: &Engine) -> Option<()> {
     loop {
         let ip = engine.lease().await?;
         engine.release(ip).await.then_some(())?;
-        engine.request(&ip.to_string()).await?.expect("an idle address");
+        engine.lease_this(&ip.to_string()).await?;
     }
 }
 
@@ -319,7 +319,7 @@ async fn recycle(engine: &Engine) -> Option<()> {
 async fn give_way(engine: &Engine) -> Option<()> {
     loop {
         let ip = engine.unused(50);
-        if engine.request(&ip.to_string()).await?.is_err() {
+        if engine.request(&ip.to_string()).await?.is_err_and(|why| why.contains("as many addresses as")) {
             // Full, and nothing idle.
             let one = *engine.held().first().expect("a container");
             engine.release(one).await.then_some(())?;

@@ -85,10 +85,20 @@ async fn faults_strike_the_calls_they_are_meant_for() {
 #[tokio::test]
 async fn a_call_takes_effect_though_its_client_hung_up() {
     let bed = Bed::new();
-    bed.vpc.latency(ms(300));
-    assert!(tokio::time::timeout(ms(50), bed.assign(&[50])).await.is_err());
+    bed.vpc.latency(ms(2000));
+    let arrived = async {
+        while bed.vpc.calls().is_empty() {
+            sleep(ms(5)).await;
+        }
+    };
+    tokio::select! {
+        outcome = bed.assign(&[50]) => panic!("answered: {outcome:?}"),
+        () = arrived => {}
+    }
     assert_eq!((bed.truth(), bed.vpc.calls()[0].outcome.clone()), (vec![], Outcome::Pending));
-    sleep(ms(400)).await;
+    while bed.truth().is_empty() {
+        sleep(ms(50)).await;
+    }
     assert_eq!(bed.truth(), [50]);
     bed.vpc.latency_of(ASSIGN, ms(1));
     let start = Instant::now();
