@@ -224,12 +224,13 @@ impl Task {
             let _ = answer.send(self.repair(&ec2, findings).await);
             return Ok(None);
         }
-        // What a container has is not idle, whatever the table says.
-        let is_idle = |row: &&Row| row.state() == State::Ready && !row.primary && !self.outside.in_use.contains(row.ip);
-        let idle: Vec<Row> = rows.iter().filter(is_idle).cloned().collect();
+        let mut idle: Vec<Row> =
+            rows.iter().filter(|row| row.state() == State::Ready && !row.primary).cloned().collect();
         if !self.recycles.is_empty() {
             return self.recycle(&ec2, &idle).await;
         }
+        // What a container has by Docker's last word is not idle, whatever the table says.
+        idle.retain(|row| !self.outside.in_use.contains(row.ip));
         let unlisted = self.shared.memory().unlisted.clone();
         let own = self.outside.links.addresses(self.link.index).await.unwrap_or_default();
         let warm: Vec<Row> = idle

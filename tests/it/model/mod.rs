@@ -38,6 +38,9 @@ use tally::Tally;
 
 use crate::support::host::Kind;
 
+/// Sequences that each of the tests plays unless told otherwise.
+const USUAL: u64 = 75;
+
 /// Plays one sequence.
 fn play(bed: &Bed, seed: u64, tally: &mut Tally) -> Result<(), Broken> {
     let mut game = Game::new(bed, seed, tally)?;
@@ -106,7 +109,7 @@ fn play_usual(kind: Kind, worker: u64) {
         (None, Some(sequences)) => play_all(kind, (0..sequences.div_ceil(4)).map(|_| fastrand::u64(..))),
         (None, None) => {
             let found = seeds::FOUND.iter().filter(|(of, ..)| *of == kind && worker == 0).map(|(_, seed, _)| *seed);
-            play_all(kind, found.chain(worker * 500..(worker + 1) * 500));
+            play_all(kind, found.chain(worker * USUAL..(worker + 1) * USUAL));
         }
     }
 }

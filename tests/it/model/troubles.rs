@@ -186,7 +186,10 @@ impl Game<'_> {
             .filter_map(|row| {
                 let versions = self.versions[owner].get(&row.ip)?;
                 let [.., older, last] = versions.iter().collect::<Vec<_>>()[..] else { return None };
-                let is_apt = last == row && row.state() != State::Off && older.state() != State::Off && !older.primary;
+                let is_apt = last == row
+                    && !matches!(row.state(), State::On | State::Off)
+                    && older.state() != State::Off
+                    && !older.primary;
                 is_apt.then(|| (row.clone(), older.clone()))
             })
             .collect();
