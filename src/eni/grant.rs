@@ -144,7 +144,6 @@ impl Eni {
             let memory = self.shared.memory();
             // Leases are not idle rows, unless the database lost one: then the hit below puts it right.
             except.retain(|ip| !memory.leases.contains_key(ip));
-            except.extend(memory.unlisted.iter());
         }
         loop {
             let claim = self.outside.claims.next(Kind::Lease);
@@ -152,7 +151,16 @@ impl Eni {
             let Some(ip) = self.outside.store.grant_warm(&wanted, until).await? else {
                 return Ok(None);
             };
-            let known = self.shared.memory().leases.get(&ip).cloned();
+            let (known, is_listed) = {
+                let memory = self.shared.memory();
+                (memory.leases.get(&ip).cloned(), memory.listed.contains(&ip))
+            };
+            if known.is_none() && !is_listed {
+                // I2: EC2 has not told this life that it is on the ENI; the next look will.
+                self.weak().change(ip, &claim, Event::TakeBack, until).await?;
+                except.push(ip);
+                continue;
+            }
             let Some(older) = known else {
                 self.shared.memory().leases.insert(ip, claim.clone());
                 point("request:granted").await;
@@ -178,7 +186,7 @@ impl Eni {
             let why = "Docker shows that a container of this host has it".into();
             return Err(Error::NotGiven { ip, why });
         }
-        if self.shared.memory().unlisted.contains(&ip) {
+        if !self.shared.memory().listed.contains(&ip) {
             return Err(Error::NotGiven {
                 ip,
                 why: format!("EC2 has not confirmed yet that it is on {}; try again", self.nic.eni),

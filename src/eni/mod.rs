@@ -151,9 +151,9 @@ struct Memory {
     /// Leases that Docker holds, as granted by this process or found at its start: a grant that hits one shows that the
     /// database lost a commit.
     leases: HashMap<Ipv4Addr, Claim>,
-    /// Addresses that EC2 has not on the ENI, as far as is known: idle rows that nobody has listed there since the start, and
-    /// what went off since (I2). An Assign takes them out.
-    unlisted: BTreeSet<Ipv4Addr>,
+    /// Addresses that EC2 has on the ENI, as this life was told by it, or by IMDS at the start: only these are granted (I2),
+    /// whatever rows a database brings back.
+    listed: BTreeSet<Ipv4Addr>,
     /// The sub-pool of the last request; none until a network has asked, since only Docker knows its networks.
     sub_pool: Option<Option<Ipv4Net>>,
     /// The instance type's limit of addresses per ENI, the primary included.
@@ -266,8 +266,8 @@ impl Eni {
         for row in rows.iter().filter(|row| row.iface.as_ref() == Some(&self.nic.eni) && !recent.contains(&row.ip)) {
             let is_listed = listed.iter().any(|(ip, _)| *ip == row.ip);
             match row.state() {
-                State::Ready | State::Lease if is_listed => drop(memory.unlisted.remove(&row.ip)),
-                State::Ready | State::Lease => drop(memory.unlisted.insert(row.ip)),
+                State::Ready | State::Lease if is_listed => drop(memory.listed.insert(row.ip)),
+                State::Ready | State::Lease => drop(memory.listed.remove(&row.ip)),
                 State::Free | State::On | State::Off | State::Foreign | State::Reserved => {}
             }
         }

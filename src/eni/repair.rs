@@ -131,7 +131,7 @@ impl Task {
             match answer {
                 Ok(()) => {
                     let mut memory = self.shared.memory();
-                    memory.unlisted.remove(&row.ip);
+                    memory.listed.insert(row.ip);
                     memory.touch([row.ip]);
                     repaired.done.push(row.ip);
                 }

@@ -24,7 +24,7 @@ impl Task {
         for row in rows {
             if row.state() == State::On {
                 // I2: EC2 has just said so.
-                self.shared.memory().unlisted.remove(&row.ip);
+                self.shared.memory().listed.insert(row.ip);
             }
             let older = self.shared.memory().leases.get(&row.ip).cloned();
             let event = if let Some(claim) = older {

@@ -75,8 +75,9 @@ impl Task {
         let first = self.witness != Some(Witness::Ec2);
         {
             let mut memory = self.shared.memory();
+            memory.listed.extend(listed.iter().map(|(ip, _)| *ip));
             if first {
-                memory.unlisted = missing.iter().map(|row| row.ip).collect();
+                memory.listed.retain(|ip| missing.iter().all(|row| row.ip != *ip));
             }
             if self.witness.is_none() {
                 let leases = rows.iter().filter(|row| row.state() == State::Lease);

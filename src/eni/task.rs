@@ -231,11 +231,11 @@ impl Task {
         }
         // What a container has by Docker's last word is not idle, whatever the table says.
         idle.retain(|row| !self.outside.in_use.contains(row.ip));
-        let unlisted = self.shared.memory().unlisted.clone();
+        let listed = self.shared.memory().listed.clone();
         let own = self.outside.links.addresses(self.link.index).await.unwrap_or_default();
         let warm: Vec<Row> = idle
             .iter()
-            .filter(|row| warmth.is_warm(row) && !unlisted.contains(&row.ip) && !own.contains(&row.ip))
+            .filter(|row| warmth.is_warm(row) && listed.contains(&row.ip) && !own.contains(&row.ip))
             .filter(|row| !self.outside.in_use.contains(row.ip))
             .cloned()
             .collect();
@@ -342,7 +342,7 @@ impl Task {
 
     pub(super) async fn unassign(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<(Recycled, Option<Ec2Error>), Error> {
         // I2: not even if the database loses what is committed now, and has them idle again.
-        self.shared.memory().unlisted.extend(rows.iter().map(|row| row.ip));
+        self.shared.memory().listed.retain(|ip| rows.iter().all(|row| row.ip != *ip));
         let outcome = unassign::give_up(&self.outside, ec2, &self.nic.eni, rows).await;
         self.shared.memory().touch(rows.iter().map(|row| row.ip));
         if outcome.as_ref().is_ok_and(|(done, _)| done.freed > 0) {
