@@ -16,12 +16,10 @@ use ipnet::Ipv4Net;
 use crate::id::{EniId, SubnetId};
 
 /// Longest time for a connection, and for an answer on it. IMDS is one link-local hop away and answers within
-/// milliseconds; a packet lost to the hop limit never comes, so a longer wait gains nothing.
+/// milliseconds, and a packet lost to the hop limit never comes: the rest is for a host whose processors are all busy.
 const WAIT: Duration = Duration::from_secs(2);
 /// Longest time for one read with its token and retries: a host without IMDS is told within it.
 const READ: Duration = Duration::from_secs(8);
-/// Longest time for [`Imds::host`]: about 80 reads on the largest instances.
-const HOST: Duration = Duration::from_secs(15);
 /// Attempts in all on 5xx and on a token that has run out (401). No answer at all is not retried.
 const ATTEMPTS: u32 = 2;
 
@@ -119,10 +117,10 @@ impl Imds {
     }
 
     /// The instance and its ENIs. A MAC whose items vanish between two reads is that of an ENI already detached and is
-    /// left out (amazon-vpc-cni-k8s #1008), and so is an IPv6-only ENI.
-    pub async fn host(&self) -> Result<Host, ImdsError> {
-        let read = tokio::time::timeout(HOST, Box::pin(self.read_host())).await;
-        read.unwrap_or_else(|_| Err(ImdsError::Unreachable { why: format!("not done within {} s", HOST.as_secs()) }))
+    /// left out (amazon-vpc-cni-k8s #1008), and so is an IPv6-only ENI. About 80 reads on the largest instances.
+    pub async fn host(&self, within: Duration) -> Result<Host, ImdsError> {
+        let read = tokio::time::timeout(within, Box::pin(self.read_host())).await;
+        read.unwrap_or_else(|_| Err(ImdsError::Unreachable { why: format!("not done within {within:?}") }))
     }
 
     async fn read_host(&self) -> Result<Host, ImdsError> {

@@ -262,9 +262,11 @@ impl Ipam {
         }
     }
 
-    /// The host as IMDS knows it now.
+    /// The host as IMDS knows it now. It has half of a request's time: the rest is for the work, or to say that it is IMDS
+    /// that does not answer.
     pub async fn host(&self) -> Result<Host, Error> {
-        self.imds.host().await.map_err(|e| Error::Missing(e.to_string()))
+        let within = self.settings.request_timeout / 2;
+        self.imds.host(within).await.map_err(|e| Error::Missing(e.to_string()))
     }
 
     /// IMDS answers, and the ENI is not among this host's.

@@ -1,9 +1,12 @@
 //! The IMDS adapter over real HTTP.
 
+use std::time::Duration;
+
 use ec2_ipam::imds::{Imds, ImdsError};
 
 use crate::stub::{Answer, Stub};
 
+const PATIENCE: Duration = Duration::from_secs(20);
 const MACS: &str = "/latest/meta-data/network/interfaces/macs/";
 
 fn text(body: &str) -> Answer {
@@ -51,7 +54,7 @@ fn instance(request: &str) -> Answer {
 async fn a_host_is_read_with_one_token_and_without_those_that_vanish() {
     let stub = Stub::start(|request, _| instance(request)).await;
     let imds = Imds::at(&stub.url).unwrap();
-    let host = imds.host().await.unwrap();
+    let host = imds.host(PATIENCE).await.unwrap();
     assert_eq!(
         (host.instance.as_str(), host.region.as_str(), host.instance_type.as_str()),
         ("i-0123456789abcdef0", "eu-west-1", "c5.large")
@@ -74,20 +77,20 @@ async fn a_token_that_has_run_out_is_fetched_anew() {
         },
     )
     .await;
-    assert!(Imds::at(&stub.url).unwrap().host().await.is_ok());
+    assert!(Imds::at(&stub.url).unwrap().host(PATIENCE).await.is_ok());
 }
 
 #[tokio::test]
 async fn failures_are_told_with_their_remedy() {
     let disabled = Stub::start(|_, _| Answer::Http(403, String::new(), String::new())).await;
-    let error = Imds::at(&disabled.url).unwrap().host().await.unwrap_err();
+    let error = Imds::at(&disabled.url).unwrap().host(PATIENCE).await.unwrap_err();
     assert_eq!(error, ImdsError::Disabled);
     assert!(error.to_string().contains("modify-instance-metadata-options"), "{error}");
 
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let closed = Imds::at(&format!("http://127.0.0.1:{port}")).unwrap().host().await.unwrap_err();
+    let closed = Imds::at(&format!("http://127.0.0.1:{port}")).unwrap().host(PATIENCE).await.unwrap_err();
     let hang = Stub::start(|_, _| Answer::Hang).await;
-    let silent = Imds::at(&hang.url).unwrap().host().await.unwrap_err();
+    let silent = Imds::at(&hang.url).unwrap().host(PATIENCE).await.unwrap_err();
     for error in [closed, silent] {
         assert!(matches!(error, ImdsError::Unreachable { .. }), "{error:?}");
         let text = error.to_string();
@@ -102,7 +105,7 @@ async fn failures_are_told_with_their_remedy() {
         }
     })
     .await;
-    let error = Imds::at(&broken.url).unwrap().host().await.unwrap_err();
+    let error = Imds::at(&broken.url).unwrap().host(PATIENCE).await.unwrap_err();
     assert!(
         matches!(&error, ImdsError::Odd { path, what } if path == "instance-id" && what == "HTTP 500"),
         "{error:?}"
