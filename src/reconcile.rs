@@ -150,7 +150,7 @@ impl Ipam {
             let shown = docker.as_ref().filter(|docker| watched.is_shown_by(docker, &eni));
             let look = self.complete(&eni, rows, listed, shown, host.as_ref(), until).await?;
             if let Some(listed) = &look.listed {
-                eni.believe(listed, &look.rows);
+                eni.believe(listed, &look.rows, now);
             }
             let findings = look.compare(&eni);
             if dry_run {

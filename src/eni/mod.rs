@@ -258,19 +258,23 @@ impl Eni {
         Known { leases: memory.leases.clone(), recent }
     }
 
-    /// What is listed on the ENI: what is not is given to nobody until it is again, though it takes a second look to mend it
-    /// (I2).
-    pub fn believe(&self, listed: &[(Ipv4Addr, bool)], rows: &[Row]) {
+    /// What is listed on the ENI: what is not is given to nobody until it is again, and neither is what the table has given up
+    /// since, whatever rows a database brings back (I2). `asked`: when the rows were read.
+    pub fn believe(&self, listed: &[(Ipv4Addr, bool)], rows: &[Row], asked: Instant) {
+        let listed: HashSet<Ipv4Addr> = listed.iter().map(|(ip, _)| *ip).collect();
         let recent = self.known().recent;
         let mut memory = self.shared.memory();
-        for row in rows.iter().filter(|row| row.iface.as_ref() == Some(&self.nic.eni) && !recent.contains(&row.ip)) {
-            let is_listed = listed.iter().any(|(ip, _)| *ip == row.ip);
-            match row.state() {
-                State::Ready | State::Lease if is_listed => drop(memory.listed.insert(row.ip)),
-                State::Ready | State::Lease => drop(memory.listed.remove(&row.ip)),
-                State::Free | State::On | State::Off | State::Foreign | State::Reserved => {}
-            }
-        }
+        let ours = |states: &'static [State]| {
+            let ours = rows.iter().filter(|row| row.iface.as_ref() == Some(&self.nic.eni));
+            ours.filter(|row| states.contains(&row.state())).map(|row| row.ip)
+        };
+        let held: HashSet<Ipv4Addr> = ours(&[State::Ready, State::Lease, State::On]).collect();
+        let Memory { listed: believed, touched, .. } = &mut *memory;
+        believed.retain(|ip| {
+            touched.get(ip).is_some_and(|at| *at >= asked)
+                || held.contains(ip) && (listed.contains(ip) || recent.contains(ip))
+        });
+        believed.extend(ours(&[State::Ready, State::Lease]).filter(|ip| listed.contains(ip) && !recent.contains(ip)));
     }
 
     /// Requests that wait for EC2.

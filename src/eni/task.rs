@@ -341,8 +341,13 @@ impl Task {
     }
 
     pub(super) async fn unassign(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<(Recycled, Option<Ec2Error>), Error> {
-        // I2: not even if the database loses what is committed now, and has them idle again.
-        self.shared.memory().listed.retain(|ip| rows.iter().all(|row| row.ip != *ip));
+        // I2: not even if the database loses what is committed now, and has them idle again. A look under way may have seen
+        // them on the ENI: it is not to be believed.
+        {
+            let mut memory = self.shared.memory();
+            memory.touch(rows.iter().map(|row| row.ip));
+            memory.listed.retain(|ip| rows.iter().all(|row| row.ip != *ip));
+        }
         let outcome = unassign::give_up(&self.outside, ec2, &self.nic.eni, rows).await;
         self.shared.memory().touch(rows.iter().map(|row| row.ip));
         if outcome.as_ref().is_ok_and(|(done, _)| done.freed > 0) {

@@ -167,8 +167,11 @@ impl Game<'_> {
         let is_free = |row: &Entry| row.state() == State::Free && cooled(row) && self.vpc.holder(row.ip).is_none();
         let mut better: Vec<Ipv4Addr> = Vec::new();
         for row in before.rows.iter().filter(|row| after.rows.contains(row)) {
-            let shown = self.bed.shared.ledger().live.contains_key(&row.ip);
-            if !shown && (is_warm(row) || has_room(before) && has_room(&after) && is_free(row)) {
+            let is_shown = {
+                let ledger = self.bed.shared.ledger();
+                ledger.live.contains_key(&row.ip) || ledger.seats[seat].docker.lingers(row.ip)
+            };
+            if !is_shown && (is_warm(row) || has_room(before) && has_room(&after) && is_free(row)) {
                 better.push(row.ip);
             }
         }

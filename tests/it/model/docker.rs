@@ -28,8 +28,9 @@ pub enum Mode {
 pub struct Docker {
     pub mode: Mode,
     endpoints: Vec<Endpoint>,
-    /// How often it has listed its containers.
+    /// How often it has listed its containers, and when last.
     pub listings: usize,
+    listed_at: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -57,6 +58,12 @@ impl Docker {
         for endpoint in self.endpoints.iter_mut().filter(|endpoint| endpoint.ip == ip) {
             endpoint.until = endpoint.until.min(until);
         }
+    }
+
+    /// Whether its last list had the address of a container that was gone: until the next one, a driver that started after
+    /// the release takes it for one in use.
+    pub fn lingers(&self, ip: Ipv4Addr) -> bool {
+        self.shown(self.listed_at).any(|endpoint| endpoint.ip == ip && endpoint.until < Duration::MAX)
     }
 
     fn shown(&self, now: Duration) -> impl Iterator<Item = &Endpoint> {
@@ -119,6 +126,7 @@ fn answer(shared: &Shared, seat: usize, path: &str) -> Option<(u16, Value)> {
     let answer = shown(path, docker, cidr, now);
     if path.starts_with("/containers/json") {
         docker.listings += 1;
+        docker.listed_at = now;
     }
     Some(answer)
 }

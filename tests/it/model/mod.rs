@@ -39,7 +39,7 @@ use tally::Tally;
 use crate::support::host::Kind;
 
 /// Sequences that each of the tests plays unless told otherwise.
-const USUAL: u64 = 75;
+const USUAL: u64 = 500;
 
 /// Plays one sequence.
 fn play(bed: &Bed, seed: u64, tally: &mut Tally) -> Result<(), Broken> {

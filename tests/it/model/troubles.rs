@@ -189,7 +189,9 @@ impl Game<'_> {
                 let is_apt = last == row
                     && !matches!(row.state(), State::On | State::Off)
                     && older.state() != State::Off
-                    && !older.primary;
+                    && !older.primary
+                    // Its own host learns of another one's `recycle --all` from the table, by its next look.
+                    && !(older.state() == State::Ready && self.bed.shared.ledger().recycled.contains(&row.ip));
                 is_apt.then(|| (row.clone(), older.clone()))
             })
             .collect();
