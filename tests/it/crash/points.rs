@@ -147,10 +147,6 @@ impl Case {
         if self.manner != Manner::Once {
             bed.engine.ask_at_once(&after).await;
         }
-        // Once: nobody asks, and what is left is settled all the same.
-        if self.manner != Manner::Once {
-            bed.engine.ask_at_once(&after).await;
-        }
         reached(&[&bed], &after, self.way.scans()).await;
         nothing_is_lost(&[&bed], &after).await;
     }

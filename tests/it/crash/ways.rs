@@ -154,6 +154,10 @@ impl Way {
         if self == Self::Trim {
             bed.host.set(&[("EC2_IPAM_WARM_MAX", "1")]);
         }
+        if self == Self::Unknown {
+            // A refill for warmth could claim the very address, and then it would be known.
+            bed.host.set(&[("EC2_IPAM_WARM_TARGET", "0")]);
+        }
         if self == Self::MakeRoom {
             // What was named does not go home by itself.
             bed.host.set(&[("EC2_IPAM_COOLDOWN", "1h")]);
