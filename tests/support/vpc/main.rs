@@ -1,6 +1,8 @@
 //! The VPC simulator as a program, for demonstrations: EC2 and the metadata services on fixed addresses.
 //!
-//! `GET /_sim/state` on an EC2 address shows each ENI's addresses and the calls so far as JSON.
+//! `GET /_sim/state` on an EC2 address shows each ENI's addresses and the calls so far as JSON. With `--effects` every
+//! address that comes to an ENI or leaves it is a line as it takes effect, `on ENI ADDRESS` or `off ENI ADDRESS`, primary
+//! addresses first: what plays the network can keep in step.
 
 #[path = "mod.rs"]
 mod vpc;
@@ -33,6 +35,9 @@ struct Args {
     /// How long each EC2 call takes.
     #[arg(long, default_value_t = 0, value_name = "MILLISECONDS")]
     latency_ms: u64,
+    /// Print which addresses come and go.
+    #[arg(long)]
+    effects: bool,
 }
 
 #[tokio::main]
@@ -47,8 +52,18 @@ async fn main() -> Result<()> {
         let (id, kind) = pair(instance)?;
         vpc.add_instance(id, kind);
     }
+    if args.effects {
+        vpc.watch(|effect| {
+            effect.off.iter().for_each(|ip| tell("off", &effect.eni, *ip));
+            effect.on.iter().for_each(|ip| tell("on", &effect.eni, *ip));
+        });
+    }
     for eni in &args.eni {
-        vpc.add_eni(eni_spec(eni)?);
+        let spec = eni_spec(eni)?;
+        if args.effects {
+            tell("on", &spec.id, spec.primary);
+        }
+        vpc.add_eni(spec);
     }
     vpc.latency(Duration::from_millis(args.latency_ms));
 
@@ -76,6 +91,11 @@ async fn main() -> Result<()> {
         _ = int.recv() => {}
     }
     Ok(())
+}
+
+fn tell(what: &str, eni: &str, ip: Ipv4Addr) {
+    // Nobody may listen any more.
+    let _ = writeln!(std::io::stdout(), "{what} {eni} {ip}");
 }
 
 fn bind(address: &str) -> Result<TcpListener> {
