@@ -62,7 +62,8 @@ impl Weak {
         let known = self.shared.memory().leases.remove(&ip);
         let claim = match known {
             Some(claim) => claim,
-            None => match self.lease_in_table(ip).await {
+            // One of this life that is there by now is not known to have been released: this is a repetition.
+            None => match self.lease_in_table(ip).await.filter(|claim| !claim.is_of(self.outside.claims.boot())) {
                 Some(claim) => claim,
                 None => {
                     tracing::info!(eni = %self.id, %ip, "nothing to release: {ip} is no lease of this interface");

@@ -146,7 +146,8 @@ impl Task {
     }
 
     async fn look(&mut self) -> Result<(), Error> {
-        self.survey_at = Instant::now() + REST;
+        // Asked again soon if it was IMDS that answered, but not by the whole fleet at once.
+        self.survey_at = Instant::now() + SETTLE_PAUSE.mul_f64(0.5 + fastrand::f64());
         let witness = self.survey().await?;
         // EC2's word, once had, is not forgotten for IMDS's.
         self.witness = self.witness.filter(|known| *known == Witness::Ec2).or(Some(witness));
@@ -313,11 +314,13 @@ impl Task {
         let unsettled = unsettled.map(|_| self.settle_at.saturating_duration_since(now));
         let settled = rows.iter().filter(|row| row.state() == State::Off);
         let settled = settled.map(|row| settle_age().saturating_sub(row.claimed.unwrap_or_default()));
-        let top_up = self.top_up_at.into_iter().chain([self.trim_at]).map(|at| at.saturating_duration_since(now));
+        let survey = (self.witness == Some(Witness::Imds)).then_some(self.survey_at);
+        let planned = self.top_up_at.into_iter().chain(survey).chain([self.trim_at]);
+        let planned = planned.map(|at| at.saturating_duration_since(now));
         cooled
             .chain(unsettled)
             .chain(settled)
-            .chain(top_up)
+            .chain(planned)
             .min()
             .unwrap_or(REST)
             .clamp(Duration::from_millis(10), REST)
@@ -357,6 +360,8 @@ impl Task {
     }
 
     async fn recycle(&mut self, ec2: &Ec2, idle: &[Row]) -> Result<Option<Duration>, Error> {
+        // What an operator gives back shall not be refilled for the sake of an earlier call.
+        self.top_up_at = None;
         let outcome = self.unassign(ec2, idle).await;
         let outcome = outcome.and_then(|(done, trouble)| match trouble {
             Some(why) if done.freed == 0 => Err(Error::Ec2(why)),

@@ -3,7 +3,7 @@
 use crate::support::host::Kind;
 
 /// The kind of table, the seed, and what it found.
-pub const FOUND: [(Kind, u64, &str); 10] = [
+pub const FOUND: [(Kind, u64, &str); 11] = [
     (Kind::Mariadb, 9, "I2: an address just unassigned was given, as the database had lost both commits"),
     (Kind::Sqlite, 13, "I6: an idle address had the slot of one that was cut off from its container"),
     (
@@ -11,6 +11,7 @@ pub const FOUND: [(Kind, u64, &str); 10] = [
         47,
         "I1: a lease whose container and address were both gone was idle, and given, until the next look",
     ),
+    (Kind::Mariadb, 71, "I1: a repeated release that waited for the table ended the next container's lease"),
     (Kind::Mariadb, 164, "I2: a row freed in an earlier life was idle again, as the database had lost it, and given"),
     (
         Kind::Mariadb,
