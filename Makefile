@@ -1,6 +1,6 @@
 # Everything is built in the release profile: tests, plugin and demo share their dependencies, which are most of the time.
 .DEFAULT_GOAL := help
-.PHONY: help build plugin install push test soak lint demo fuzz clean
+.PHONY: help build plugin install push test soak e2e e2e-quick lint demo fuzz clean
 
 HEAVY  := crash:: contention:: docker_faults:: e2e:: model:: store::galera robustness::
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -8,7 +8,7 @@ TAG    ?= latest
 IMAGE   = $(REGISTRY)/ec2-ipam:$(TAG)
 
 help: ## What can be made
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-9s %s\n' "$$t" "$$d"; done
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-9s %s\n' "$$t" "$$d"; done
 
 # The simulator with it: cargo then has one set of features for plugin, demo and tests, and builds dependencies once.
 build: ## The binary: target/release/ec2-ipam
@@ -38,11 +38,22 @@ SOAK ?= 20000
 soak: ## The model test for SOAK=20000 random sequences with fresh seeds; what fails names its SEED
 	SOAK=$(SOAK) cargo test --release --locked --features fail-points --test it model:: -- --nocapture
 
+# scripts/e2e/run.sh says what a suite is.
+e2e: ## Two hosts and a VPC in virtual machines, real ipvlan, three Engines: SUITES=trixie for one; root, an hour
+	scripts/setup.sh e2e
+	$(MAKE) plugin
+	SIMULATOR="$(TARGET)/release/examples/vpc-sim" scripts/e2e/run.sh all $(SUITES)
+
+e2e-quick: ## The same with one Engine, the shortest path
+	scripts/setup.sh e2e
+	$(MAKE) plugin
+	SIMULATOR="$(TARGET)/release/examples/vpc-sim" scripts/e2e/run.sh quick $(SUITES)
+
 lint: ## Formatting, clippy, shellcheck
 	cargo fmt --check
 	cargo clippy --release --locked --lib --bins --example vpc-sim -- -D warnings
 	cargo clippy --release --locked --all-targets --features fail-points -- -D warnings
-	@if command -v shellcheck >/dev/null; then shellcheck plugin/*.sh scripts/*.sh .ci/run; else echo "shellcheck is missing: scripts not checked"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck plugin/*.sh scripts/*.sh scripts/e2e/*.sh .ci/run; else echo "shellcheck is missing: scripts not checked"; fi
 
 demo: ## A simulated VPC, the plugin in a Docker Engine, three containers with VPC addresses; root, under two minutes
 	scripts/setup.sh demo

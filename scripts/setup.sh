@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs what a target lacks on Debian and Ubuntu: setup.sh build|test|demo. Elsewhere, or without root, says what
+# Installs what a target lacks on Debian and Ubuntu: setup.sh build|test|demo|e2e. Elsewhere, or without root, says what
 # to install. Daemons of the machine are left alone, and none is started by what is installed here.
 set -eu
 
 target=${1:-build}
-case $target in build | test | demo) ;; *) echo "usage: $0 build|test|demo" >&2; exit 2 ;; esac
+case $target in build | test | demo | e2e) ;; *) echo "usage: $0 build|test|demo|e2e" >&2; exit 2 ;; esac
 top=$(cd "$(dirname "$0")/.." && pwd)
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -30,7 +30,7 @@ static_busybox() { command -v busybox && ! ldd "$(command -v busybox)"; }
 need gcc command -v cc
 need libc6-dev test -e /usr/include/stdlib.h
 need ca-certificates test -s /etc/ssl/certs/ca-certificates.crt
-if [ "$target" != build ]; then
+if [ "$target" = test ] || [ "$target" = demo ]; then
     need docker.io command -v dockerd
     need docker-cli command -v docker
     need iptables command -v iptables
@@ -42,9 +42,17 @@ if [ "$target" = test ]; then
     need mariadb-server command -v mariadbd
     need galera-4 test -e /usr/lib/galera/libgalera_smm.so
     need rsync command -v rsync
+    need shellcheck command -v shellcheck
+fi
+if [ "$target" = test ] || [ "$target" = e2e ]; then
     need mmdebstrap command -v mmdebstrap
     need debian-archive-keyring test -e /usr/share/keyrings/debian-archive-keyring.gpg
-    need shellcheck command -v shellcheck
+fi
+if [ "$target" = e2e ]; then
+    need qemu-system-x86 command -v qemu-system-x86_64
+    need e2fsprogs command -v mkfs.ext4
+    need openssh-client command -v ssh
+    need jq command -v jq
 fi
 [ -n "$packages" ] || exit 0
 

@@ -1,0 +1,359 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2016,SC2034,SC2154,SC2317 # guests expand; run.sh has and uses the rest
+# What users do, on two hosts: to be sourced by run.sh. Each case_NAME says what holds (about) and runs with -e; after it rows,
+# the simulator and Docker must agree. They build on each other, in this order.
+
+cases_quick=(install network reach route named)
+cases_all=("${cases_quick[@]}" black_hole restart live_restore upgrade parent_down reboot boot_parent_down boot_without_parent host_agent \
+    two_enis l3 imds database swarm)
+
+about() { echo "$*" >"$bed/about"; }
+plugin=ec2-ipam:latest
+registry=10.78.0.2:5000/e2e
+
+# The address of a container; its state is looked up by name, which is unique on its host.
+ip_of() { on "$1" docker inspect -f "'{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}'" "$2"; }
+# run HOST NAME [OPTION...]: a container that serves a page with its name, on the network "ec2" unless told otherwise.
+run() {
+    local host=$1 name=$2
+    shift 2
+    [[ " $* " = *" --network "* ]] || set -- --network ec2 "$@"
+    on "$host" docker run -d --name "$name" "$@" busybox \
+        "sh -c 'mkdir -p /www; echo $name >/www/index.html; exec httpd -f -h /www'" >/dev/null
+}
+pings() { on "$1" docker exec "$2" ping -q -c 2 -W 5 "$3" >/dev/null; } # HOST CONTAINER ADDRESS
+page() { on "$1" docker exec "$2" wget -q -T 10 -O - "http://$3/"; }     # HOST CONTAINER ADDRESS
+fail() { echo "      $*" >&2; return 1; }
+same() { [ "$1" = "$2" ] || fail "expected '$2', found '$1'"; }
+# refused HOST WORDS COMMAND...: fails, and says these words.
+refused() {
+    local host=$1 words=$2 said
+    shift 2
+    if said=$(on "$host" "$@" 2>&1); then fail "$* was not refused: $said"; return 1; fi
+    grep -qF -- "$words" <<<"$said" || fail "expected '$words' of: $said"
+}
+# eventually SECONDS COMMAND...
+eventually() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        [ $SECONDS -lt $deadline ] || { fail "never: $*"; return 1; }
+        sleep 1
+    done
+}
+is_running() { [ "$(on "$1" docker inspect -f "'{{.State.Running}}'" "$2")" = true ]; }
+remove() { on "$1" docker rm -f "${@:2}" >/dev/null; }
+mknet() { on "$1" /root/scripts/mknet.sh "${@:2}"; }
+
+case_install() {
+    about 'pushed to a registry, installed on both hosts under its alias, with settings'
+    on vpc "echo '{ \"insecure-registries\": [\"10.78.0.2:5000\"] }' >/etc/docker/daemon.json && systemctl start docker"
+    put vpc "$top/build/plugin" /root/project/build/plugin
+    into vpc 'cat >/root/project/Makefile' <"$top/Makefile"
+    on vpc make -s -o plugin -C /root/project push REGISTRY=$registry TAG=1
+    local h
+    for h in h1 h2; do
+        put $h "$top/scripts" /root/scripts
+        on $h docker plugin install --grant-all-permissions --alias $plugin $registry/ec2-ipam:1 \
+            'EC2_IPAM_DATABASE_URL=mysql://ipam:e2e-secret@10.78.0.2:3306/ipam' AWS_ENDPOINT_URL_EC2=http://10.78.0.2:8000 \
+            EC2_IPAM_COOLDOWN=10s
+        same "$(on $h docker plugin inspect -f "'{{.Enabled}}'" $plugin)" true
+    done
+}
+
+case_network() {
+    about 'mknet.sh makes the network of eth1 and may be repeated; doctor finds nothing wrong'
+    local h
+    for h in h1 h2; do
+        mknet $h eth1 ec2
+        mknet $h eth1 ec2 | grep -q 'there already'
+        on $h ec2-ipam doctor >"$bed/doctor.$h" || { cat "$bed/doctor.$h"; fail "doctor on $h"; }
+    done
+}
+
+case_reach() {
+    about 'containers on both hosts ping each other and fetch pages by VPC address'
+    run h1 a1
+    run h1 a2
+    run h2 b1
+    local a1 a2 b1
+    a1=$(ip_of h1 a1) a2=$(ip_of h1 a2) b1=$(ip_of h2 b1)
+    same "$(printf '%s\n' "$a1" "$a2" "$b1" | sort -u | grep -c '^10\.77\.0\.')" 3
+    pings h1 a1 "$a2"
+    pings h1 a1 "$b1"
+    pings h2 b1 "$a2"
+    same "$(page h1 a2 "$b1")" b1
+    same "$(page h2 b1 "$a1")" a1
+}
+
+case_route() {
+    about "the gateway is the VPC's router, in Docker's words and in the container's routes"
+    local h c
+    for h in 'h1 a1' 'h2 b1'; do
+        read -r h c <<<"$h"
+        same "$(on "$h" docker inspect -f "'{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}'" "$c")" 10.77.0.1
+        same "$(on "$h" docker exec "$c" ip route | grep ^default | xargs)" 'default via 10.77.0.1 dev eth0'
+        pings "$h" "$c" 10.77.0.1
+        # The other host, through the router.
+        pings "$h" "$c" 10.78.0.11
+    done
+}
+
+case_named() {
+    about '--ip is given, refused on the other host while it is used, and moves there after the cool-down'
+    run h1 fixed --ip 10.77.0.200
+    same "$(ip_of h1 fixed)" 10.77.0.200
+    pings h2 b1 10.77.0.200
+    refused h2 '10.77.0.200 cannot be given' docker run --rm --network ec2 --ip 10.77.0.200 busybox true
+    remove h1 fixed
+    moved() { on h2 docker rm -f fixed >/dev/null 2>&1; run h2 fixed --ip 10.77.0.200 2>/dev/null; }
+    eventually 120 moved
+    pings h1 a1 10.77.0.200
+    remove h2 fixed
+}
+
+case_black_hole() {
+    about 'an address that was never assigned reaches nobody, as in a VPC'
+    run h1 thief --cap-add NET_ADMIN
+    on h1 docker exec thief ip addr add 10.77.0.231/24 dev eth0
+    pings h1 thief 10.77.0.1
+    if on h1 docker exec thief ping -q -c 2 -W 2 -I 10.77.0.231 10.77.0.1 >/dev/null; then
+        fail '10.77.0.231 is not on the ENI and reaches the router'
+    fi
+    if pings h2 b1 10.77.0.231; then fail '10.77.0.231 is not on the ENI and is reached'; fi
+    remove h1 thief
+}
+
+case_restart() {
+    about 'restart, stop and start, restart policies: the container is reached each time'
+    on h1 docker restart -t 1 a1 >/dev/null
+    pings h2 b1 "$(ip_of h1 a1)"
+    on h1 docker stop -t 1 a1 >/dev/null
+    on h1 docker start a1 >/dev/null
+    pings h2 b1 "$(ip_of h1 a1)"
+    run h1 always --restart always
+    local pid
+    pid=$(on h1 docker inspect -f "'{{.State.Pid}}'" always)
+    on h1 kill -9 "$pid"
+    back() { is_running h1 always && [ "$(on h1 docker inspect -f "'{{.State.Pid}}'" always)" != "$pid" ]; }
+    eventually 60 back
+    pings h2 b1 "$(ip_of h1 always)"
+    on h1 docker run -d --name loop --network ec2 --restart on-failure:3 busybox false >/dev/null
+    ended() { [ "$(on h1 docker inspect -f "'{{.RestartCount}} {{.State.Running}} {{.State.Restarting}}'" loop)" = '3 false false' ]; }
+    eventually 120 ended
+    remove h1 loop
+}
+
+case_live_restore() {
+    about 'with live-restore dockerd restarts and containers live on with their addresses'
+    local before after
+    on h1 "jq '.[\"live-restore\"]=true' /etc/docker/daemon.json >/tmp/d && cp /tmp/d /etc/docker/daemon.json && systemctl reload docker"
+    same "$(on h1 docker info -f "'{{.LiveRestoreEnabled}}'")" true
+    before=$(on h1 docker inspect -f "'{{.State.Pid}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}'" a1 a2 always)
+    on h1 systemctl restart docker
+    after=$(on h1 docker inspect -f "'{{.State.Pid}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}'" a1 a2 always)
+    same "$after" "$before"
+    pings h2 b1 "$(ip_of h1 a1)"
+    run h1 after
+    pings h2 b1 "$(ip_of h1 after)"
+    remove h1 after
+    on h1 "jq 'del(.[\"live-restore\"])' /etc/docker/daemon.json >/tmp/d && cp /tmp/d /etc/docker/daemon.json && systemctl reload docker"
+}
+
+case_upgrade() {
+    about 'docker plugin upgrade to the next build, with containers running before and after'
+    # The next build: the Engine takes no two plugins of the same content.
+    on vpc 'touch /root/project/build/plugin/rootfs/usr && make -s -o plugin -C /root/project push REGISTRY='$registry' TAG=2'
+    local a1
+    a1=$(ip_of h1 a1)
+    on h1 docker plugin disable -f $plugin
+    pings h2 b1 "$a1"
+    on h1 docker plugin upgrade --grant-all-permissions --skip-remote-check $plugin $registry/ec2-ipam:2 >/dev/null
+    on h1 docker plugin enable $plugin
+    same "$(on h1 docker plugin inspect -f "'{{.PluginReference}}'" $plugin)" $registry/ec2-ipam:2
+    same "$(ip_of h1 a1)" "$a1"
+    pings h2 b1 "$a1"
+    run h1 upgraded
+    pings h2 b1 "$(ip_of h1 upgraded)"
+    remove h1 upgraded
+}
+
+case_parent_down() {
+    about 'a parent that is down or missing is refused for a network, with the command that mends it; a container waits for it'
+    # It would bring them up again at once (always-up).
+    on h1 systemctl stop systemd-networkd.socket systemd-networkd
+    on h1 ip link set eth2 down
+    refused h1 'ip link set eth2 up' docker network create -d ipvlan --ipam-driver $plugin --ipam-opt parent=eth2 \
+        --subnet 10.79.0.0/24 -o parent=eth2 t
+    on h1 ip link set eth2 up
+    refused h1 'there is no interface "eth9"' docker network create -d ipvlan --ipam-driver $plugin --ipam-opt parent=eth9 \
+        --subnet 10.77.0.0/24 -o parent=eth9 t
+    on h1 ip link set eth1 down
+    run h1 early
+    if pings h1 early 10.77.0.1; then fail 'it is reached though its parent is down'; fi
+    on h1 ip link set eth1 up
+    pings h1 early "$(ip_of h2 b1)"
+    pings h2 b1 "$(ip_of h1 a1)"
+    remove h1 early
+    on h1 systemctl start systemd-networkd
+}
+
+case_reboot() {
+    about 'a host reboots; what has to restart is back and is reached'
+    reboot_of h1
+    eventually 180 is_running h1 always
+    pings h2 b1 "$(ip_of h1 always)"
+    on h1 docker start a1 a2 >/dev/null
+    pings h1 a1 "$(ip_of h2 b1)"
+}
+
+case_boot_without_parent() {
+    about 'a host boots without its parent interface: what the README says helps'
+    # Its driver lets go of the device before dockerd starts.
+    on h1 'd=$(basename "$(readlink -f /sys/class/net/eth1/device)")
+printf "[Unit]\nDefaultDependencies=no\nBefore=docker.service systemd-networkd.service\nAfter=systemd-udev-settle.service\nWants=systemd-udev-settle.service\n[Service]\nType=oneshot\nExecStart=/bin/sh -c \"echo $d >/sys/bus/virtio/drivers/virtio_net/unbind\"\n[Install]\nWantedBy=multi-user.target\n" \
+    >/etc/systemd/system/without-eth1.service && systemctl -q enable without-eth1'
+    reboot_of h1
+    eventually 180 on h1 docker version
+    if on h1 test -e /sys/class/net/eth1; then fail 'eth1 is there all the same'; fi
+    if is_running h1 always; then fail 'it runs without its parent'; fi
+    on h1 'systemctl -q disable without-eth1
+        for d in /sys/bus/virtio/devices/*; do [ "$(cat $d/device)" != 0x0001 ] || [ -e $d/driver ] || basename $d >/sys/bus/virtio/drivers/virtio_net/bind; done
+        udevadm settle; networkctl reload; ip link set eth1 up; systemctl restart docker'
+    eventually 120 is_running h1 always
+    on h1 docker start a1 a2 >/dev/null
+    pings h2 b1 "$(ip_of h1 always)"
+}
+
+case_boot_parent_down() {
+    about 'a host boots and nobody brings its parent up: what the README says helps'
+    on h1 mv /etc/systemd/network/10-eth1.network /root/
+    reboot_of h1
+    eventually 180 on h1 docker version
+    on h1 'mv /root/10-eth1.network /etc/systemd/network/ && networkctl reload && ip link set eth1 up'
+    eventually 60 is_running h1 always
+    on h1 docker start a1 a2 >/dev/null
+    pings h2 b1 "$(ip_of h1 always)"
+}
+
+case_host_agent() {
+    about "an agent put the ENI's addresses on the link itself: doctor says so and they are given to nobody"
+    local idle ip
+    idle=$(on h1 "ec2-ipam list --json" | jq -r '.. | objects | select(.state? == "ready") | .ip')
+    for ip in $idle; do on h1 ip addr add "$ip/32" dev eth1; done
+    if on h1 ec2-ipam doctor >"$bed/doctor"; then fail "doctor finds nothing wrong"; fi
+    grep -q 'FAIL  host agent' "$bed/doctor" || fail "$(cat "$bed/doctor")"
+    run h1 agent
+    if grep -qxF "$(ip_of h1 agent)" <<<"$idle"; then fail 'the host has its address'; fi
+    pings h2 b1 "$(ip_of h1 agent)"
+    on h1 ip addr flush dev eth1
+    remove h1 agent
+    on h1 ec2-ipam doctor >/dev/null
+}
+
+case_two_enis() {
+    about 'a second network on a second ENI: both are reached, and their traffic is apart'
+    local t1 t2 before after
+    mknet h1 eth2 tenant
+    mknet h2 eth2 tenant
+    run h1 t1 --network tenant
+    run h2 t2 --network tenant
+    t1=$(ip_of h1 t1) t2=$(ip_of h2 t2)
+    [[ $t1 = 10.79.0.* && $t2 = 10.79.0.* ]] || fail "$t1 and $t2"
+    frames() { on vpc cat /sys/class/net/h1e1/statistics/rx_packets; }
+    before=$(frames)
+    same "$(page h1 t1 "$t2")" t2
+    on h1 docker exec t1 ping -q -c 20 -i 0.2 "$t2" >/dev/null
+    after=$(frames)
+    [ $((after - before)) -lt 10 ] || fail "$((after - before)) frames of the tenant left by eth1"
+    # From one to the other on the same host: by the VPC's router, and so by its rules.
+    before=$(frames)
+    on h1 docker exec t1 ping -q -c 20 -i 0.2 "$(ip_of h1 a1)" >/dev/null
+    after=$(frames)
+    [ $((after - before)) -ge 20 ] || fail "only $((after - before)) frames of the answers left by eth1"
+    remove h1 t1
+    remove h2 t2
+    on h1 docker network rm tenant >/dev/null
+    on h2 docker network rm tenant >/dev/null
+}
+
+case_l3() {
+    about 'ipvlan in L3 mode, with the routes that it wants on the host'
+    local h n=1 l1 l2
+    for h in h1 h2; do
+        mknet $h eth2 l3 -o ipvlan_mode=l3
+        # In this mode the host routes for its containers: by the ENI that has their addresses.
+        on $h "ip addr add 10.79.0.1$n/32 dev eth2 && ip route add default via 10.79.0.1 dev eth2 onlink table 79 src 10.79.0.1$n &&
+            ip rule add from 10.79.0.0/24 lookup 79"
+        run $h l$n --network l3
+        n=$((n + 1))
+    done
+    l1=$(ip_of h1 l1) l2=$(ip_of h2 l2)
+    pings h1 l1 "$l2"
+    same "$(page h2 l2 "$l1")" l1
+    pings h1 l1 "$(ip_of h2 b1)"
+    for h in h1 h2; do
+        remove $h l${h#h}
+        on $h "docker network rm l3 >/dev/null; ip rule del from 10.79.0.0/24; ip route flush table 79; ip addr flush dev eth2"
+    done
+}
+
+case_imds() {
+    about "a container reaches the metadata service, until the README's filter is set; the host goes on reaching it"
+    asks() { on h1 docker exec a1 sh -c "\"printf 'GET / HTTP/1.0\r\n\r\n' | nc -w 5 169.254.169.254 80\"" 2>/dev/null | grep -q HTTP; }
+    asks || fail 'no answer before the filter'
+    on h1 "nft add table netdev imds &&
+        nft add chain netdev imds out '{ type filter hook egress device \"eth1\" priority 0; }' &&
+        nft add rule netdev imds out ip daddr 169.254.169.254 drop"
+    if asks; then fail 'an answer in spite of the nft filter'; fi
+    on h1 'curl -sf -m 10 -X PUT -H "X-aws-ec2-metadata-token-ttl-seconds: 60" http://169.254.169.254/latest/api/token >/dev/null'
+    on h1 nft delete table netdev imds
+    asks || fail 'no answer after the filter'
+    on h1 'tc qdisc add dev eth1 clsact && tc filter add dev eth1 egress protocol ip flower dst_ip 169.254.169.254 action drop'
+    if asks; then fail 'an answer in spite of the tc filter'; fi
+    on h1 tc qdisc del dev eth1 clsact
+}
+
+case_database() {
+    about 'the database restarts under load: starts succeed or say why, and nothing is lost'
+    local n load
+    on h2 'for n in 1 2 3 4 5 6; do docker run --rm --network ec2 busybox true || echo refused; done' >"$bed/load" 2>&1 &
+    load=$!
+    sleep 3
+    on vpc systemctl restart mariadb
+    wait $load || true
+    n=$(grep -c refused "$bed/load" || true)
+    # Each waits for the database within its time.
+    [ "$n" = 0 ] || fail "$n of 6 starts failed: $(cat "$bed/load")"
+    remove h1 a2
+    run h1 a2
+    pings h2 b1 "$(ip_of h1 a2)"
+}
+
+case_swarm() {
+    about 'a Swarm service over config-only and config-from networks'
+    local h token enis=(eni-0e2e0000000000011 eni-0e2e0000000000021)
+    remove h1 a1 a2 always
+    remove h2 b1
+    for h in h1 h2; do on $h docker network rm ec2 >/dev/null; done
+    on h1 docker swarm init --advertise-addr 10.78.0.11 >/dev/null
+    token=$(on h1 docker swarm join-token -q worker)
+    on h2 docker swarm join --token "$token" 10.78.0.11:2377 >/dev/null
+    for h in 1 2; do
+        on h$h docker network create --config-only --ipam-driver $plugin --ipam-opt eni-id="${enis[h - 1]}" --subnet 10.77.0.0/24 \
+            -o parent=eth1 ec2-here >/dev/null
+    done
+    on h1 docker network create -d ipvlan --scope swarm --config-from ec2-here --attachable ec2-swarm >/dev/null
+    on h1 docker service create -q -d --name web --no-resolve-image --replicas 4 --network ec2-swarm busybox sleep 100000 >/dev/null
+    replicas() { [ "$(on h1 docker service ls -f name=web --format "'{{.Replicas}}'")" = 4/4 ]; }
+    eventually 180 replicas
+    local one
+    one=$(on h2 docker ps -q -f name=web | head -n 1)
+    pings h2 "$one" 10.77.0.1
+    pings h2 "$one" "$(ip_of h1 "$(on h1 docker ps -q -f name=web | head -n 1)")"
+    on h1 docker service rm web >/dev/null
+    nothing() { [ -z "$(on h1 docker ps -q -f name=web)$(on h2 docker ps -q -f name=web)" ]; }
+    eventually 60 nothing
+    on h2 docker swarm leave
+    on h1 docker swarm leave -f
+}
