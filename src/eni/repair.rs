@@ -1,5 +1,5 @@
-//! What reconciling found twice, put right: by guarded changes of rows, and by EC2 where an address is not where it
-//! should be.
+//! What is found wrong, put right: what reconciling saw twice, by guarded changes of rows and by EC2 where an address is not
+//! where it should be, and leases by what this life itself knows of them.
 
 use std::net::Ipv4Addr;
 
@@ -7,13 +7,13 @@ use tokio::time::Instant;
 
 use super::STORE_TIME;
 use super::task::Task;
-use crate::address::{Change, Event, NewRow, Row};
+use crate::address::{Change, Event, NewRow, Row, State};
 use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
 use crate::id::Kind;
-use crate::plan;
 use crate::plan::reconcile::{Finding, What};
+use crate::plan::{self, settle_age};
 
 /// What came of a repair.
 #[derive(Debug, Default)]
@@ -168,5 +168,34 @@ impl Task {
         let Some(idle) = plan::give_way(&rows, kept).cloned() else { return Ok(false) };
         let (done, _) = self.unassign(ec2, std::slice::from_ref(&idle)).await?;
         Ok(done.freed > 0)
+    }
+
+    /// I1: a lease that this life knows and the database lost stands again before anything else is done with its row.
+    pub(super) async fn restore(&self, rows: &[Row]) -> Result<bool, Error> {
+        let known = self.shared.memory().leases.clone();
+        let lost = rows.iter().filter(|row| row.state() == State::Ready);
+        let restored = |row: &Row| row.on(Event::Restore { claim: known.get(&row.ip)?.clone() }).ok();
+        let changes: Vec<_> = lost.filter_map(restored).collect();
+        let done = self.outside.store.apply(&changes, Instant::now() + STORE_TIME).await?;
+        for change in changes.iter().zip(done).filter(|(_, done)| *done).map(|(change, _)| change) {
+            let ip = change.ip;
+            tracing::error!(eni = %self.nic.eni, %ip, "the database lost the lease of {ip}; it is put right");
+        }
+        Ok(!changes.is_empty())
+    }
+
+    /// Leases of this life that nobody got, since the database's answer was lost until the request's deadline.
+    pub(super) async fn release_orphans(&self, rows: &[Row]) -> Result<(), Error> {
+        let is_orphan = |row: &&Row| {
+            let known = self.shared.memory().leases.get(&row.ip) == row.claim.as_ref();
+            let ours = row.claim.as_ref().is_some_and(|claim| claim.is_of(self.outside.claims.boot()));
+            row.state() == State::Lease && ours && !known && row.claimed.is_some_and(|age| age >= settle_age())
+        };
+        let changes: Vec<_> = rows.iter().filter(is_orphan).filter_map(|row| row.on(Event::Release).ok()).collect();
+        for change in &changes {
+            tracing::warn!(eni = %self.nic.eni, ip = %change.ip, "released {}: no container got it", change.ip);
+        }
+        self.outside.store.apply(&changes, Instant::now() + STORE_TIME).await?;
+        Ok(())
     }
 }

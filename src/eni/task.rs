@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::assign::Assigned;
 use super::survey::Witness;
 use super::{Order, Outside, Recycled, Repair, STORE_TIME, Shared, Want, unassign};
-use crate::address::{Event, Row, State};
+use crate::address::{Row, State};
 use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fill;
@@ -273,35 +273,6 @@ impl Task {
             }
         }
         Ok(Some(self.rest(&rows, now)))
-    }
-
-    /// I1: a lease that this life knows and the database lost stands again before anything else is done with its row.
-    async fn restore(&self, rows: &[Row]) -> Result<bool, Error> {
-        let known = self.shared.memory().leases.clone();
-        let lost = rows.iter().filter(|row| row.state() == State::Ready);
-        let restored = |row: &Row| row.on(Event::Restore { claim: known.get(&row.ip)?.clone() }).ok();
-        let changes: Vec<_> = lost.filter_map(restored).collect();
-        let done = self.outside.store.apply(&changes, Instant::now() + STORE_TIME).await?;
-        for change in changes.iter().zip(done).filter(|(_, done)| *done).map(|(change, _)| change) {
-            let ip = change.ip;
-            tracing::error!(eni = %self.nic.eni, %ip, "the database lost the lease of {ip}; it is put right");
-        }
-        Ok(!changes.is_empty())
-    }
-
-    /// Leases of this life that nobody got, since the database's answer was lost until the request's deadline.
-    async fn release_orphans(&self, rows: &[Row]) -> Result<(), Error> {
-        let is_orphan = |row: &&Row| {
-            let known = self.shared.memory().leases.get(&row.ip) == row.claim.as_ref();
-            let ours = row.claim.as_ref().is_some_and(|claim| claim.is_of(self.outside.claims.boot()));
-            row.state() == State::Lease && ours && !known && row.claimed.is_some_and(|age| age >= settle_age())
-        };
-        let changes: Vec<_> = rows.iter().filter(is_orphan).filter_map(|row| row.on(Event::Release).ok()).collect();
-        for change in &changes {
-            tracing::warn!(eni = %self.nic.eni, ip = %change.ip, "released {}: no container got it", change.ip);
-        }
-        self.outside.store.apply(&changes, Instant::now() + STORE_TIME).await?;
-        Ok(())
     }
 
     /// Until the next thing that time alone brings.

@@ -6,7 +6,7 @@
 //! clocks stand still until the test moves them, so that minutes pass in milliseconds. A life of the driver can be stopped
 //! at any of its fail points, to be killed there or to go on much later.
 //!
-//! - `setup` what a sequence is drawn from; `game` hosts, time, calls; `moves` and `troubles` what may happen
+//! - `setup` what a sequence is drawn from; `game` time and calls; `lives` instances and drivers; `moves` and `troubles` what may happen
 //! - `ledger` the reference, which judges each answer when it is given; `checks` what holds after each step; `end` what
 //!   holds in the end
 //! - `clock`, `host`, `docker`, `books`, `bed` what it runs on; `tally` what was done; `seeds` what once failed
@@ -23,6 +23,7 @@ mod end;
 mod game;
 mod host;
 mod ledger;
+mod lives;
 mod moves;
 mod seeds;
 mod setup;
