@@ -192,8 +192,10 @@ impl Way {
     pub async fn meanwhile(self, bed: &Bed) {
         if self == Self::Survey {
             let (engine, idle) = (&bed.engine, bed.host.mine(State::Ready).await);
+            // Chosen before the other is unused too.
+            let unknown = engine.unused(40);
             engine.vpc.remove_address(&engine.eni, *idle.intersection(&bed.host.assigned()).next().unwrap());
-            engine.vpc.add_address(&engine.eni, engine.unused(40));
+            engine.vpc.add_address(&engine.eni, unknown);
         }
         if self == Self::DeadEni {
             for (last, status, claim) in [
