@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::config::Given;
+use crate::conformance::Asked;
 
 /// Docker IPAM driver for ipvlan networks on EC2: containers get secondary private addresses of their host's ENI.
 ///
@@ -76,6 +77,9 @@ pub enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        #[allow(missing_docs, reason = "clap would show it")]
+        asked: Asked,
     },
     /// Keep a free address from being given out
     Reserve {

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::address::State;
 use crate::cli::{Cli, Command};
+use crate::conformance;
 use crate::doctor::{Check, Verdict};
 use crate::eni::Recycled;
 use crate::fill::Refreshed;
@@ -35,6 +36,11 @@ const SOCKET: &str = "ec2-ipam.sock";
 
 /// Runs a command other than `serve` and prints what came of it.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Command::Doctor { json, asked } = &cli.command
+        && asked.conformance
+    {
+        return Box::pin(conformance::run(&cli.given.settings()?, asked, *json)).await;
+    }
     let driver = Driver::find(&cli).await?;
     let mut out = std::io::stdout().lock();
     let mut code = ExitCode::SUCCESS;
@@ -73,7 +79,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let rows: Vec<Listed> = driver.ask("list", &asked).await?;
             if json { print_json(&mut out, &rows)? } else { print_list(&mut out, &rows)? }
         }
-        Command::Doctor { json } => {
+        Command::Doctor { json, .. } => {
             let checks: Vec<Check> = driver.ask("doctor", &json!({})).await?;
             if checks.iter().any(|check| check.verdict == Verdict::Failure) {
                 code = ExitCode::FAILURE;

@@ -292,9 +292,7 @@ impl Ipam {
         if let Some(served) = enis.get(&nic.eni) {
             return Ok(Arc::clone(&served.eni));
         }
-        // In the host's network namespace: the plugin, a plain service and the command line all see it.
-        let name = SocketAddr::from_abstract_name(format!("ec2-ipam/{}", nic.eni));
-        let lock = name.and_then(|name| UnixListener::bind_addr(&name)).map_err(|e| {
+        let lock = lock(&nic.eni).map_err(|e| {
             Error::Missing(format!(
                 "another ec2-ipam on this host serves {} already ({e}): stop one of them (`docker plugin ls`, `systemctl status ec2-ipam`)",
                 nic.eni
@@ -315,6 +313,12 @@ impl Ipam {
             ))
         })
     }
+}
+
+/// One driver per ENI and host: whoever holds this serves it. It lies in the host's network namespace, where the plugin, a
+/// plain service and the command line all see it.
+pub(crate) fn lock(eni: &EniId) -> std::io::Result<UnixListener> {
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(format!("ec2-ipam/{eni}"))?)
 }
 
 pub(crate) fn missing(why: LinkError) -> Error {

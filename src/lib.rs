@@ -54,6 +54,7 @@
 //! main, cli, commands                     the process and its command line
 //! socket (server, connections, line)      connections, and what becomes of an answer that nobody reads
 //! socket (docker, wire, control)          Docker's calls, the driver's own calls
+//! conformance                             what real EC2 and IMDS answer where it is assumed; needs no driver
 //! ipam, pool, operate, doctor, status     the driver: its ENIs; pools; operators' wishes; checks; the picture
 //! eni                                     one ENI: grants (grant, lease), and the one task that calls EC2 for it
 //!                                         (task: survey, refill, assign, serve, unassign, repair)
@@ -67,6 +68,7 @@ pub mod address;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod conformance;
 pub mod doctor;
 pub mod ec2;
 pub mod engine;

@@ -167,6 +167,20 @@ impl Ec2Error {
         matches!(self, Self::Unclear { .. } | Self::Unlisted { .. })
     }
 
+    /// Whether it is a refusal for what was asked, which EC2 gives only to those who may ask.
+    pub fn is_past_permission(&self) -> bool {
+        match self {
+            Self::OutsideSubnet { .. } | Self::EniFull { .. } | Self::NotAssigned { .. } => true,
+            Self::Malformed { .. } | Self::AwsReserved { .. } | Self::InUse { .. } => true,
+            Self::Refused { code, .. } => code.starts_with("InvalidParameter"),
+            Self::Unclear { .. } | Self::Unlisted { .. } | Self::Throttled { .. } | Self::Unreachable { .. } => false,
+            Self::Denied { .. } | Self::BadCredentials { .. } | Self::NoRegion => false,
+            Self::SubnetFull { .. } | Self::NoSuchEni { .. } | Self::NoSuchSubnet { .. } | Self::Primary { .. } => {
+                false
+            }
+        }
+    }
+
     /// Whether the same call may succeed a little later: throttled, unreachable or unclear.
     pub fn is_transient(&self) -> bool {
         self.is_unclear() || matches!(self, Self::Unreachable { .. } | Self::Throttled { .. })

@@ -5,6 +5,7 @@
 //! [`Ec2Error::Unclear`], for the caller to look (EC2 has no idempotency token for them). Reads are repeated by the SDK.
 //! EC2 is eventually consistent: a read may lag behind a change in both directions.
 
+mod answer;
 mod error;
 mod interface;
 
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 
 use crate::id::{EniId, SubnetId};
 use crate::subnet::Subnet;
+pub use answer::{Answer, AssignCall};
 pub use error::Ec2Error;
 use error::Subject;
 pub use interface::{Address, Interface};
@@ -320,9 +322,7 @@ impl Ec2 {
         match outcome {
             Ok(()) => Ok(true),
             Err(Ec2Error::Denied { .. }) => Ok(false),
-            Err(Ec2Error::OutsideSubnet { .. } | Ec2Error::EniFull { .. } | Ec2Error::NotAssigned { .. }) => Ok(true),
-            Err(Ec2Error::Malformed { .. } | Ec2Error::AwsReserved { .. } | Ec2Error::InUse { .. }) => Ok(true),
-            Err(Ec2Error::Refused { code, .. }) if code.starts_with("InvalidParameter") => Ok(true),
+            Err(error) if error.is_past_permission() => Ok(true),
             Err(error) => Err(error),
         }
     }

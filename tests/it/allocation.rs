@@ -508,8 +508,8 @@ async fn a_lost_commit_gives_no_address_twice(kind: Kind) {
 /// The whole way under each of the facts about EC2 that nobody could check.
 #[tokio::test]
 async fn whatever_ec2_does_where_it_is_not_documented() {
-    let variants = Switches::all();
-    join_all(variants.into_iter().map(|(name, switches)| async move {
+    let variants = Switches::all().into_iter().chain(Switches::of_emulators());
+    join_all(variants.map(|(name, switches)| async move {
         let fleet = Fleet::with(Kind::Mariadb, "10.77.0.0/24", switches).await;
         fleet.vpc.take(RDS, ip(200));
         let mut host = fleet.host_of(1, "c5.4xlarge");

@@ -17,6 +17,7 @@ mod support;
 
 mod allocation;
 mod cli;
+mod conformance;
 mod contention;
 mod crash;
 mod docker_faults;

@@ -29,6 +29,9 @@ async fn assign_reply() {
     bed.assign(&[50]).await.unwrap();
     assert_eq!(bed.assign(&[50, 51]).await.unwrap().assigned_private_ip_addresses().len(), 1);
     assert!(bed.assign(&[50, 51]).await.unwrap().assigned_private_ip_addresses().is_empty());
+    let bed = Bed::with(Switches { assign_reply: AssignReply::Whole, ..Switches::default() });
+    bed.assign(&[50]).await.unwrap();
+    assert_eq!(bed.assign(&[51]).await.unwrap().assigned_private_ip_addresses().len(), 3);
 }
 
 #[tokio::test]

@@ -82,6 +82,7 @@ fn assign_list(world: &mut World, switches: &Switches, eni: &Eni, call: &Assign)
     let addresses = match switches.assign_reply {
         AssignReply::Requested => asked,
         AssignReply::NewOnly => fresh,
+        AssignReply::Whole => world.enis[&eni.id].addresses().collect(),
     };
     Ok(Assigned { eni: eni.id.clone(), addresses, prefixes: Vec::new() })
 }

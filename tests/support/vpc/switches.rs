@@ -21,6 +21,8 @@ pub(crate) enum AssignReply {
     Requested,
     /// Only those that were not there before.
     NewOnly,
+    /// All that the ENI has then, as the emulator moto answers. Not in [`Switches::all`].
+    Whole,
 }
 
 /// Assign with a list of which some addresses sit elsewhere.
@@ -162,5 +164,10 @@ impl Switches {
             ("dry_run_status=400", Self { dry_run_status: DryRunStatus::BadRequest400, ..d() }),
             ("mutating_dry_run=Checked", Self { mutating_dry_run: MutatingDryRun::Checked, ..d() }),
         ]
+    }
+
+    /// Ways of emulators. Apart, lest the seeds of random sequences change their meaning.
+    pub(crate) fn of_emulators() -> Vec<(&'static str, Self)> {
+        vec![("assign_reply=Whole", Self { assign_reply: AssignReply::Whole, ..Self::default() })]
     }
 }
