@@ -62,7 +62,7 @@ impl Weak {
         let known = self.shared.memory().leases.remove(&ip);
         let claim = match known {
             Some(claim) => claim,
-            // One of this life that is there by now is not known to have been released: this is a repetition.
+            // A lease of this life is known until it is released: one in the table is the next container's, and this a repetition.
             None => match self.lease_in_table(ip).await.filter(|claim| !claim.is_of(self.outside.claims.boot())) {
                 Some(claim) => claim,
                 None => {

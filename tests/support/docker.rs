@@ -43,7 +43,8 @@ impl Docker {
         let (listener, answering) = (UnixListener::bind(path).unwrap(), docker.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answering.clone().converse(stream));
+                let docker = answering.clone();
+                tokio::spawn(converse(stream, move |path| Some(docker.with(|state| state.answer(path)))));
             }
         });
         docker
@@ -57,27 +58,6 @@ impl Docker {
     /// Containers with these addresses, and no others.
     pub fn runs(&self, ips: &[Ipv4Addr]) {
         self.with(|state| state.in_use = ips.iter().copied().collect());
-    }
-
-    async fn converse(self, mut stream: UnixStream) {
-        let mut read = Vec::new();
-        loop {
-            while !read.ends_with(b"\r\n\r\n") {
-                let mut chunk = [0; 1024];
-                match stream.read(&mut chunk).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(n) => read.extend_from_slice(&chunk[..n]),
-                }
-            }
-            let path = String::from_utf8_lossy(&read).split(' ').nth(1).unwrap_or_default().to_owned();
-            read.clear();
-            let (status, body) = self.with(|state| state.answer(&path));
-            let body = body.to_string();
-            let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
-            if stream.write_all((head + &body).as_bytes()).await.is_err() {
-                return;
-            }
-        }
     }
 }
 
@@ -112,4 +92,28 @@ fn container(ip: &Ipv4Addr) -> Value {
         "Id": format!("{:064x}", u32::from(*ip)), "Names": [format!("/c{ip}")], "State": "running",
         "NetworkSettings": { "Networks": { "pods": { "NetworkID": "n1", "EndpointID": "e", "IPAddress": ip } } },
     })
+}
+
+/// Answers what is asked on a connection, by status and body for each path; none: no answer, until the caller hangs up.
+pub async fn converse(mut stream: UnixStream, mut answer: impl FnMut(&str) -> Option<(u16, Value)>) {
+    let mut read = Vec::new();
+    loop {
+        while !read.ends_with(b"\r\n\r\n") {
+            let mut chunk = [0; 1024];
+            match stream.read(&mut chunk).await {
+                Ok(0) | Err(_) => return,
+                Ok(n) => read.extend_from_slice(&chunk[..n]),
+            }
+        }
+        let path = String::from_utf8_lossy(&read).split(' ').nth(1).unwrap_or_default().to_owned();
+        read.clear();
+        let (status, body) = match answer(&path) {
+            Some((status, body)) => (status, body.to_string()),
+            None => std::future::pending().await,
+        };
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
+        if stream.write_all((head + &body).as_bytes()).await.is_err() {
+            return;
+        }
+    }
 }

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use super::ledger::Shared;
+use crate::support::docker::converse;
 
 /// How the Engine is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,35 +79,10 @@ pub fn serve(listener: UnixListener, shared: Shared, seat: usize) -> JoinHandle<
     let listener = tokio::net::UnixListener::from_std(listener).unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(converse(stream, shared.clone(), seat));
+            let shared = shared.clone();
+            tokio::spawn(converse(stream, move |path| answer(&shared, seat, path)));
         }
     })
-}
-
-async fn converse(mut stream: UnixStream, shared: Shared, seat: usize) {
-    let mut read = Vec::new();
-    loop {
-        while !read.ends_with(b"\r\n\r\n") {
-            let mut chunk = [0; 1024];
-            match stream.read(&mut chunk).await {
-                Ok(0) | Err(_) => return,
-                Ok(n) => read.extend_from_slice(&chunk[..n]),
-            }
-        }
-        let path = String::from_utf8_lossy(&read).split(' ').nth(1).unwrap_or_default().to_owned();
-        read.clear();
-        let (status, body) = match answer(&shared, seat, &path) {
-            Some(answer) => answer,
-            // Until the caller hangs up.
-            None => std::future::pending().await,
-        };
-        let body = body.to_string();
-        let head =
-            format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
-        if stream.write_all((head + &body).as_bytes()).await.is_err() {
-            return;
-        }
-    }
 }
 
 fn answer(shared: &Shared, seat: usize, path: &str) -> Option<(u16, Value)> {

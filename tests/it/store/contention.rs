@@ -67,28 +67,32 @@ async fn nearly_full(bed: &Bed, free: u8) {
     bed.store.insert_missing(&subnet(), &rows, soon()).await.unwrap();
 }
 
+/// So many calls at once from each host: who got what, and how many got nothing.
+async fn at_once<F>(hosts: &[Arc<Store>], times: usize, call: impl Fn(Arc<Store>) -> F) -> (Held, usize)
+where
+    F: Future<Output = Option<(Ipv4Addr, Claim)>> + Send + 'static,
+{
+    let calls: Vec<_> = (0..times).flat_map(|_| hosts).map(|store| tokio::spawn(call(Arc::clone(store)))).collect();
+    let (held, mut empty) = (Held::default(), 0);
+    for call in calls {
+        match call.await.unwrap() {
+            Some((ip, claim)) => held.take(ip, &claim),
+            None => empty += 1,
+        }
+    }
+    (held, empty)
+}
+
 /// Three at once from each host; thirty can be served.
 async fn of_many_hosts_at_once_each_address_goes_to_one_and_the_rest_are_told(bed: Bed) {
     nearly_full(&bed, 30).await;
     let hosts: Vec<_> = bed.hosts(HOSTS.into()).await.into_iter().map(Arc::new).collect();
     for _ in 0..2 {
-        let held = Arc::new(Held::default());
-        let calls: Vec<_> = (0..3)
-            .flat_map(|_| &hosts)
-            .map(|store| {
-                let (store, held) = (Arc::clone(store), Arc::clone(&held));
-                tokio::spawn(async move {
-                    let claim = token(Kind::On);
-                    let ip = claim_one(&store, 1, &claim).await?;
-                    held.take(ip, &claim);
-                    Some(())
-                })
-            })
-            .collect();
-        let mut empty = 0;
-        for call in calls {
-            empty += usize::from(call.await.unwrap().is_none());
-        }
+        let (held, empty) = at_once(&hosts, 3, |store| async move {
+            let claim = token(Kind::On);
+            Some((claim_one(&store, 1, &claim).await?, claim))
+        })
+        .await;
         assert_eq!((held.all().len(), empty), (30, 6), "30 free addresses, 36 claims");
         for (store, ip) in hosts.iter().cycle().zip(held.all().into_keys()) {
             move_on(store, ip, Event::Refuse { address_at_fault: false }).await;
@@ -99,23 +103,11 @@ async fn of_many_hosts_at_once_each_address_goes_to_one_and_the_rest_are_told(be
 async fn grants_of_one_eni_give_each_address_once_and_the_rest_are_told(bed: Bed) {
     bed.warm(1, &(1..=20).collect::<Vec<_>>(), 100).await;
     let hosts: Vec<_> = bed.hosts(HOSTS.into()).await.into_iter().map(Arc::new).collect();
-    let held = Arc::new(Held::default());
-    let calls: Vec<_> = (0..2)
-        .flat_map(|_| &hosts)
-        .map(|store| {
-            let (store, held) = (Arc::clone(store), Arc::clone(&held));
-            tokio::spawn(async move {
-                let claim = token(Kind::Lease);
-                let ip = grant_one(&store, 1, &claim).await?;
-                held.take(ip, &claim);
-                Some(())
-            })
-        })
-        .collect();
-    let mut empty = 0;
-    for call in calls {
-        empty += usize::from(call.await.unwrap().is_none());
-    }
+    let (held, empty) = at_once(&hosts, 2, |store| async move {
+        let claim = token(Kind::Lease);
+        Some((grant_one(&store, 1, &claim).await?, claim))
+    })
+    .await;
     assert_eq!((held.all().len(), empty), (20, 4), "20 warm addresses, 24 grants");
 }
 
