@@ -43,17 +43,17 @@ eventually() {
 }
 is_running() { [ "$(on "$1" docker inspect -f "'{{.State.Running}}'" "$2")" = true ]; }
 remove() { on "$1" docker rm -f "${@:2}" >/dev/null; }
-mknet() { on "$1" /root/scripts/mknet.sh "${@:2}"; }
+mknet() { on "$1" /opt/scripts/mknet.sh "${@:2}"; }
 
 case_install() {
     about 'pushed to a registry, installed on both hosts under its alias, with settings'
     on vpc "echo '{ \"insecure-registries\": [\"10.78.0.2:5000\"] }' >/etc/docker/daemon.json && systemctl start docker"
-    put vpc "$top/build/plugin" /root/project/build/plugin
-    into vpc 'cat >/root/project/Makefile' <"$top/Makefile"
-    on vpc make -s -o plugin -C /root/project push REGISTRY=$registry TAG=1
+    put vpc "$top/build/plugin" /opt/project/build/plugin
+    into vpc 'cat >/opt/project/Makefile' <"$top/Makefile"
+    on vpc make -s -o plugin -C /opt/project push REGISTRY=$registry TAG=1
     local h
     for h in h1 h2; do
-        put $h "$top/scripts" /root/scripts
+        put $h "$top/scripts" /opt/scripts
         on $h docker plugin install --grant-all-permissions --alias $plugin $registry/ec2-ipam:1 \
             'EC2_IPAM_DATABASE_URL=mysql://ipam:e2e-secret@10.78.0.2:3306/ipam' AWS_ENDPOINT_URL_EC2=http://10.78.0.2:8000 \
             EC2_IPAM_COOLDOWN=10s
@@ -163,7 +163,7 @@ case_live_restore() {
 case_upgrade() {
     about 'docker plugin upgrade to the next build, with containers running before and after'
     # The next build: the Engine takes no two plugins of the same content.
-    on vpc 'touch /root/project/build/plugin/rootfs/usr && make -s -o plugin -C /root/project push REGISTRY='$registry' TAG=2'
+    on vpc 'touch /opt/project/build/plugin/rootfs/usr && make -s -o plugin -C /opt/project push REGISTRY='$registry' TAG=2'
     local a1
     a1=$(ip_of h1 a1)
     on h1 docker plugin disable -f $plugin
@@ -227,10 +227,10 @@ printf "[Unit]\nDefaultDependencies=no\nBefore=docker.service systemd-networkd.s
 
 case_boot_parent_down() {
     about 'a host boots and nobody brings its parent up: what the README says helps'
-    on h1 mv /etc/systemd/network/10-eth1.network /root/
+    on h1 mv /etc/systemd/network/10-eth1.network /opt/
     reboot_of h1
     eventually 180 on h1 docker version
-    on h1 'mv /root/10-eth1.network /etc/systemd/network/ && networkctl reload && ip link set eth1 up'
+    on h1 'mv /opt/10-eth1.network /etc/systemd/network/ && networkctl reload && ip link set eth1 up'
     eventually 60 is_running h1 always
     on h1 docker start a1 a2 >/dev/null
     pings h2 b1 "$(ip_of h1 always)"

@@ -78,12 +78,12 @@ set_up() { # SUITE
     mkdir -p "$bed/sim"
     cp "$simulator" "$bed/sim/vpc-sim"
     ldd "$simulator" | grep -o '/[^ ]*' | xargs -I{} cp -L {} "$bed/sim/"
-    put vpc "$bed/sim" /root/sim
-    put vpc "$here" /root/e2e
-    on vpc /root/e2e/vpc.sh /root/sim
+    put vpc "$bed/sim" /opt/sim
+    put vpc "$here" /opt/e2e
+    on vpc /opt/e2e/vpc.sh /opt/sim
     for name in h1 h2; do
-        put $name "$here" /root/e2e
-        on $name /root/e2e/host.sh ${name#h}
+        put $name "$here" /opt/e2e
+        on $name /opt/e2e/host.sh ${name#h}
     done
     engine=$(on h1 docker version -f "'{{.Server.Version}}'")
     echo "== $1: Engine $engine, kernel $(on h1 uname -r), MariaDB $(on vpc mariadb -N -e "'SELECT VERSION()'") after $SECONDS s"
