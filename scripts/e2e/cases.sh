@@ -301,7 +301,7 @@ case_l3() {
 case_imds() {
     about "a container reaches the metadata service, until the README's filter is set; the host goes on reaching it"
     # It wants a token, and says so.
-    asks() { on h1 'docker exec a1 wget -T 5 -O - http://169.254.169.254/ 2>&1' | grep -q 'HTTP/1.1 401'; }
+    asks() { [[ $(on h1 'docker exec a1 wget -T 5 -O - http://169.254.169.254/ 2>&1') = *'HTTP/1.1 401'* ]]; }
     asks || fail 'no answer before the filter'
     on h1 "nft add table netdev imds &&
         nft add chain netdev imds out '{ type filter hook egress device \"eth1\" priority 0; }' &&

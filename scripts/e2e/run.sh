@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The driver in real Docker Engines on real ipvlan: two hosts and a VPC in virtual machines, and what users do on them.
 #   run.sh quick|all [SUITE...]      a SUITE of Debian stands for its Engine: bookworm 20.10, trixie 26.1, sid 28.5
+# CASES="install network ..." runs these alone; all but "install" need those two.
 # Needs build/plugin and the simulator (make plugin). Images are kept in ~/.cache/ec2-ipam/e2e. What failed leaves console
 # and journals of its machines in build/e2e.
 set -euo pipefail
@@ -14,7 +15,7 @@ shift
 case $which in
     quick) suites=("${@:-trixie}") ;;
     all) suites=("${@:-bookworm}") && [ $# -gt 0 ] || suites=(bookworm trixie sid) ;;
-    *) sed -n '3,5s/^# //p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,6s/^# //p' "$0" >&2; exit 2 ;;
 esac
 [ "$(id -u)" = 0 ] || { echo "e2e: it makes disk images of other systems, so it needs root" >&2; exit 2; }
 [ -x "$top/build/plugin/rootfs/usr/bin/ec2-ipam" ] || { echo "e2e: nothing built; make plugin first" >&2; exit 2; }
@@ -26,6 +27,7 @@ esac
 trap 'exit 130' INT
 trap 'exit 143' TERM
 declare -n cases=cases_$which
+[ -z "${CASES:-}" ] || read -ra cases <<<"$CASES"
 
 # What the simulator has on each ENI must be the table's idle addresses and leases, and what Docker's containers have its
 # leases; no row is under way. In the end: a call or a cool-down may be, still.
