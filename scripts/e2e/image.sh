@@ -12,8 +12,11 @@ image=$cache/$suite-$recipe
 # The same for all machines of the bed: hosts, and the one that plays the VPC.
 packages=linux-image-cloud-amd64,initramfs-tools,systemd-sysv,udev,dbus,openssh-server,iproute2,iputils-ping,iptables,nftables,\
 curl,jq,make,procps,busybox-static,ca-certificates,docker.io,docker-registry,mariadb-server
-# Older ones have the client inside docker.io.
-[ "$suite" = bookworm ] || packages=$packages,docker-cli
+case $suite in
+    # The client is inside docker.io, and that Engine loads an AppArmor profile wherever the kernel has AppArmor.
+    bookworm) packages=$packages,apparmor ;;
+    *) packages=$packages,docker-cli ;;
+esac
 
 mkdir -p "$cache"
 work=$(mktemp -d "$cache/$suite.XXXXXX")
