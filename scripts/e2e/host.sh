@@ -34,7 +34,7 @@ systemctl start docker
 # The image of the containers.
 mkdir -p /tmp/image/bin
 cp /bin/busybox /tmp/image/bin/busybox
-for applet in sh sleep ping ip httpd wget cat mkdir echo grep nc true false; do ln -s busybox /tmp/image/bin/$applet; done
+for applet in sh sleep ping ip httpd timeout wget cat mkdir echo grep nc true false; do ln -s busybox /tmp/image/bin/$applet; done
 tar -C /tmp/image -c . | docker import - busybox >/dev/null
 
 # As the README has it.
