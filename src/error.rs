@@ -41,6 +41,11 @@ pub enum Error {
          instance type, or start the container on another host"
     )]
     EniFull { eni: EniId },
+    #[error(
+        "{eni} holds as many addresses as its instance type allows, and the host itself has the idle ones on {link} ({ips}): \
+         take them off with `ip addr del`, and see `ec2-ipam doctor`"
+    )]
+    HostHasThem { eni: EniId, link: String, ips: String },
     #[error("{ip} cannot be given: {why}")]
     NotGiven { ip: Ipv4Addr, why: String },
     #[error("the driver is stopping; try again when it is back")]

@@ -14,9 +14,6 @@ use crate::id::Kind;
 use crate::plan;
 use crate::store::FreeClaim;
 
-/// The ENI's limit of addresses is not known: so many at most. No instance type has more than 50.
-const UNKNOWN_LIMIT: usize = 50;
-
 impl Task {
     /// A free address that a container named. A full ENI gives up its coldest idle one for it.
     pub(super) async fn fetch_named(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<Option<Duration>, Error> {
@@ -67,7 +64,7 @@ impl Task {
             match plan::give_way(rows, useful) {
                 Some(idle) if waiting > 0 => return self.give_up(ec2, std::slice::from_ref(idle)).await,
                 _ => {
-                    let why = Error::EniFull { eni: self.nic.eni.clone() };
+                    let why = self.why_full(rows).await;
                     self.answer_any(&why);
                     self.warm_retry_at = now + WARM_BACK_OFF;
                     return Ok(None);
@@ -107,12 +104,25 @@ impl Task {
         self.outcome(assigned, asked).await
     }
 
+    /// A full ENI has idle addresses all the same where a host agent has put them on the link itself (I7).
+    async fn why_full(&self, rows: &[Row]) -> Error {
+        let eni = self.nic.eni.clone();
+        let own = self.outside.links.addresses(self.link.index).await.unwrap_or_default();
+        let idle: Vec<String> = rows
+            .iter()
+            .filter(|row| row.state() == State::Ready && own.contains(&row.ip))
+            .map(|row| row.ip.to_string())
+            .collect();
+        if idle.is_empty() {
+            return Error::EniFull { eni };
+        }
+        Error::HostHasThem { eni, link: self.link.name.clone(), ips: idle.join(", ") }
+    }
+
     /// How many more addresses the ENI can take.
     pub(super) fn capacity(&self, rows: &[Row]) -> usize {
-        let by_limit = match self.shared.memory().limit {
-            Some(limit) => limit.saturating_sub(plan::used(rows)),
-            None => UNKNOWN_LIMIT.saturating_sub(plan::used(rows)),
-        };
+        let limit = self.shared.memory().limit.unwrap_or(plan::ENI_LIMIT);
+        let by_limit = limit.saturating_sub(plan::used(rows));
         match self.room {
             Some((room, until)) if Instant::now() < until => by_limit.min(room),
             _ => by_limit,

@@ -70,6 +70,9 @@ impl Warmth {
     }
 }
 
+/// No instance type has more addresses on an ENI, the primary included.
+pub const ENI_LIMIT: usize = 50;
+
 /// How many slots of the ENI are taken, by the table's word. The primary address takes one.
 pub fn used(rows: &[Row]) -> usize {
     rows.iter().filter(|row| !matches!(row.state(), State::Free | State::Reserved)).count()
@@ -98,7 +101,8 @@ impl Burst {
     /// The size of the refill made now: what is needed, or twice the last one if that was used up already.
     pub fn refill(&mut self, needed: usize, emptied: bool, now: Instant) -> usize {
         let last = self.expected(now);
-        self.size = if emptied { needed.max(last * 2) } else { needed.max(last) };
+        // While EC2 throttles it is asked again and again, and nothing but the limit ends the doubling.
+        self.size = if emptied { needed.max(last * 2) } else { needed.max(last) }.min(ENI_LIMIT);
         self.at = now;
         if emptied { self.size } else { needed }
     }
@@ -166,6 +170,9 @@ mod tests {
         let sizes: Vec<usize> = (0..4).map(|n| burst.refill(5, true, at(n))).collect();
         assert_eq!(sizes, [5, 10, 20, 40]);
         assert_eq!(burst.refill(5, true, at(3 + 60)), 40, "halved once, doubled once");
+        let throttled: Vec<usize> = (0..100).map(|_| burst.refill(5, true, at(3 + 60))).collect();
+        assert!(throttled.iter().all(|size| *size == ENI_LIMIT), "{throttled:?}");
+        let mut burst = Burst { size: 40, at: at(3 + 60) };
         assert_eq!(burst.refill(1, false, at(3 + 61)), 1, "a top-up takes what is lacking");
         assert_eq!(burst.refill(5, true, at(3 + 61 + 600)), 5);
     }

@@ -29,6 +29,7 @@ on_both! {
     a_subnet_is_used_to_its_last_address
     what_others_took_meanwhile_is_passed_over
     the_hosts_own_addresses_are_never_given
+    a_full_interface_whose_idle_addresses_the_host_has_says_so
     every_refusal_of_ec2_has_its_sentence
     unclear_calls_are_settled
     a_kill_in_the_middle_of_an_assign
@@ -250,8 +251,9 @@ async fn releases_are_idempotent(kind: Kind) {
     host.release(&pool, a).await;
     host.age(100).await;
     let rows = host.rows().await;
+    let nobodys = rows.iter().find(|row| row.state == State::Free).unwrap().ip.to_string();
     // Again; the primary, the gateway, somebody else's, one of nobody, and none.
-    for address in [&a.to_string(), "10.77.0.4", "10.77.0.1", "10.77.0.70", "10.77.0.200", "10.9.9.9", "x", ""] {
+    for address in [&a.to_string(), "10.77.0.4", "10.77.0.1", "10.77.0.70", &nobodys, "10.9.9.9", "x", ""] {
         host.release_text(&pool, address).await;
     }
     host.release_text("garbage", &b.to_string()).await;
@@ -334,6 +336,26 @@ async fn the_hosts_own_addresses_are_never_given(kind: Kind) {
     host.ip(&format!("addr add {free}/32 dev eth1"));
     let why = host.request(&pool, &free.to_string()).await.unwrap_err();
     assert!(why.contains(&format!("`ip addr del {free}/32 dev eth1`")), "{why}");
+    agree(&[&host]).await;
+}
+
+async fn a_full_interface_whose_idle_addresses_the_host_has_says_so(kind: Kind) {
+    let fleet = Fleet::new(kind).await;
+    let mut host = fleet.host_of(1, "t3.small");
+    host.set(&[("EC2_IPAM_WARM_TARGET", "3"), ("EC2_IPAM_COOLDOWN", "0s")]);
+    host.start().await;
+    let pool = host.pool().await;
+    host.lease(&pool).await;
+    eventually("it is full", async || host.mine(State::Ready).await.len() == 2).await;
+    let own = host.mine(State::Ready).await;
+    for ip in &own {
+        host.ip(&format!("addr add {ip}/32 dev eth1"));
+    }
+    let why = host.request(&pool, "").await.unwrap_err();
+    assert!(own.iter().all(|ip| why.contains(&ip.to_string())) && why.contains("on eth1"), "{why}");
+    assert_eq!(host.mine(State::Ready).await, own, "nothing is given up for what could not be had");
+    host.ip("addr flush dev eth1");
+    assert!(own.contains(&host.lease(&pool).await));
     agree(&[&host]).await;
 }
 
