@@ -38,7 +38,7 @@ const ATTEMPT: Duration = Duration::from_secs(8);
 /// Longest time for a connection, TLS included; the SDK's own default is 3.1 s.
 const CONNECT: Duration = Duration::from_secs(3);
 /// Attempts in all while EC2 throttles.
-const ATTEMPTS: u32 = 3;
+pub const ATTEMPTS: u32 = 3;
 /// The pause before a second attempt is random between nothing and this, and doubles. The bucket refills 5 a second for
 /// the whole fleet, so a shorter one would only meet the same empty bucket.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -336,20 +336,24 @@ where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     let last_start = Instant::now() + CALL.saturating_sub(ATTEMPT);
-    let mut longest = PAUSE;
-    for left in (0..ATTEMPTS).rev() {
+    for n in 0..ATTEMPTS {
         let error = match attempt().await {
             Ok(answer) => return Ok(answer),
             Err(error) => subject.explain(&error),
         };
-        let pause = longest.mul_f64(fastrand::f64());
-        if !matches!(error, Ec2Error::Throttled { .. }) || left == 0 || Instant::now() + pause > last_start {
+        let pause = throttle_pause(n);
+        let is_last = n + 1 == ATTEMPTS || Instant::now() + pause > last_start;
+        if is_last || !matches!(error, Ec2Error::Throttled { .. }) {
             return Err(error);
         }
         tokio::time::sleep(pause).await;
-        longest *= 2;
     }
     Err(Ec2Error::Throttled { action: subject.action })
+}
+
+/// How long a change waits after its attempt `n`, counted from 0, was throttled.
+pub fn throttle_pause(n: u32) -> Duration {
+    PAUSE.saturating_mul(1 << n.min(ATTEMPTS)).mul_f64(fastrand::f64())
 }
 
 /// The outcome of a dry run: EC2 says yes with the error `DryRunOperation` (HTTP 412).

@@ -23,8 +23,14 @@ pub(crate) const VPC_ID: &str = "vpc-0a1b2c3d4e5f60718";
 pub(crate) const GROUP_ID: &str = "sg-0a1b2c3d4e5f60718";
 
 /// Name, number of interfaces, and IPv4 addresses per interface including the primary one.
-pub(crate) const INSTANCE_TYPES: [(&str, u32, usize); 5] =
-    [("t3.micro", 2, 2), ("t3.small", 3, 4), ("c5.large", 3, 10), ("c5.4xlarge", 8, 30), ("m5.24xlarge", 15, 50)];
+pub(crate) const INSTANCE_TYPES: [(&str, u32, usize); 6] = [
+    ("t3.micro", 2, 2),
+    ("t3.small", 3, 4),
+    ("c5.large", 3, 10),
+    ("c5.4xlarge", 8, 30),
+    ("m5.24xlarge", 15, 50),
+    ("p5.48xlarge", 64, 50),
+];
 
 /// An ENI that is on no instance has no instance type to take its limit from; AWS's largest common one stands in.
 const DETACHED_LIMIT: usize = 50;
