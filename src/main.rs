@@ -16,8 +16,9 @@ use ec2_ipam::{commands, telemetry};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = tokio::runtime::Builder::new_multi_thread()
-        // It waits for sockets nearly all of the time.
-        .worker_threads(2)
+        // It waits for sockets nearly all of the time, and what blocks has threads of its own. With a second worker the two
+        // wake each other at each step of a request, which costs more than a step.
+        .worker_threads(1)
         .enable_all()
         .build()
         .context("cannot start")

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Eni, LAST_WORD, Lease, Order, Want};
+use super::{Eni, LAST_WORD, Lease, Memory, Order, Want};
 use crate::address::{Event, FIXED, Row, State};
 use crate::error::Error;
 use crate::fault::point;
@@ -29,13 +29,13 @@ impl Eni {
         self.survey_done(until).await?;
         let cooldown = self.outside.warmth.cooldown;
         // A container that comes back gets the address it had, though it cools for others.
-        if holder.is_some()
+        if holder.as_deref().is_some_and(|name| self.shared.memory().idle.may_be_of(name))
             && let Some(lease) = self.grant(Choice::Returning, sub_pool, holder.as_deref(), until).await?
         {
             return Ok(lease);
         }
         if let Some(lease) = self.grant(Choice::Cooled(cooldown), sub_pool, holder.as_deref(), until).await? {
-            let _ = self.wants.send(Want::Look);
+            let _ = self.wants.send(Want::TopUp);
             return Ok(lease);
         }
         let why = match self.order(None, sub_pool, cooldown, holder.clone(), until - LAST_WORD).await {
@@ -136,28 +136,33 @@ impl Eni {
         holder: Option<&str>,
         until: Instant,
     ) -> Result<Option<Lease>, Error> {
-        // I7: a host agent may have put a secondary address of the ENI on the link itself since it became warm.
-        let mut except =
-            self.outside.links.addresses(self.link.index).await.map_err(|e| Error::Missing(e.to_string()))?;
-        except.extend(self.outside.in_use.addresses());
+        let mut except = self.outside.in_use.addresses();
         {
             let memory = self.shared.memory();
+            except.extend(&memory.on_link);
             // Leases are not idle rows, unless the database lost one: then the hit below puts it right.
             except.retain(|ip| !memory.leases.contains_key(ip));
         }
         loop {
             let claim = self.outside.claims.next(Kind::Lease);
-            let wanted = WarmGrant { eni: &self.nic.eni, sub_pool, choice, except: &except, claim: &claim, holder };
-            let Some(ip) = self.outside.store.grant_warm(&wanted, until).await? else {
+            let first = self.propose(choice, sub_pool, holder, &except);
+            let wanted =
+                WarmGrant { eni: &self.nic.eni, sub_pool, choice, first, except: &except, claim: &claim, holder };
+            // The kernel and the database are asked at once, since both answers are nearly always yes.
+            let (on_link, granted) = tokio::join!(self.on_link(), self.outside.store.grant_warm(&wanted, until));
+            let Some(ip) = granted? else {
                 return Ok(None);
             };
             let (known, is_listed) = {
                 let memory = self.shared.memory();
                 (memory.leases.get(&ip).cloned(), memory.listed.contains(&ip))
             };
-            if known.is_none() && !is_listed {
-                // I2: EC2 has not told this life that it is on the ENI; the next look will.
+            // I7: a host agent may have put a secondary address of the ENI on the link itself since it became warm.
+            let is_free = on_link.as_ref().is_ok_and(|own| !own.contains(&ip));
+            if known.is_none() && !(is_listed && is_free) {
+                // I2: or EC2 has not told this life that it is on the ENI; the next look will.
                 self.weak().change(ip, &claim, Event::TakeBack, until).await?;
+                on_link?;
                 except.push(ip);
                 continue;
             }
@@ -173,9 +178,29 @@ impl Eni {
         }
     }
 
-    async fn nobody_has(&self, ip: Ipv4Addr) -> Result<(), Error> {
+    /// The addresses that the host itself has on the link, now.
+    async fn on_link(&self) -> Result<Vec<Ipv4Addr>, Error> {
         let own = self.outside.links.addresses(self.link.index).await.map_err(|e| Error::Missing(e.to_string()))?;
-        if own.contains(&ip) {
+        self.shared.memory().on_link.clone_from(&own);
+        Ok(own)
+    }
+
+    /// The address that a grant is likely to get.
+    fn propose(
+        &self,
+        choice: Choice,
+        sub_pool: Option<Ipv4Net>,
+        holder: Option<&str>,
+        except: &[Ipv4Addr],
+    ) -> Option<Ipv4Addr> {
+        let mut memory = self.shared.memory();
+        let Memory { idle, listed, .. } = &mut *memory;
+        let in_range = |ip| sub_pool.is_none_or(|range| range.contains(&ip));
+        idle.propose(choice, holder, |ip| in_range(ip) && listed.contains(&ip) && !except.contains(&ip))
+    }
+
+    async fn nobody_has(&self, ip: Ipv4Addr) -> Result<(), Error> {
+        if self.on_link().await?.contains(&ip) {
             let link = &self.link.name;
             let why = format!(
                 "the host itself has it on {link}; take it off with `ip addr del {ip}/32 dev {link}`, and see `ec2-ipam doctor`"

@@ -89,6 +89,7 @@ impl Weak {
         while let Err(why) = self.change(ip, &claim, event.clone(), Instant::now() + STORE_TIME).await {
             self.again(why, &mut failures).await;
         }
+        self.shared.memory().idle.was_let_go();
     }
 
     async fn lease_in_table(&self, ip: Ipv4Addr) -> Option<Claim> {

@@ -5,10 +5,12 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use ipnet::Ipv4Net;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -30,6 +32,7 @@ use crate::subnet::Subnet;
 
 mod assign;
 mod grant;
+mod idle;
 mod lease;
 mod refill;
 mod repair;
@@ -38,6 +41,7 @@ mod survey;
 mod task;
 pub mod unassign;
 
+use idle::Idle;
 pub use lease::Lease;
 use lease::Weak;
 pub use repair::Repaired;
@@ -85,7 +89,9 @@ impl Claims {
 enum Want {
     /// An address for a container.
     Order(Order),
-    /// An address was granted or released: the pool may want filling, or an address that was named may go back.
+    /// A warm address was granted: the pool wants filling soon.
+    TopUp,
+    /// An address was released, or granted by name: one that was named is to go back once it has cooled.
     Look,
     /// Idle addresses back to the subnet.
     Recycle(oneshot::Sender<Result<Recycled, Error>>),
@@ -146,7 +152,6 @@ struct Shared {
     waiting: AtomicUsize,
 }
 
-#[derive(Default)]
 struct Memory {
     /// Leases that Docker holds, as granted by this process or found at its start: a grant that hits one shows that the
     /// database lost a commit.
@@ -154,6 +159,9 @@ struct Memory {
     /// Addresses that EC2 has on the ENI, as this life was told by it, or by IMDS at the start: only these are granted (I2),
     /// whatever rows a database brings back.
     listed: BTreeSet<Ipv4Addr>,
+    idle: Idle,
+    /// Addresses that the host itself had on the link when last asked.
+    on_link: Vec<Ipv4Addr>,
     /// The sub-pool of the last request; none until a network has asked, since only Docker knows its networks.
     sub_pool: Option<Option<Ipv4Net>>,
     /// The instance type's limit of addresses per ENI, the primary included.
@@ -164,6 +172,19 @@ struct Memory {
 }
 
 impl Memory {
+    fn empty() -> Self {
+        Self {
+            leases: HashMap::new(),
+            listed: BTreeSet::new(),
+            idle: Idle::unknown(),
+            on_link: Vec::new(),
+            sub_pool: None,
+            limit: None,
+            last_error: None,
+            touched: HashMap::new(),
+        }
+    }
+
     /// They go on or off the ENI now.
     fn touch(&mut self, ips: impl IntoIterator<Item = Ipv4Addr>) {
         let now = Instant::now();
@@ -204,7 +225,7 @@ impl Eni {
     ) -> Arc<Self> {
         let (wants, inbox) = mpsc::unbounded_channel();
         let (sender, surveyed) = watch::channel(Err("the ENI has not been looked at yet".to_owned()));
-        let shared = Arc::new(Shared { memory: Mutex::default(), waiting: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared { memory: Mutex::new(Memory::empty()), waiting: AtomicUsize::new(0) });
         let task = task::Task::new(
             nic.clone(),
             subnet.clone(),
@@ -215,7 +236,13 @@ impl Eni {
             inbox,
             sender,
         );
-        outside.tasks.spawn(task.run(stop));
+        outside.tasks.spawn(async move {
+            if AssertUnwindSafe(task.run(stop)).catch_unwind().await.is_err() {
+                // Nobody would serve this ENI any more. Docker starts a new life at once, and a crash loses nothing (I6).
+                tracing::error!("a fault in the driver: it ends, to begin anew");
+                std::process::abort();
+            }
+        });
         Arc::new(Self { nic, subnet, link, outside, wants, surveyed, shared })
     }
 

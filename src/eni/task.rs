@@ -133,6 +133,11 @@ impl Task {
             tokio::select! {
                 () = stop.cancelled() => return,
                 want = self.inbox.recv() => match want {
+                    // Nothing to do at once.
+                    Some(Want::TopUp) => {
+                        wake = wake.min(self.top_up_soon());
+                        continue;
+                    }
                     Some(want) => self.take(want),
                     None => return,
                 },
@@ -160,13 +165,16 @@ impl Task {
                 self.last_call = Instant::now();
                 self.queue.push_back(order);
             }
-            Want::Look => {
-                self.last_call = Instant::now();
-                self.top_up_at.get_or_insert(self.last_call + TOP_UP_DELAY);
-            }
+            Want::TopUp | Want::Look => drop(self.top_up_soon()),
             Want::Recycle(answer) => self.recycles.push(answer),
             Want::Repair(repair) => self.repairs.push_back(repair),
         }
+    }
+
+    /// A container came or went: a while later the pool is filled, if that is called for.
+    fn top_up_soon(&mut self) -> Instant {
+        self.last_call = Instant::now();
+        *self.top_up_at.get_or_insert(self.last_call + TOP_UP_DELAY)
     }
 
     /// Steps until there is nothing to do, or something outside is in the way; says when to look again.
@@ -203,7 +211,9 @@ impl Task {
         if std::mem::take(&mut self.scan_wanted) && self.outside.store.is_private() {
             fill::refresh(&self.outside.store, &ec2, &self.subnet, now + STORE_TIME).await?;
         }
+        let let_go = self.shared.memory().idle.let_go();
         let rows = self.outside.store.rows_of_eni(&self.nic.eni, now + STORE_TIME).await?;
+        self.shared.memory().idle.was_read(&rows, let_go);
         let warmth = self.outside.warmth;
 
         let unsettled: Vec<Row> = rows.iter().filter(|row| row.state() == State::On).cloned().collect();

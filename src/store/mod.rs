@@ -93,6 +93,8 @@ pub struct WarmGrant<'a> {
     pub sub_pool: Option<Ipv4Net>,
     /// Only of these.
     pub choice: Choice,
+    /// This one before any other, if it may be given and lies in the block; an address that is likely to be the coldest.
+    pub first: Option<Ipv4Addr>,
     /// Not these.
     pub except: &'a [Ipv4Addr],
     /// A `lease` token, used for this call only.

@@ -16,8 +16,8 @@ use super::tries::Tries;
 use super::trouble::Trouble;
 use super::{column, list, maybe, text};
 
-/// Rows to a statement and a commit: 100 KB, far below the smallest `max_allowed_packet` in use.
-const CHUNK: usize = 1000;
+/// Rows to a statement and a commit: 400 KB, below the smallest `max_allowed_packet` in use.
+const CHUNK: usize = 4000;
 
 pub(super) async fn insert_missing(
     pool: &Arc<Pool>,

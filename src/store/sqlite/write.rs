@@ -24,6 +24,7 @@ pub(super) struct Take {
     eni: String,
     claim: String,
     holder: Option<String>,
+    first: Option<Ipv4Addr>,
     except: Vec<Ipv4Addr>,
     sub_pool: Option<Ipv4Net>,
     count: usize,
@@ -42,6 +43,7 @@ impl Take {
             eni: wanted.eni.as_str().to_owned(),
             claim: wanted.claim.as_str().to_owned(),
             holder: None,
+            first: None,
             except: Vec::new(),
             sub_pool: wanted.sub_pool,
             count: wanted.count,
@@ -62,6 +64,7 @@ impl Take {
             eni: wanted.eni.as_str().to_owned(),
             claim: wanted.claim.as_str().to_owned(),
             holder: raw::holder(wanted.holder),
+            first: wanted.first,
             except: wanted.except.to_vec(),
             sub_pool: wanted.sub_pool,
             count: 1,
@@ -79,6 +82,9 @@ impl Take {
             rows.map(|ip| raw::address(&ip?).map_err(Trouble::Broken)).collect::<Result<Vec<_>, _>>()?
         };
         ips.retain(|ip| !self.except.contains(ip) && self.sub_pool.is_none_or(|net| net.contains(ip)));
+        if let Some(at) = ips.iter().position(|ip| Some(*ip) == self.first) {
+            ips.swap(0, at);
+        }
         if self.draw {
             fastrand::shuffle(&mut ips);
         }

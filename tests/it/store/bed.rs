@@ -167,8 +167,15 @@ impl Bed {
 
     pub async fn grant(&self, with: impl FnOnce(&mut WarmGrant<'_>)) -> Option<Ipv4Addr> {
         let (eni, claim) = (eni(1), token(Kind::Lease));
-        let mut wanted =
-            WarmGrant { eni: &eni, sub_pool: None, choice: Choice::Any, except: &[], claim: &claim, holder: None };
+        let mut wanted = WarmGrant {
+            eni: &eni,
+            sub_pool: None,
+            choice: Choice::Any,
+            first: None,
+            except: &[],
+            claim: &claim,
+            holder: None,
+        };
         with(&mut wanted);
         self.store.grant_warm(&wanted, soon()).await.unwrap()
     }

@@ -94,7 +94,7 @@ impl Given {
             }
             Call::Grant => {
                 let (except, choice, claim) = (&[][..], Choice::Any, &self.claim);
-                let wanted = WarmGrant { eni: &eni, sub_pool: None, choice, except, claim, holder: None };
+                let wanted = WarmGrant { eni: &eni, sub_pool: None, choice, first: None, except, claim, holder: None };
                 assert!(store.grant_warm(&wanted, until).await?.is_some(), "a grant found nothing warm");
             }
             Call::Change => assert_eq!(store.apply(&self.changes, until).await?, [true], "I5: a change that happened"),

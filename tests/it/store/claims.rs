@@ -20,6 +20,7 @@ on_all! {
     a_grant_takes_the_coldest_warm_row_of_its_eni
     a_grant_leaves_what_is_cooling
     a_grant_leaves_exceptions_and_fixed_addresses
+    a_grant_takes_the_address_that_it_names_first_if_it_may
     a_grant_keeps_to_its_sub_pool
     a_grant_to_an_endpoint_that_returns_is_the_address_it_had
     forty_claims_on_thirty_rows_take_each_once
@@ -100,8 +101,15 @@ async fn a_grant_takes_the_coldest_warm_row_of_its_eni(bed: Bed) {
     bed.warm(2, &[20], 9000).await;
     bed.age(ip(11), 500).await;
     let (eni, claim) = (eni(1), bed.claim(1, Kind::Lease));
-    let wanted =
-        WarmGrant { eni: &eni, sub_pool: None, choice: Choice::Any, except: &[], claim: &claim, holder: Some("web") };
+    let wanted = WarmGrant {
+        eni: &eni,
+        sub_pool: None,
+        choice: Choice::Any,
+        first: None,
+        except: &[],
+        claim: &claim,
+        holder: Some("web"),
+    };
     assert_eq!(bed.store.grant_warm(&wanted, soon()).await, Ok(Some(ip(11))));
     let row = bed.row(11).await;
     assert_eq!((row.state(), row.claim, row.holder.as_deref()), (State::Lease, Some(claim.clone()), Some("web")));
@@ -123,6 +131,28 @@ async fn a_grant_leaves_what_is_cooling(bed: Bed) {
     assert!(bed.event(10, Event::Release).await);
     assert_eq!(bed.grant(|w| w.choice = Choice::Cooled(cooldown)).await, None);
     assert_eq!(bed.grant(|_| ()).await, Some(ip(10)));
+}
+
+async fn a_grant_takes_the_address_that_it_names_first_if_it_may(bed: Bed) {
+    bed.warm(1, &[10, 11, 12, 13], 100).await;
+    bed.warm(2, &[20], 100).await;
+    bed.age(ip(10), 900).await;
+    bed.age(ip(13), 1).await;
+    let grant =
+        async |first| bed.grant(|w| (w.first, w.choice) = (Some(first), Choice::Cooled(Duration::from_secs(60)))).await;
+    assert_eq!(grant(ip(12)).await, Some(ip(12)));
+    assert_eq!(bed.row(12).await.state(), State::Lease);
+    // In use by now, still cooling, another interface's, without a row: then it is the coldest.
+    assert_eq!(grant(ip(12)).await, Some(ip(10)));
+    assert_eq!(grant(ip(13)).await, Some(ip(11)));
+    assert_eq!(grant(ip(20)).await, None);
+    assert_eq!(grant(ip(99)).await, None);
+    // Outside the block, or not wanted.
+    let range = Some("10.0.0.12/31".parse().unwrap());
+    bed.warm(1, &[14], 900).await;
+    assert_eq!(bed.grant(|w| (w.first, w.sub_pool) = (Some(ip(14)), range)).await, Some(ip(13)));
+    let except: &'static [_] = vec![ip(14)].leak();
+    assert_eq!(bed.grant(|w| (w.first, w.except) = (Some(ip(14)), except)).await, None);
 }
 
 async fn a_grant_leaves_exceptions_and_fixed_addresses(bed: Bed) {

@@ -49,7 +49,7 @@ pub async fn claim_one(store: &Store, n: u8, claim: &Claim) -> Option<Ipv4Addr> 
 
 pub async fn grant_one(store: &Store, n: u8, claim: &Claim) -> Option<Ipv4Addr> {
     let (eni, choice, holder) = (eni(n), Choice::Any, None);
-    let wanted = WarmGrant { eni: &eni, sub_pool: None, choice, except: &[], claim, holder };
+    let wanted = WarmGrant { eni: &eni, sub_pool: None, choice, first: None, except: &[], claim, holder };
     store.grant_warm(&wanted, soon()).await.unwrap()
 }
 

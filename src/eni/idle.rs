@@ -1,0 +1,145 @@
+//! The idle addresses of an ENI as its rows were last read, so that a grant need not search the table for one.
+//!
+//! It only proposes: the row itself decides, and where it has changed since the table is searched.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+
+use tokio::time::Instant;
+
+use crate::address::{Row, State, cooldown_seconds};
+use crate::store::Choice;
+
+/// Idle rows, coldest first.
+#[derive(Debug)]
+pub(super) struct Idle {
+    rows: VecDeque<Row>,
+    read: Instant,
+    /// Addresses that were let go. What a read that began before one of them shows is not all.
+    let_go: u64,
+    is_whole: bool,
+}
+
+impl Idle {
+    /// Nothing was read yet.
+    pub(super) fn unknown() -> Self {
+        Self { rows: VecDeque::new(), read: Instant::now(), let_go: 0, is_whole: false }
+    }
+
+    /// The count to give to [`Self::was_read`], taken before the rows are read.
+    pub(super) fn let_go(&self) -> u64 {
+        self.let_go
+    }
+
+    /// The ENI's rows, coldest first.
+    pub(super) fn was_read(&mut self, rows: &[Row], let_go: u64) {
+        self.rows = rows.iter().filter(|row| row.state() == State::Ready && !row.primary).cloned().collect();
+        self.read = Instant::now();
+        self.is_whole = self.let_go == let_go;
+    }
+
+    /// An address became idle. To be said once its row says so.
+    pub(super) fn was_let_go(&mut self) {
+        self.let_go += 1;
+        self.is_whole = false;
+    }
+
+    /// Whether one of them may be what this endpoint had last.
+    pub(super) fn may_be_of(&self, holder: &str) -> bool {
+        !self.is_whole || self.rows.iter().any(|row| row.holder.as_deref() == Some(holder))
+    }
+
+    /// Takes the coldest that a choice allows, and that is `fit`: nobody else is to be proposed it.
+    pub(super) fn propose(
+        &mut self,
+        choice: Choice,
+        holder: Option<&str>,
+        fit: impl Fn(Ipv4Addr) -> bool,
+    ) -> Option<Ipv4Addr> {
+        let since = self.read.elapsed();
+        let allowed = |row: &Row| match choice {
+            Choice::Cooled(cooldown) => !row.is_fixed() && (row.idle + since).as_secs() >= cooldown_seconds(cooldown),
+            Choice::Returning => holder.is_some() && row.holder.as_deref() == holder,
+            // The last resort, where only the coldest one will do.
+            Choice::Any => false,
+        };
+        let at = self.rows.iter().position(|row| allowed(row) && fit(row.ip))?;
+        self.rows.remove(at).map(|row| row.ip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::address::{FIXED, Status};
+    use crate::id::{EniId, SubnetId};
+
+    const COOLED: Choice = Choice::Cooled(Duration::from_secs(60));
+
+    fn row(last: u8, idle: u64, holder: Option<&str>) -> Row {
+        Row {
+            ip: Ipv4Addr::new(10, 0, 0, last),
+            subnet: SubnetId::stored("subnet-0123456789abcdef0".into()),
+            status: Status::Ready,
+            iface: Some(EniId::stored("eni-0123456789abcdef0".into())),
+            primary: false,
+            claim: None,
+            holder: holder.map(str::to_owned),
+            idle: Duration::from_secs(idle),
+            claimed: None,
+        }
+    }
+
+    fn idle(rows: &[Row]) -> Idle {
+        let mut idle = Idle::unknown();
+        idle.was_read(rows, idle.let_go());
+        idle
+    }
+
+    fn proposed(idle: &mut Idle, choice: Choice, holder: Option<&str>) -> Option<u8> {
+        idle.propose(choice, holder, |_| true).map(|ip| ip.octets()[3])
+    }
+
+    #[test]
+    fn the_coldest_that_a_choice_allows_is_proposed_once() {
+        let fixed = format!("{FIXED}db");
+        let mut primary = row(9, 9000, None);
+        primary.primary = true;
+        let lease = Row { status: Status::Occupied, ..row(8, 9000, None) };
+        let rows = [
+            primary,
+            lease,
+            row(10, 900, Some(&fixed)),
+            row(11, 800, Some("web")),
+            row(12, 700, None),
+            row(13, 5, None),
+        ];
+        let mut known = idle(&rows);
+        assert_eq!(
+            known.propose(COOLED, None, |ip| ip.octets()[3] != 11),
+            Some(rows[4].ip),
+            "what is not fit is passed over"
+        );
+        assert_eq!(proposed(&mut known, COOLED, None), Some(11));
+        assert_eq!(proposed(&mut known, COOLED, None), None, "named, cooling, or proposed before");
+        assert_eq!(proposed(&mut known, Choice::Any, None), None, "the last resort searches the table");
+        assert_eq!(proposed(&mut idle(&rows), Choice::Returning, Some("web")), Some(11));
+        assert_eq!(proposed(&mut idle(&rows), Choice::Returning, None), None);
+    }
+
+    #[test]
+    fn whose_an_address_was_is_not_known_between_its_release_and_the_next_read() {
+        let mut known = Idle::unknown();
+        assert!(known.may_be_of("web"), "nothing was read");
+        known.was_read(&[row(10, 5, Some("db"))], known.let_go());
+        assert!(!known.may_be_of("web") && known.may_be_of("db"));
+        let begun = known.let_go();
+        known.was_let_go();
+        known.was_read(&[], begun);
+        assert!(known.may_be_of("web"), "a read that began before does not show it");
+        known.was_read(&[], known.let_go());
+        assert!(!known.may_be_of("web"));
+    }
+}
