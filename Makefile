@@ -1,6 +1,6 @@
 # Everything is built in the release profile: tests, plugin and demo share their dependencies, which are most of the time.
 .DEFAULT_GOAL := help
-.PHONY: help build plugin install push test soak e2e e2e-quick lint demo fuzz clean
+.PHONY: help build plugin install push test soak bench e2e e2e-quick lint demo fuzz clean
 
 HEAVY  := crash:: contention:: docker_faults:: e2e:: model:: store::galera robustness::
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -37,6 +37,11 @@ test: ## What CI runs: prerequisites, lint, every test
 SOAK ?= 20000
 soak: ## The model test for SOAK=20000 random sequences with fresh seeds; what fails names its SEED
 	SOAK=$(SOAK) cargo test --release --locked --features fail-points --test it model:: -- --nocapture
+
+# CHURN=10000 makes its longest part shorter.
+bench: ## What it costs, beside what it is made of: table, JSON and plots in build/bench; root; PARTS="warm burst" for some
+	scripts/setup.sh test
+	cargo bench --locked --bench fleet -- $(PARTS)
 
 # scripts/e2e/run.sh says what a suite is.
 e2e: ## Two hosts and a VPC in virtual machines, real ipvlan, three Engines: SUITES=trixie for one; root, an hour

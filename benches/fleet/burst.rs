@@ -1,0 +1,131 @@
+//! Many containers start at once, and no address is warm.
+
+use std::time::{Duration, Instant};
+
+use ec2_ipam::address::State;
+use futures_util::future::join_all;
+use serde_json::json;
+
+use super::figures::{Report, Times, ms, quantile};
+use super::plot::{self, Line};
+use crate::support::host::{ASSIGN, Fleet, Host, Kind, agree, eventually};
+use crate::support::vpc::Switches;
+
+const HOSTS: u8 = 16;
+const ROUNDS: usize = 5;
+const LATENCY: Duration = Duration::from_millis(200);
+
+/// How the containers of a host come.
+#[derive(Clone, Copy)]
+enum Order {
+    /// All at once, as on several networks, or from an orchestrator that asks by itself.
+    Together(usize),
+    /// One after the other, as the Engine asks on one network.
+    InTurn(usize),
+}
+
+pub async fn run(report: &mut Report) {
+    let (times, calls, points) = measure(Order::Together(10)).await;
+    report.add(
+        "cold burst: 16 hosts, 10 addresses each at once, EC2 at 200 ms",
+        format!("{} in all (median of {ROUNDS} rounds), {calls} Assign calls a host", ms(times.median())),
+        "the original, measured earlier: 32 s".into(),
+        "under 700 ms; at most 2 calls a host",
+        json!({ "total": times.json(), "assign_calls_a_host": calls }),
+    );
+    let last = points.last().map_or(0.0, |point| point.0);
+    // Its five a second, as measured earlier on a machine of this size.
+    let original =
+        (0..=160).map(|n| (f64::from(n) * 200.0, f64::from(n))).take_while(|point| point.0 <= last * 8.0).collect();
+    plot::lines(
+        "burst",
+        "160 containers on 16 hosts ask at once, nothing is warm, EC2 answers after 200 ms",
+        "milliseconds",
+        "addresses given",
+        &[Line { name: "ec2-ipam", points }, Line { name: "the original: 5 a second", points: original }],
+    );
+    let (times, calls, _) = measure(Order::InTurn(30)).await;
+    report.add(
+        "the same one at a time: 16 hosts, 30 addresses each",
+        format!("{} in all (median of {ROUNDS} rounds), {calls} Assign calls a host", ms(times.median())),
+        String::new(),
+        "under 1500 ms; at most 4 calls a host",
+        json!({ "total": times.json(), "assign_calls_a_host": calls }),
+    );
+}
+
+/// The time of each round, the most Assign calls that any host made, and when each address of a middling round came.
+async fn measure(order: Order) -> (Times, usize, Vec<(f64, f64)>) {
+    let fleet = Fleet::with(Kind::Mariadb, "10.77.0.0/19", Switches::default()).await;
+    let mut hosts = Vec::new();
+    for n in 1..=HOSTS {
+        let mut host = fleet.host_of(n, "m5.24xlarge");
+        let url = fleet.db.as_ref().unwrap().url_here();
+        host.set(&[
+            ("EC2_IPAM_WARM_TARGET", "4"),
+            ("EC2_IPAM_COOLDOWN", "60s"),
+            ("EC2_IPAM_LOG", "info"),
+            ("EC2_IPAM_DATABASE_URL", &url),
+        ]);
+        host.start().await;
+        hosts.push(host);
+    }
+    let (mut times, mut most, mut rounds) = (Times::default(), 0, Vec::new());
+    for _ in 0..ROUNDS {
+        let pools = join_all(hosts.iter().map(empty_pool)).await;
+        fleet.vpc.forget_calls();
+        fleet.vpc.latency(LATENCY);
+        let began = Instant::now();
+        let each = hosts.iter().zip(&pools).map(async |(host, pool)| {
+            let one = async |_| (host.lease(pool).await, began.elapsed());
+            match order {
+                Order::Together(count) => join_all((0..count).map(one)).await,
+                Order::InTurn(count) => {
+                    let mut given = Vec::new();
+                    for n in 0..count {
+                        given.push(one(n).await);
+                    }
+                    given
+                }
+            }
+        });
+        let given = join_all(each).await;
+        times.push(began.elapsed());
+        rounds.push(given.iter().flatten().map(|(_, at)| at.as_secs_f64() * 1e3).collect::<Vec<_>>());
+        fleet.vpc.latency(Duration::ZERO);
+        let calls = |host: &Host| {
+            let mine = |call: &&_| call_is(call, host);
+            fleet.vpc.calls().iter().filter(mine).count()
+        };
+        most = most.max(hosts.iter().map(calls).max().unwrap());
+        agree(&hosts.iter().collect::<Vec<_>>()).await;
+        for ((host, pool), given) in hosts.iter().zip(&pools).zip(given) {
+            for (ip, _) in given {
+                host.release(pool, ip).await;
+            }
+        }
+        // A life that has seen no burst yet.
+        for host in &mut hosts {
+            host.restart().await;
+        }
+    }
+    rounds.sort_by(|a, b| quantile(a, 1.0).total_cmp(&quantile(b, 1.0)));
+    (times, most, plot::cumulated(&rounds[ROUNDS / 2]))
+}
+
+fn call_is(call: &crate::support::vpc::Call, host: &Host) -> bool {
+    call.action == ASSIGN && call.eni.as_ref() == Some(&host.eni)
+}
+
+/// A pool whose ENI has nothing, and refills nothing before it is asked.
+async fn empty_pool(host: &Host) -> String {
+    let pool = host.pool().await;
+    let id = host.rows().await.iter().find(|row| row.iface.as_ref() == Some(&host.eni)).is_some();
+    assert!(id, "the interface's primary address has a row");
+    eventually("nothing is on the interface", async || {
+        host.tell(&["recycle", crate::support::host::SUBNET]).await;
+        host.mine(State::Ready).await.is_empty() && host.assigned().is_empty()
+    })
+    .await;
+    pool
+}
