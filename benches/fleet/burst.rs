@@ -7,8 +7,9 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use super::figures::{Report, Times, ms, quantile};
+use super::hosts;
 use super::plot::{self, Line};
-use crate::support::host::{ASSIGN, Fleet, Host, Kind, agree, eventually};
+use crate::support::host::{ASSIGN, Fleet, Host, Kind, SUBNET, agree, eventually};
 use crate::support::vpc::Switches;
 
 const HOSTS: u8 = 16;
@@ -59,16 +60,7 @@ async fn measure(order: Order) -> (Times, usize, Vec<(f64, f64)>) {
     let fleet = Fleet::with(Kind::Mariadb, "10.77.0.0/19", Switches::default()).await;
     let mut hosts = Vec::new();
     for n in 1..=HOSTS {
-        let mut host = fleet.host_of(n, "m5.24xlarge");
-        let url = fleet.db.as_ref().unwrap().url_here();
-        host.set(&[
-            ("EC2_IPAM_WARM_TARGET", "4"),
-            ("EC2_IPAM_COOLDOWN", "60s"),
-            ("EC2_IPAM_LOG", "info"),
-            ("EC2_IPAM_DATABASE_URL", &url),
-        ]);
-        host.start().await;
-        hosts.push(host);
+        hosts.push(hosts::started(&fleet, n, "m5.24xlarge", &[]).await);
     }
     let (mut times, mut most, mut rounds) = (Times::default(), 0, Vec::new());
     for _ in 0..ROUNDS {
@@ -93,11 +85,11 @@ async fn measure(order: Order) -> (Times, usize, Vec<(f64, f64)>) {
         times.push(began.elapsed());
         rounds.push(given.iter().flatten().map(|(_, at)| at.as_secs_f64() * 1e3).collect::<Vec<_>>());
         fleet.vpc.latency(Duration::ZERO);
-        let calls = |host: &Host| {
-            let mine = |call: &&_| call_is(call, host);
-            fleet.vpc.calls().iter().filter(mine).count()
+        let calls = fleet.vpc.calls();
+        let of_host = |host: &Host| {
+            calls.iter().filter(|call| call.action == ASSIGN && call.eni.as_ref() == Some(&host.eni)).count()
         };
-        most = most.max(hosts.iter().map(calls).max().unwrap());
+        most = most.max(hosts.iter().map(of_host).max().unwrap());
         agree(&hosts.iter().collect::<Vec<_>>()).await;
         for ((host, pool), given) in hosts.iter().zip(&pools).zip(given) {
             for (ip, _) in given {
@@ -113,17 +105,11 @@ async fn measure(order: Order) -> (Times, usize, Vec<(f64, f64)>) {
     (times, most, plot::cumulated(&rounds[ROUNDS / 2]))
 }
 
-fn call_is(call: &crate::support::vpc::Call, host: &Host) -> bool {
-    call.action == ASSIGN && call.eni.as_ref() == Some(&host.eni)
-}
-
 /// A pool whose ENI has nothing, and refills nothing before it is asked.
 async fn empty_pool(host: &Host) -> String {
     let pool = host.pool().await;
-    let id = host.rows().await.iter().find(|row| row.iface.as_ref() == Some(&host.eni)).is_some();
-    assert!(id, "the interface's primary address has a row");
     eventually("nothing is on the interface", async || {
-        host.tell(&["recycle", crate::support::host::SUBNET]).await;
+        host.tell(&["recycle", SUBNET]).await;
         host.mine(State::Ready).await.is_empty() && host.assigned().is_empty()
     })
     .await;

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use super::figures::{Report, Times, timed};
+use super::hosts;
 use super::life::resident;
 use super::plot::{self, Line};
 use crate::support::host::{ASSIGN, Fleet, Host, Kind, UNASSIGN, agree};
@@ -26,15 +27,7 @@ pub async fn run(report: &mut Report) {
     let fleet = Fleet::with(Kind::Mariadb, "10.77.0.0/19", Switches::default()).await;
     let mut hosts = Vec::new();
     for n in 1..=HOSTS {
-        let mut host = fleet.host_of(n, "m5.24xlarge");
-        let url = fleet.db.as_ref().unwrap().url_here();
-        host.set(&[
-            ("EC2_IPAM_COOLDOWN", "1s"),
-            ("EC2_IPAM_WARM_TARGET", "4"),
-            ("EC2_IPAM_LOG", "info"),
-            ("EC2_IPAM_DATABASE_URL", &url),
-        ]);
-        host.start().await;
+        let host = hosts::started(&fleet, n, "m5.24xlarge", &[("EC2_IPAM_COOLDOWN", "1s")]).await;
         let pool = host.pool().await;
         hosts.push((host, pool));
     }

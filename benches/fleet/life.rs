@@ -9,6 +9,7 @@ use ec2_ipam::address::State;
 use serde_json::json;
 
 use super::figures::{Report, Times, ms, timed};
+use super::hosts;
 use crate::support::host::{Fleet, Host, Kind, SUBNET, eni, eventually};
 use crate::support::vpc::{EniSpec, Switches};
 
@@ -48,11 +49,7 @@ async fn start(report: &mut Report) {
         let (mut bound, mut first, mut again) = (Times::default(), Times::default(), Times::default());
         for n in 1..=11 {
             let fleet = Fleet::new(kind).await;
-            let mut host = fleet.host(n);
-            host.set(&[("EC2_IPAM_WARM_TARGET", "4"), ("EC2_IPAM_LOG", "info")]);
-            if let Some(db) = &fleet.db {
-                host.set(&[("EC2_IPAM_DATABASE_URL", &db.url_here())]);
-            }
+            let mut host = hosts::host(&fleet, n, "c5.large", &[]);
             for life in [&mut first, &mut again] {
                 let began = Instant::now();
                 host.launch();
@@ -89,11 +86,7 @@ async fn init(report: &mut Report) {
         let (mut times, mut again) = (Times::default(), Times::default());
         for n in 1..=5 {
             let fleet = Fleet::with(kind, "10.77.0.0/16", Switches::default()).await;
-            let mut host = fleet.host(n);
-            if let Some(db) = &fleet.db {
-                host.set(&[("EC2_IPAM_DATABASE_URL", &db.url_here())]);
-            }
-            host.start().await;
+            let host = hosts::started(&fleet, n, "c5.large", &[]).await;
             // The table is there.
             eventually("the store is open", async || host.ask(&["status"]).await.1.contains("store")).await;
             let (time, told) = timed(host.tell(&["init", SUBNET])).await;
@@ -125,12 +118,7 @@ pub fn resident(pid: u32) -> (f64, f64) {
 async fn memory(report: &mut Report) {
     const ENIS: u8 = 21;
     let fleet = Fleet::with(Kind::Mariadb, "10.77.0.0/20", Switches::default()).await;
-    let mut host = fleet.host_of(1, "p5.48xlarge");
-    host.set(&[
-        ("EC2_IPAM_WARM_TARGET", "4"),
-        ("EC2_IPAM_LOG", "info"),
-        ("EC2_IPAM_DATABASE_URL", &fleet.db.as_ref().unwrap().url_here()),
-    ]);
+    let mut host = hosts::host(&fleet, 1, "p5.48xlarge", &[]);
     for n in 2..=ENIS {
         attach(&fleet, &host, n);
     }

@@ -36,6 +36,7 @@ mod churn;
 mod claims;
 mod docker;
 mod figures;
+mod hosts;
 mod life;
 mod paper;
 mod plot;

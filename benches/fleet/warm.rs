@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::figures::{Report, Times, timed};
+use super::hosts;
 use crate::support::host::{Fleet, Host, Kind, Wire, eventually, request};
 use crate::support::vpc::Switches;
 use ec2_ipam::address::State;
@@ -45,18 +46,8 @@ pub async fn run(report: &mut Report) {
 /// A host of its own fleet whose ENI holds enough idle addresses for a round.
 async fn warm_host(kind: Kind) -> (Host, String) {
     let fleet = Fleet::with(kind, "10.77.0.0/24", Switches::default()).await;
-    let mut host = fleet.host_of(1, "m5.24xlarge");
-    host.set(&[
-        ("EC2_IPAM_WARM_TARGET", "44"),
-        ("EC2_IPAM_WARM_MAX", "49"),
-        ("EC2_IPAM_COOLDOWN", "1s"),
-        ("EC2_IPAM_LOG", "info"),
-    ]);
-    // The server's local socket: nothing stands between, as with what it is compared with.
-    if let Some(db) = &fleet.db {
-        host.set(&[("EC2_IPAM_DATABASE_URL", &db.url_here())]);
-    }
-    host.start().await;
+    let settings = [("EC2_IPAM_WARM_TARGET", "44"), ("EC2_IPAM_WARM_MAX", "49"), ("EC2_IPAM_COOLDOWN", "1s")];
+    let host = hosts::started(&fleet, 1, "m5.24xlarge", &settings).await;
     let pool = host.pool().await;
     let first = host.lease(&pool).await;
     host.release(&pool, first).await;

@@ -113,7 +113,7 @@ async fn at_every_point(kind: Kind, manner: Manner) {
 impl Case {
     async fn run(&self, kind: Kind) {
         let after = format!("on {kind:?} {self}");
-        let mut bed = Bed::alone(kind, self.way.cidr(kind), self.way.instance_type()).await;
+        let mut bed = Bed::alone(kind, self.way.cidr(), self.way.instance_type()).await;
         self.way.prepare(&mut bed).await;
         let unclear = match self.manner {
             Manner::Once | Manner::Twice => None,

@@ -136,13 +136,9 @@ impl Way {
         matches!(self, Self::Foreign | Self::DeadEni)
     }
 
-    /// More than one chunk of rows where that matters: a chunk has 1000 in MariaDB, 4096 in SQLite.
-    pub fn cidr(self, kind: Kind) -> &'static str {
-        match (self, kind) {
-            (Self::Init, Kind::Mariadb) => "10.77.0.0/21",
-            (Self::Init, Kind::Sqlite) => "10.77.0.0/19",
-            _ => "10.77.0.0/26",
-        }
+    /// More than one chunk of rows where that matters: a chunk has 4000 in MariaDB, 4096 in SQLite.
+    pub fn cidr(self) -> &'static str {
+        if self == Self::Init { "10.77.0.0/19" } else { "10.77.0.0/26" }
     }
 
     pub fn instance_type(self) -> &'static str {
