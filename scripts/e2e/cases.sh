@@ -238,13 +238,13 @@ case_boot_parent_down() {
 }
 
 case_host_agent() {
-    about "an agent put the ENI's addresses on the link itself: doctor says so and they are given to nobody"
+    about "an agent put addresses of the ENI on the link itself: doctor says so and they are given to nobody"
     local idle ip
-    # There is room for another address, whatever the cases before have left.
+    # Not all of them: on a full interface nothing would be left to give.
     on h1 ec2-ipam recycle subnet-0e2e0000000000077 >/dev/null
     run h1 agent
     remove h1 agent
-    idle=$(on h1 "ec2-ipam list --json" | jq -r '.. | objects | select(.state? == "ready") | .ip')
+    idle=$(on h1 "ec2-ipam list --json" | jq -r '.. | objects | select(.state? == "ready") | .ip' | head -n 3)
     for ip in $idle; do on h1 ip addr add "$ip/32" dev eth1; done
     if on h1 ec2-ipam doctor >"$bed/doctor"; then fail "doctor finds nothing wrong"; fi
     grep -q 'FAIL  host agent' "$bed/doctor" || fail "$(cat "$bed/doctor")"
