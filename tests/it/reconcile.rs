@@ -156,7 +156,8 @@ async fn an_idle_address_that_left_the_interface_is_given_back(kind: Kind) {
 async fn an_unknown_address_on_the_interface_joins_the_idle_ones_only_if_nothing_uses_it(kind: Kind) {
     let fleet = Fleet::new(kind).await;
     let (host, docker, pool) = bed(&fleet, 1, &[]).await;
-    let lives = host.lease(&pool).await;
+    // Named: any other could be one of those that somebody takes below.
+    let lives = host.request(&pool, "10.77.0.40").await.unwrap();
     let (unused, in_docker, on_link) = (ip(100), ip(101), ip(102));
     docker.runs(&[lives, in_docker]);
     host.ip(&format!("addr add {on_link}/32 dev eth1"));
@@ -318,7 +319,8 @@ async fn a_calm_interface_is_not_described_every_time(kind: Kind) {
 async fn what_others_take_and_let_go_is_scanned(kind: Kind) {
     let fleet = Fleet::new(kind).await;
     let (host, docker, pool) = bed(&fleet, 1, &[]).await;
-    let lives = host.lease(&pool).await;
+    // Named: any other could be one of those that somebody takes below.
+    let lives = host.request(&pool, "10.77.0.40").await.unwrap();
     docker.runs(&[lives]);
     fleet.vpc.add_eni(EniSpec::new(RDS, SUBNET, ip(200)));
     fleet.vpc.take(RDS, ip(201));

@@ -20,13 +20,15 @@ pub(super) struct Tries<'a> {
     /// Others were in the way so often.
     pub(super) conflicts: u32,
     lost: u32,
+    /// What ended the attempt before this one.
+    last: Option<Trouble>,
     /// The host that the attempt began with.
     host: usize,
 }
 
 impl<'a> Tries<'a> {
     pub(super) fn new(pool: &'a Arc<Pool>, until: Instant) -> Self {
-        Self { pool, until, longest: ATTEMPT, conflicts: 0, lost: 0, host: pool.hosts.now() }
+        Self { pool, until, longest: ATTEMPT, conflicts: 0, lost: 0, last: None, host: pool.hosts.now() }
     }
 
     /// For work that takes its time.
@@ -50,7 +52,9 @@ impl<'a> Tries<'a> {
         }
         // The next call shall not wait there too.
         self.pool.hosts.leave(self.host);
-        Err(if self.conflicts > 0 && self.lost == 0 { Trouble::Conflict } else { self.pool.hosts.silent() })
+        let silent = self.pool.hosts.silent();
+        // However little time was left for the last attempt: what the one before it was told says more.
+        Err(self.last.clone().unwrap_or(silent))
     }
 
     /// Waits until another attempt makes sense; else says why there is none.
@@ -79,6 +83,7 @@ impl<'a> Tries<'a> {
             return Err(trouble.into_error(&self.pool.at));
         }
         sleep_until(again).await;
+        self.last = Some(trouble);
         self.host = self.pool.hosts.now();
         Ok(())
     }
