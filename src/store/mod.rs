@@ -215,7 +215,8 @@ impl Store {
     }
 
     /// Carries out guarded changes in one transaction, each on its own terms: `false` means that the row was not what the
-    /// change expected, so somebody else moved it: look again (I5).
+    /// change expected, so somebody else moved it: look again (I5). Where the answer was lost on the way, they may have
+    /// moved it after the change.
     pub async fn apply(&self, changes: &[Change], until: Instant) -> Result<Vec<bool>> {
         if changes.is_empty() {
             return Ok(Vec::new());

@@ -60,6 +60,15 @@ pub async fn move_on(store: &Store, ip: Ipv4Addr, event: Event) {
     assert_eq!(store.apply(&[change], soon()).await.unwrap(), [true], "I1: somebody else moved {ip}");
 }
 
+/// The last change of a row that is anybody's after it: when its answer was lost, another may have the row before we look.
+pub async fn free(store: &Store, ip: Ipv4Addr) {
+    let row = store.row(ip, soon()).await.unwrap().unwrap();
+    let change = row.on(Event::Gone).unwrap_or_else(|_| panic!("I1: {ip} is {row:?} though nobody else may move it"));
+    store.apply(&[change], soon()).await.unwrap();
+    let after = store.row(ip, soon()).await.unwrap().unwrap();
+    assert_ne!(after.claim, row.claim, "{ip} is as it was");
+}
+
 /// A subnet with so many free addresses; the others are in use.
 async fn nearly_full(bed: &Bed, free: u8) {
     let status = |last| if last <= free { Status::Free } else { Status::Occupied };

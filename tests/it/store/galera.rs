@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::bed::{Bed, ip, open, soon, subnet, token};
 use super::calls::{Call, assert_sentence};
-use super::contention::{Held, claim_one, grant_one, move_on};
+use super::contention::{Held, claim_one, free, grant_one, move_on};
 use crate::support::galera::{self, Galera};
 use crate::support::host::eventually;
 
@@ -39,7 +39,7 @@ async fn live(store: Store, n: u8, held: Arc<Held>, rounds: Arc<[AtomicUsize]>, 
                 move_on(&store, ip, event).await;
             }
             held.let_go(ip);
-            move_on(&store, ip, Event::Gone).await;
+            free(&store, ip).await;
         }
         rounds[usize::from(n)].fetch_add(1, Ordering::Relaxed);
     }
