@@ -32,8 +32,8 @@ cp -L "$root/initrd.img" "$work/initrd"
 
 # ssh is the way in, by a link of its own that leads nowhere else.
 ssh-keygen -q -t ed25519 -N '' -C e2e -f "$work/key"
-install -D -m 600 "$work/key.pub" "$root/root/.ssh/authorized_keys"
-printf 'UsePAM no\nUseDNS no\n' >"$root/etc/ssh/sshd_config.d/e2e.conf"
+install -m 600 "$work/key.pub" "$root/etc/ssh/authorized_keys"
+printf 'UsePAM no\nUseDNS no\nAuthorizedKeysFile /etc/ssh/authorized_keys\n' >"$root/etc/ssh/sshd_config.d/e2e.conf"
 printf '[Match]\nMACAddress=02:cc:00:00:00:01\n[Link]\nName=ctl\n' >"$root/etc/systemd/network/10-ctl.link"
 printf '[Match]\nName=ctl\n[Network]\nAddress=10.0.2.15/24\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n' >"$root/etc/systemd/network/10-ctl.network"
 echo '/dev/vda / ext4 defaults 0 0' >"$root/etc/fstab"
