@@ -1,11 +1,11 @@
 //! Claims: taking rows that no other host has its hand on.
 //!
 //! A row that is named by its key is taken by it, in one statement: the cheapest way there is. Otherwise it is one
-//! packet: an UPDATE joined to a locking read of the coldest rows that skips locked ones, and a
-//! look at which rows carry the token now. On KEY cold (subnet,status,ts) and KEY mine (iface,status,ts) the locking
-//! read stops after the rows it takes and locks no others; on any other key it locks whatever it sorts. Where rows have
-//! to be chosen one by one (a sub-pool: `ip` sorts as text) or others were in the way, they are chosen by a plain read
-//! and locked by primary key.
+//! packet: an UPDATE joined to a locking read of the coldest rows that skips locked ones, and a look at which rows
+//! carry the token now. On KEY cold (subnet,status,ts) and KEY mine (iface,status,ts) the locking read stops after
+//! the rows it takes and locks no others; on any other key it locks whatever it sorts. Where rows have to be chosen
+//! one by one (a sub-pool: `ip` sorts as text) or others were in the way, they are chosen by a plain read and locked
+//! by primary key.
 //!
 //! The token also tells whether a packet whose answer was lost took effect, so it is looked up before anything else. A
 //! packet that was given up may not have come to its end yet (a Galera cluster that loses a node holds commits back for

@@ -53,7 +53,7 @@ impl<'a> Tries<'a> {
         // The next call shall not wait there too.
         self.pool.hosts.leave(self.host);
         let silent = self.pool.hosts.silent();
-        // However little time was left for the last attempt: what the one before it was told says more.
+        // What the attempt before was told says more than that this one had too little time.
         Err(self.last.clone().unwrap_or(silent))
     }
 
