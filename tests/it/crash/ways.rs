@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use ec2_ipam::address::State;
 
 use super::bed::{Bed, Engine};
-use crate::support::host::{ASSIGN, Kind, RDS, UNASSIGN, ip};
+use crate::support::host::{ASSIGN, Kind, RDS, SUBNET, UNASSIGN, ip};
 
 /// What the driver does when it dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +182,13 @@ impl Way {
             _ => {}
         }
         bed.host.kill();
+        if self == Self::Unknown {
+            // Another host scans: this one's scan could be the first to mark the very address, and the point is then passed
+            // once too seldom.
+            let hold =
+                |until| format!("REPLACE INTO task (name,holder,`until`) VALUES ('scan:{SUBNET}','{RDS}',{until})");
+            bed.host.sql(&hold("NOW()+INTERVAL 1 DAY"), &hold("unixepoch()+86400")).await;
+        }
     }
 
     /// What happens while the driver is away, before each life that ends at the point.
