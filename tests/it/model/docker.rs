@@ -1,5 +1,6 @@
 //! A Docker Engine's API on a unix socket, as far as the driver reads it: it shows the containers of the reference.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct Docker {
     /// How often it has listed its containers, and when last.
     pub listings: usize,
     listed_at: Duration,
+    /// What the driver that lives now gave itself, or was shown.
+    known: HashSet<Ipv4Addr>,
 }
 
 #[derive(Clone, Debug)]
@@ -42,6 +45,7 @@ struct Endpoint {
 impl Docker {
     /// An endpoint shows only when its container has started.
     pub fn shows(&mut self, ip: Ipv4Addr, now: Duration) {
+        self.known.insert(ip);
         let from = now + Duration::from_millis(fastrand::u64(0..1500));
         self.endpoints.push(Endpoint { ip, from, until: Duration::MAX });
     }
@@ -57,6 +61,17 @@ impl Docker {
         for endpoint in self.endpoints.iter_mut().filter(|endpoint| endpoint.ip == ip) {
             endpoint.until = endpoint.until.min(until);
         }
+    }
+
+    /// A driver begins that knows nothing yet.
+    pub fn meets_another(&mut self) {
+        self.known.clear();
+    }
+
+    /// Whether the driver that lives now gave the address or was shown it. It may have it from the table as well, but until
+    /// it has looked there, nothing else tells it of a container that an earlier life gave the address to.
+    pub fn has_told(&self, ip: Ipv4Addr) -> bool {
+        self.known.contains(&ip)
     }
 
     /// Whether its last list had the address of a container that was gone: until the next one, a driver that started after
@@ -101,6 +116,8 @@ fn answer(shared: &Shared, seat: usize, path: &str) -> Option<(u16, Value)> {
     if path.starts_with("/containers/json") {
         docker.listings += 1;
         docker.listed_at = now;
+        let shown: Vec<Ipv4Addr> = docker.shown(now).map(|endpoint| endpoint.ip).collect();
+        docker.known.extend(shown);
     }
     Some(answer)
 }

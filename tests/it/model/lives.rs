@@ -87,6 +87,7 @@ impl Game<'_> {
             let mut ledger = self.bed.shared.ledger();
             let is_lost = ledger.live.iter().any(|(ip, on)| *on == seat && ledger.is_set_back(*ip));
             let docker = &mut ledger.seats[seat].docker;
+            docker.meets_another();
             if is_lost {
                 docker.mode = Mode::Up;
                 docker.shows_all();

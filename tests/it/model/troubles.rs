@@ -192,7 +192,7 @@ impl Game<'_> {
                     && !older.primary
                     // Its own host learns of another one's `recycle --all` from the table, by its next look.
                     && !(older.state() == State::Ready && self.bed.shared.ledger().recycled.contains(&row.ip));
-                is_apt.then(|| (row.clone(), older.clone()))
+                (is_apt && !self.is_told_by_the_table_alone(row.ip)).then(|| (row.clone(), older.clone()))
             })
             .collect();
         let Some((row, older)) = self.rng.choice(&candidates).cloned() else { return };
@@ -203,6 +203,14 @@ impl Game<'_> {
         }
         self.bed.shared.tell(&format!("the database lost {} and has {}", row.shown(), older.shown()));
         self.bed.books.set_back(owner, &older);
+    }
+
+    /// Whether a driver that lives knows of the container only if it has read its row already: an earlier life gave the
+    /// address, and Docker has not shown it since.
+    fn is_told_by_the_table_alone(&self, ip: Ipv4Addr) -> bool {
+        let ledger = self.bed.shared.ledger();
+        let seat = ledger.live.get(&ip).copied();
+        seat.is_some_and(|seat| self.players[seat].life.is_some() && !ledger.seats[seat].docker.has_told(ip))
     }
 
     /// Docker forgot a container, or its driver was away when it ended: nobody releases the address.
