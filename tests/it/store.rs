@@ -3,6 +3,7 @@
 mod bed;
 mod calls;
 mod claims;
+mod codes;
 mod contention;
 mod contract;
 mod faults;

@@ -1,7 +1,7 @@
 //! A TCP proxy in front of the database that loses, swallows, delays, stalls and cuts, and counts round trips.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,6 +25,8 @@ struct State {
     stalled: AtomicBool,
     /// Whoever comes is turned away.
     away: AtomicBool,
+    /// Whoever comes or asks is told this error, as by a proxy without a server; none: 0.
+    error: AtomicU16,
     /// What becomes of the next request that holds this text.
     fate: std::sync::Mutex<Option<(&'static str, Fate)>>,
     /// How long each packet is under way, milliseconds.
@@ -74,6 +76,11 @@ impl Proxy {
         self.cut();
     }
 
+    /// Answers newcomers and requests alike with this error, until told 0.
+    pub fn errs(&self, code: u16) {
+        self.state.error.store(code, Ordering::Relaxed);
+    }
+
     pub fn slow(&self, latency: Duration) {
         self.state.latency.store(u64::try_from(latency.as_millis()).unwrap(), Ordering::Relaxed);
     }
@@ -117,9 +124,23 @@ impl State {
     }
 }
 
+/// An error packet of the protocol: with an SQL state once both sides know each other.
+fn error_packet(code: u16, sequence: u8) -> Vec<u8> {
+    let state = if sequence == 0 { "" } else { "#HY000" };
+    let message = format!("{state}No server behind this proxy.");
+    let mut packet = vec![u8::try_from(message.len() + 3).unwrap(), 0, 0, sequence, 0xff];
+    packet.extend(code.to_le_bytes());
+    packet.extend(message.bytes());
+    packet
+}
+
 async fn pass(mut client: TcpStream, port: u16, state: &State, mut cut: watch::Receiver<u32>) -> std::io::Result<()> {
     if state.away.load(Ordering::Relaxed) {
         return Ok(());
+    }
+    let error = state.error.load(Ordering::Relaxed);
+    if error > 0 {
+        return client.write_all(&error_packet(error, 0)).await;
     }
     let mut server = TcpStream::connect(("127.0.0.1", port)).await?;
     client.set_nodelay(true)?;
@@ -138,6 +159,12 @@ async fn pass(mut client: TcpStream, port: u16, state: &State, mut cut: watch::R
                 }
                 state.requests.fetch_add(1, Ordering::Relaxed);
                 state.delay().await;
+                let error = state.error.load(Ordering::Relaxed);
+                // Not a goodbye, which has no answer.
+                if error > 0 && n > 5 {
+                    client.write_all(&error_packet(error, 1)).await?;
+                    continue;
+                }
                 let fate = state.fate_of(&up[..n]);
                 if fate == Some(Fate::Lost) { return Ok(()) }
                 server.write_all(&up[..n]).await?;

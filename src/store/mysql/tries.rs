@@ -64,7 +64,7 @@ impl<'a> Tries<'a> {
                 self.conflicts += 1;
                 Duration::from_millis(5 << self.conflicts.min(6))
             }
-            Trouble::Lost(_) | Trouble::Away(_) | Trouble::ReadOnly => {
+            Trouble::Lost(_) | Trouble::Away(_) | Trouble::Unknown(_) | Trouble::ReadOnly => {
                 self.lost += 1;
                 // Connections are lost for many reasons, and their host knows best what became of the packet.
                 if self.lost > 1 || !matches!(trouble, Trouble::Lost(_)) {

@@ -25,6 +25,9 @@ pub(super) enum Trouble {
     MayNot(String),
     /// A column, key or table was there already.
     There,
+    /// An answer that is not known to be final, of a server on its way down or of a proxy: what became of the packet is unknown,
+    /// waiting may help, and so may another host.
+    Unknown(String),
     /// An error that will be there the next time too.
     Strange(String),
 }
@@ -38,7 +41,12 @@ impl Trouble {
     /// The reason alone, where several hosts have one each.
     pub(super) fn why(&self) -> &str {
         match self {
-            Self::Lost(why) | Self::Away(why) | Self::Refused(why) | Self::MayNot(why) | Self::Strange(why) => why,
+            Self::Lost(why)
+            | Self::Away(why)
+            | Self::Refused(why)
+            | Self::MayNot(why)
+            | Self::Unknown(why)
+            | Self::Strange(why) => why,
             Self::ReadOnly => "it is read-only",
             Self::TooOld(_) => "it is too old (MySQL 8.0.1 or MariaDB 10.6 is needed)",
             Self::Conflict | Self::Duplicate | Self::There => "it is busy with other hosts",
@@ -48,7 +56,13 @@ impl Trouble {
     /// Whether waiting may help.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Lost(_) | Self::Away(_) | Self::ReadOnly | Self::Conflict | Self::Duplicate | Self::There => true,
+            Self::Lost(_)
+            | Self::Away(_)
+            | Self::Unknown(_)
+            | Self::ReadOnly
+            | Self::Conflict
+            | Self::Duplicate
+            | Self::There => true,
             Self::Refused(_) | Self::TooOld(_) | Self::MayNot(_) | Self::Strange(_) => false,
         }
     }
@@ -61,7 +75,7 @@ impl Trouble {
             Self::ReadOnly => StoreError::ReadOnly { at },
             Self::Refused(why) | Self::MayNot(why) => StoreError::Refused { at, why },
             Self::TooOld(found) => StoreError::TooOld { found },
-            Self::Strange(why) => StoreError::Failed { at, why },
+            Self::Unknown(why) | Self::Strange(why) => StoreError::Failed { at, why },
         }
     }
 }
@@ -81,7 +95,7 @@ impl From<Error> for Trouble {
             Error::Io(IoError::Tls(error)) => Self::Refused(format!("TLS fails: {error}")),
             Error::Driver(error) => driver(&error),
             // Neither a URL nor a callback of anybody else is in use.
-            Error::Other(_) | Error::Url(_) => Self::Strange("the connection cannot be set up".to_owned()),
+            Error::Other(_) | Error::Url(_) => Self::Unknown("the connection cannot be set up".to_owned()),
         }
     }
 }
@@ -92,7 +106,10 @@ fn plain(error: &std::io::Error) -> String {
     text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
-#[allow(clippy::wildcard_enum_match_arm, reason = "another crate's list of failures; what is not known is strange")]
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "another crate's list of failures; only what is known to be final is"
+)]
 fn driver(error: &DriverError) -> Trouble {
     match error {
         DriverError::ConnectionClosed | DriverError::PacketOutOfOrder => {
@@ -110,15 +127,16 @@ fn driver(error: &DriverError) -> Trouble {
         DriverError::UnexpectedPacket { .. } => {
             Trouble::Lost("what answers does not speak MySQL's protocol".to_owned())
         }
-        other => Trouble::Strange(other.to_string().trim_end_matches('.').to_owned()),
+        other => Trouble::Unknown(other.to_string().trim_end_matches('.').to_owned()),
     }
 }
 
+/// Only codes that are known to be final are: proxies have codes of their own, and servers on their way down many.
 fn server(code: u16, message: &str) -> Trouble {
     match code {
-        // Deadlock, lock wait time-out, "record has changed since last read", interrupted, statement time limits, rolled
-        // back by Group Replication's certification.
-        1213 | 1205 | 1020 | 1317 | 1969 | 3024 | 3101 => Trouble::Conflict,
+        // Deadlock, lock wait time-out, "record has changed since last read", interrupted, altered meanwhile, statement time
+        // limits, rolled back by Group Replication's certification.
+        1213 | 1205 | 1020 | 1028 | 1317 | 1412 | 1969 | 3024 | 3101 => Trouble::Conflict,
         1062 => Trouble::Duplicate,
         // Shutting down, not in its cluster, leaving its group.
         1053 | 1047 | 3100 => Trouble::Away(sentence(message)),
@@ -133,8 +151,25 @@ fn server(code: u16, message: &str) -> Trouble {
         1050 | 1060 | 1061 => Trouble::There,
         // Its message quotes the statement.
         1064 => Trouble::Strange("it does not understand a statement (error 1064)".to_owned()),
-        _ => Trouble::Strange(format!("{} (error {code})", sentence(message))),
+        _ if FINAL.contains(&code) => Trouble::Strange(coded(code, message)),
+        _ => Trouble::Unknown(coded(code, message)),
     }
+}
+
+/// What the same statement will be told the next time too.
+const FINAL: &[u16] = &[
+    // A table, column or key that is not there, or is something else.
+    1033, 1054, 1072, 1146, 1176, 1194, 1195, 1288, 1347, 1932,
+    // What does not fit a column, a key or a constraint.
+    1048, 1264, 1265, 1292, 1364, 1366, 1406, 1451, 1452, 3819, 4025,
+    // What the server cannot do, or not with its settings.
+    1005, 1071, 1115, 1118, 1149, 1193, 1229, 1231, 1235, 1238, 1267, 1273, 1286, 1298, 1305, 1665, 1845, 1846,
+    // Limits of a statement: its size, the rows that it may look at or change.
+    1104, 1153, 1175,
+];
+
+fn coded(code: u16, message: &str) -> String {
+    format!("{} (error {code})", sentence(message))
 }
 
 /// A server's message in the middle of ours.
@@ -165,6 +200,11 @@ mod tests {
         let Trouble::Strange(why) = server(1064, "near 'SELECT'") else { panic!() };
         assert!(!why.contains("SELECT"));
         assert_eq!(server(1146, "Table x."), Trouble::Strange("Table x (error 1146)".into()));
+        // RDS Proxy, ProxySQL, MaxScale, a server going down, a commit of which nobody knows, a code of tomorrow.
+        for code in [9501, 9001, 1815, 2013, 2002, 1105, 1180, 65_535] {
+            assert_eq!(server(code, "Gone."), Trouble::Unknown(format!("Gone (error {code})")));
+            assert!(server(code, "Gone.").may_pass());
+        }
     }
 
     #[test]
