@@ -18,6 +18,9 @@ use serde_json::json;
 #[path = "../src/id.rs"]
 mod id;
 #[allow(dead_code)]
+#[path = "../src/random.rs"]
+mod random;
+#[allow(dead_code)]
 #[path = "../src/store/url.rs"]
 mod url;
 #[path = "../src/socket/wire.rs"]
@@ -118,7 +121,7 @@ fuzz_target!(|input: Input<'_>| {
         }
         Input::ClaimOf { number, kind } => {
             let kind = [Kind::On, Kind::Off, Kind::Lease][usize::from(kind % 3)];
-            let (boot, other) = (Boot::random(), Boot::random());
+            let (boot, other) = (Boot::random().unwrap(), Boot::random().unwrap());
             let claim = boot.claim(number, kind);
             let stored = Claim::stored(claim.as_str().to_owned());
             assert_eq!((stored.kind(), stored.is_of(&boot), stored.is_of(&other)), (Some(kind), true, false));

@@ -29,7 +29,11 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the driver until SIGTERM
-    Serve,
+    Serve {
+        /// As a managed plugin: start in spite of a wrong setting, and answer every call with what is wrong
+        #[arg(long)]
+        plugin: bool,
+    },
     /// Fill the table with a subnet's addresses, or refresh it; repeatable
     Init {
         /// The subnet's id

@@ -45,7 +45,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     let mut code = ExitCode::SUCCESS;
     match cli.command {
-        Command::Serve => {}
+        Command::Serve { .. } => {}
         Command::Init { subnet } => {
             subnet.parse::<SubnetId>()?;
             let done: Refreshed = driver.ask("init", &OfSubnet { subnet: subnet.clone(), all: false }).await?;

@@ -11,16 +11,18 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use serde::Deserialize;
+use tracing_subscriber::filter::Targets;
 
 use crate::ec2::StaticKeys;
 use crate::plan::Warmth;
 use crate::store::{Database, Server};
+use crate::telemetry::levels;
 
 /// Where the plugin listens unless told otherwise: dockerd looks for plugins in this directory.
 pub const LISTEN: &str = "unix:///run/docker/plugins/ec2-ipam.sock";
 
 /// Settings as they were typed.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct Given {
     /// mysql://user:password@host:3306/database, or sqlite:///path of a file for this host alone
     #[arg(
@@ -183,14 +185,41 @@ pub struct Settings {
     pub region: Option<String>,
     /// As above.
     pub keys: Option<StaticKeys>,
+    /// What is logged.
+    pub log: Targets,
+    /// Why nothing is done: these are defaults in place of what cannot be used.
+    pub wrong: Option<String>,
 }
 
 /// The default database: one host, nothing to set up.
 const DATABASE: &str = "sqlite:///var/lib/ec2-ipam/ec2-ipam.db";
 
 impl Given {
-    /// Checks them. Errors name the setting and what it must be.
+    /// Checks them, and AWS's own.
+    ///
+    /// # Errors
+    /// A sentence with the setting, its value unless that may hold a secret, and what it must be.
     pub fn settings(&self) -> anyhow::Result<Settings> {
+        check_aws()?;
+        self.own()
+    }
+
+    /// As a plugin has them: what cannot be used is told to whoever asks the driver, since a plugin that ends at its start
+    /// shows only in the Engine's log why, and `docker plugin enable` says nothing of it.
+    ///
+    /// # Errors
+    /// None that a setting makes.
+    pub fn settings_of_plugin(&self) -> anyhow::Result<Settings> {
+        let why = match self.settings() {
+            Ok(settings) => return Ok(settings),
+            Err(why) => why,
+        };
+        let defaults = |listen: &str| Self { listen: listen.to_owned(), ..Self::default() }.own();
+        let settings = defaults(&self.listen).or_else(|_| defaults(LISTEN))?;
+        Ok(Settings { wrong: Some(format!("{why:#}")), ..settings })
+    }
+
+    fn own(&self) -> anyhow::Result<Settings> {
         let original = self.config.as_deref().map(Original::read).transpose()?.unwrap_or_default();
         let database = match (self.database_url.0.as_str(), original.mysql) {
             ("", Some(mysql)) => mysql.database(),
@@ -202,7 +231,10 @@ impl Given {
         let warm_max = number("EC2_IPAM_WARM_MAX", &self.warm_max, 8)?.max(warm_target);
         let request_timeout = duration("EC2_IPAM_REQUEST_TIMEOUT", &self.request_timeout, 20)?;
         if !(Duration::from_secs(1)..Duration::from_secs(30)).contains(&request_timeout) {
-            bail!("EC2_IPAM_REQUEST_TIMEOUT must be at least 1s and below the 30s after which Docker gives up");
+            bail!(
+                "EC2_IPAM_REQUEST_TIMEOUT is {:?}, but must be at least 1s and below the 30s after which Docker gives up",
+                self.request_timeout
+            );
         }
         let listen = if self.listen.is_empty() { LISTEN } else { &self.listen };
         let Some(listen) = listen.strip_prefix("unix://").filter(|path| path.starts_with('/')) else {
@@ -227,6 +259,8 @@ impl Given {
                 .access_key_id
                 .zip(original.aws.secret_access_key)
                 .map(|(access_key_id, secret_access_key)| StaticKeys { access_key_id, secret_access_key }),
+            log: levels(&self.log)?,
+            wrong: None,
         })
     }
 
@@ -240,6 +274,35 @@ impl Given {
             None => Some(PathBuf::from("/run/docker.sock")),
         }
     }
+}
+
+/// AWS's own settings, which its SDK reads. It tells of a wrong one at the first call only, and without its name.
+fn check_aws() -> anyhow::Result<()> {
+    let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if let Some(region) = given("AWS_REGION")
+        && !region.trim().chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    {
+        bail!("AWS_REGION is {region:?}, but must be a region such as eu-west-1");
+    }
+    for (name, example) in [
+        ("AWS_ENDPOINT_URL_EC2", "https://ec2.eu-west-1.amazonaws.com"),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254"),
+    ] {
+        let Some(url) = given(name) else { continue };
+        let uri: Option<hyper::Uri> = url.parse().ok();
+        let is_fit = |uri: hyper::Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
+        if !uri.is_some_and(is_fit) {
+            // It may hold a login.
+            let shown = if url.contains('@') { "(not shown)".to_owned() } else { format!("{url:?}") };
+            bail!("{name} is {shown}, but must be a URL such as {example}");
+        }
+    }
+    if given("AWS_ACCESS_KEY_ID").is_some() != given("AWS_SECRET_ACCESS_KEY").is_some() {
+        bail!(
+            "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set, but must be both, or none for the instance's role"
+        );
+    }
+    Ok(())
 }
 
 fn number(name: &str, text: &str, default: usize) -> anyhow::Result<usize> {
@@ -265,7 +328,7 @@ fn duration(name: &str, text: &str, default: u64) -> anyhow::Result<Duration> {
 
 fn interval(name: &str, text: &str, default: u64) -> anyhow::Result<Duration> {
     match duration(name, text, default)? {
-        span if span < Duration::from_secs(1) => bail!("{name} must be at least 1s"),
+        span if span < Duration::from_secs(1) => bail!("{name} is {text:?}, but must be at least 1s"),
         span => Ok(span),
     }
 }

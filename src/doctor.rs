@@ -41,6 +41,9 @@ pub struct Check {
     pub remedy: Option<String>,
 }
 
+const CORRECT: &str = "correct it: docker plugin disable -f PLUGIN, docker plugin set PLUGIN NAME=VALUE (NAME= for the default), docker plugin \
+                       enable PLUGIN";
+
 fn ok(name: &str, found: impl Into<String>) -> Check {
     Check { name: name.into(), verdict: Verdict::Ok, found: found.into(), remedy: None }
 }
@@ -57,6 +60,9 @@ impl Ipam {
     /// All checks, in the order in which things depend on each other. What cannot be checked because something before it
     /// failed is left out.
     pub async fn doctor(&self, until: Instant) -> Vec<Check> {
+        if let Some(why) = &self.settings.wrong {
+            return vec![bad("settings", why, CORRECT)];
+        }
         let until = self.at_most_a_request(until);
         let mut checks = Vec::new();
         let host = self.host().await;

@@ -2,11 +2,14 @@
 //!
 //! Without the feature `fail-points`, which nothing shipped has, they are nothing. With it a thread's hook decides, or
 //! the environment of the process: `EC2_IPAM_STOP_AT=refill:claimed` stops at that point for good, `refill:claimed#3` at
-//! its third time, and the log says so.
+//! its third time, and the log says so. `EC2_IPAM_PANIC_AT=scan` has that work in the background panic as it begins.
 
 #[cfg(not(feature = "fail-points"))]
 #[allow(clippy::unused_async, reason = "with fail points it may wait for ever")]
 pub(crate) async fn point(_name: &'static str) {}
+
+#[cfg(not(feature = "fail-points"))]
+pub(crate) fn panic_at(_what: &'static str) {}
 
 /// The store is waited for, while it lives: a test whose clocks stand still does not move them meanwhile.
 #[cfg(not(feature = "fail-points"))]
@@ -20,7 +23,7 @@ impl Underway {
 }
 
 #[cfg(feature = "fail-points")]
-pub(crate) use armed::{Underway, point};
+pub(crate) use armed::{Underway, panic_at, point};
 #[cfg(feature = "fail-points")]
 pub use armed::{on_this_thread, settle_age, underway_on_this_thread};
 
@@ -77,6 +80,14 @@ mod armed {
         if stops.unwrap_or_else(|| is_told(name)) {
             tracing::error!("stopped at {name}");
             std::future::pending::<()>().await;
+        }
+    }
+
+    #[allow(clippy::panic, reason = "it is what a test asks for")]
+    pub(crate) fn panic_at(what: &'static str) {
+        static TOLD: OnceLock<Option<String>> = OnceLock::new();
+        if TOLD.get_or_init(|| std::env::var("EC2_IPAM_PANIC_AT").ok()).as_deref() == Some(what) {
+            panic!("as told");
         }
     }
 

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::random::{self, NoRandomness};
+
 /// A text that is not the name it should be. The sentence is fit for a user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -70,9 +72,12 @@ aws_id!(
 pub struct Boot(String);
 
 impl Boot {
-    /// A new life.
-    pub fn random() -> Self {
-        Self(format!("{:016x}", fastrand::u64(..)))
+    /// A new life, unlike any other of any host.
+    ///
+    /// # Errors
+    /// The operating system has no randomness.
+    pub fn random() -> Result<Self, NoRandomness> {
+        Ok(Self(format!("{:016x}", random::number()?)))
     }
 
     /// The token of the claim with this number.
@@ -208,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_claim_tells_its_boot_and_its_kind() {
-        let (mine, other) = (Boot::random(), Boot::random());
+        let (mine, other) = (Boot::random().unwrap(), Boot::random().unwrap());
         for kind in [Kind::On, Kind::Off, Kind::Lease] {
             let claim = mine.claim(u64::MAX, kind);
             assert_eq!(claim.kind(), Some(kind));

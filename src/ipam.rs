@@ -28,6 +28,7 @@ use crate::reconcile::Reconciler;
 use crate::scan::Scanner;
 use crate::store::Store;
 use crate::subnet::Subnet;
+use crate::supervise::supervised;
 
 /// The driver of one host.
 pub struct Ipam {
@@ -66,8 +67,12 @@ struct Served {
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Ipam {
-    /// Starts reaching the store and EC2.
+    /// Starts reaching the store and EC2; with wrong settings, nothing.
     pub fn start(settings: Settings, tasks: TaskTracker, stop: CancellationToken) -> anyhow::Result<Arc<Self>> {
+        if let Some(why) = &settings.wrong {
+            let (store, ec2) = (Late::never(why.clone()), Late::never(why.clone()));
+            return Self::with(settings, store, ec2, Imds::new(), tasks, stop);
+        }
         let database = settings.database.clone();
         let patience = settings.request_timeout;
         let store = Late::reach("the database", &tasks, stop.clone(), move || {
@@ -107,7 +112,7 @@ impl Ipam {
             ec2,
             imds,
             links: Links::new()?,
-            claims: Arc::new(Claims::new(Boot::random())),
+            claims: Arc::new(Claims::new(Boot::random()?)),
             in_use: Arc::default(),
             tasks,
             stop,
@@ -129,7 +134,7 @@ impl Ipam {
             }
         };
         let stop = self.stop.clone();
-        self.tasks.spawn(async move { stop.run_until_cancelled(work).await });
+        self.tasks.spawn(supervised("taking up", async move { stop.run_until_cancelled(work).await }));
     }
 
     async fn take_up_all(&self) -> Result<(), Error> {
@@ -200,7 +205,7 @@ impl Ipam {
             return;
         };
         let ipam = Arc::clone(self);
-        let mut work = self.tasks.spawn(async move { ipam.release(pool.eni, ip).await });
+        let mut work = self.tasks.spawn(supervised("a release", async move { ipam.release(pool.eni, ip).await }));
         if timeout(RELEASE_PATIENCE, &mut work).await.is_err() {
             tracing::warn!(%ip, "the release of {ip} waits for what is missing, and goes on by itself");
         }

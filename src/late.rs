@@ -8,6 +8,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::supervise::supervised;
+
 /// A thing that is there, or the reason why it is not yet.
 #[derive(Debug, Clone)]
 pub struct Late<T> {
@@ -31,7 +33,7 @@ impl<T: Clone + Send + Sync + 'static> Late<T> {
         F: Future<Output = Result<T, E>> + Send,
     {
         let (sender, state) = watch::channel(Err(format!("{what} has not answered yet")));
-        tasks.spawn(async move {
+        let reaching = async move {
             let trying = async {
                 let mut failures = 0;
                 loop {
@@ -52,7 +54,8 @@ impl<T: Clone + Send + Sync + 'static> Late<T> {
                 }
             };
             stop.run_until_cancelled(trying).await;
-        });
+        };
+        tasks.spawn(supervised(what, reaching));
         Self { state }
     }
 

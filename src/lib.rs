@@ -60,8 +60,9 @@
 //!                                         (task: survey, refill, assign, serve, unassign, repair)
 //! reconcile, scan, fill                   rows compared with EC2 and Docker: of the ENIs served, of whole subnets; new rows
 //! store, ec2, imds, link, engine          adapters: the table, EC2, metadata, interfaces, Docker's API
-//! plan, address, subnet, id, in_use       values and decisions: no IO, no async
-//! config, error, late, telemetry, fault   settings, refusals, waiting for the outside, logs, points where tests stop it
+//! plan, address, subnet, id, in_use, plain  values and decisions: no IO, no async
+//! config, error, late, telemetry          settings, refusals, waiting for the outside, logs
+//! supervise, random, fault                what may not die alone; chance; points where tests stop it
 //! ```
 
 pub mod address;
@@ -83,12 +84,15 @@ pub mod ipam;
 pub mod late;
 pub mod link;
 pub mod operate;
+pub mod plain;
 pub mod plan;
 pub mod pool;
+pub mod random;
 pub mod reconcile;
 pub mod scan;
 pub mod socket;
 pub mod status;
 pub mod store;
 pub mod subnet;
+pub mod supervise;
 pub mod telemetry;

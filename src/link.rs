@@ -10,6 +10,8 @@ use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, Lin
 use rtnetlink::{Error, Handle};
 use tokio::sync::Mutex;
 
+use crate::supervise::supervised;
+
 /// `ENODEV` of Linux: no such interface.
 const ENODEV: i32 = 19;
 /// Longest interface name in bytes (`IFNAMSIZ` - 1). The kernel answers longer ones with other errors than ENODEV.
@@ -72,7 +74,7 @@ impl Links {
         // Strict checking makes the kernel filter address dumps; Linux has it since 4.20. Before, this side filters.
         let opened = rtnetlink::new_connection_with_strict_check().or_else(|_| rtnetlink::new_connection());
         let (connection, handle, _) = opened.map_err(|error| LinkError::Kernel { why: error.to_string() })?;
-        tokio::spawn(connection);
+        tokio::spawn(supervised("netlink", connection));
         Ok(Self { handle, dump: Arc::default() })
     }
 

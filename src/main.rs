@@ -10,15 +10,19 @@ use tokio_util::task::TaskTracker;
 
 use ec2_ipam::cli::{Cli, Command};
 use ec2_ipam::ipam::Ipam;
+use ec2_ipam::plain::plain;
 use ec2_ipam::socket::server;
-use ec2_ipam::{commands, telemetry};
+use ec2_ipam::supervise::supervised;
+use ec2_ipam::{commands, random, telemetry};
 
 fn main() -> ExitCode {
+    random::seed_this_thread();
     let cli = Cli::parse();
     let outcome = tokio::runtime::Builder::new_multi_thread()
         // It waits for sockets nearly all of the time, and what blocks has threads of its own. With a second worker the two
         // wake each other at each step of a request, which costs more than a step.
         .worker_threads(1)
+        .on_thread_start(random::seed_this_thread)
         .enable_all()
         .build()
         .context("cannot start")
@@ -26,18 +30,17 @@ fn main() -> ExitCode {
     outcome.unwrap_or_else(|why| {
         #[allow(clippy::print_stderr, reason = "the one place where a command's failure is told")]
         {
-            eprintln!("ec2-ipam: {why:#}");
+            eprintln!("ec2-ipam: {}", plain(&format!("{why:#}")));
         }
         ExitCode::FAILURE
     })
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    if !matches!(cli.command, Command::Serve) {
-        return commands::run(cli).await;
-    }
-    telemetry::start(&cli.given.log)?;
-    let settings = cli.given.settings()?;
+    let Command::Serve { plugin } = cli.command else { return commands::run(cli).await };
+    let settings = if plugin { cli.given.settings_of_plugin()? } else { cli.given.settings()? };
+    let log = telemetry::start(settings.log.clone())?;
+    let wrong = settings.wrong.clone();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Before anything slow: dockerd gives a plugin about 12 s to listen.
@@ -46,20 +49,27 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let ipam = Ipam::start(settings, tasks.clone(), stop.clone())?;
-    ipam.take_up();
-    ipam.reconcile_always();
-    ipam.scan_always();
-    let serving = tokio::spawn(server::serve(listener, ipam, tasks.clone(), stop.clone()));
+    if let Some(why) = wrong {
+        tracing::error!("nothing is served: {why}");
+    } else {
+        ipam.take_up();
+        ipam.reconcile_always();
+        ipam.scan_always();
+    }
+    let serving = tokio::spawn(supervised("serving", server::serve(listener, ipam, tasks.clone(), stop.clone())));
 
     let which = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
+        never = supervised("the log", log.sum_up_always()) => match never {},
     };
     tracing::info!("{which}: finishing what runs");
     stop.cancel();
     serving.await?;
     tasks.close();
-    match tokio::time::timeout(server::DRAIN, tasks.wait()).await {
+    let drained = tokio::time::timeout(server::DRAIN, tasks.wait()).await;
+    log.end();
+    match drained {
         Ok(()) => tracing::info!("stopped"),
         // Nothing depends on a clean end: the next life settles what is left.
         Err(_) => tracing::warn!("stopped with work unfinished"),

@@ -26,6 +26,7 @@ use crate::late::pause;
 use crate::plan::ledger::{Ledger, Sight};
 use crate::plan::reconcile::{Finding, Look, compare, is_blind};
 use crate::plan::settle_age;
+use crate::supervise::supervised;
 
 /// What rounds know of each other.
 pub struct Reconciler {
@@ -119,7 +120,7 @@ impl Ipam {
             }
         };
         let stop = self.stop.clone();
-        self.tasks.spawn(async move { stop.run_until_cancelled(work).await });
+        self.tasks.spawn(supervised("reconciling", async move { stop.run_until_cancelled(work).await }));
     }
 
     /// One round now, for an operator. `dry_run` changes nothing, and counts as no observation either.

@@ -24,6 +24,7 @@ use crate::plan::scan::{Finding, compare, limit, unseen};
 use crate::reconcile::Found;
 use crate::store::Store;
 use crate::subnet::Subnet;
+use crate::supervise::supervised;
 
 /// What scans know of each other.
 #[derive(Default)]
@@ -88,7 +89,7 @@ impl Ipam {
             }
         };
         let stop = self.stop.clone();
-        self.tasks.spawn(async move { stop.run_until_cancelled(work).await });
+        self.tasks.spawn(supervised("scanning", async move { stop.run_until_cancelled(work).await }));
     }
 
     /// One scan of each subnet in which an ENI is served.

@@ -105,7 +105,8 @@ impl Ipam {
             Err(why) => Err(why.clone()),
         };
         let reconciled = self.reconciler.outcome();
-        let mut problems: Vec<String> = reconciled.problems.into_values().collect();
+        let mut problems: Vec<String> = self.settings.wrong.iter().cloned().collect();
+        problems.extend(reconciled.problems.into_values());
         problems.extend(self.scanner.problems());
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

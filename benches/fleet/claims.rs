@@ -55,7 +55,7 @@ impl Table {
         };
         let rows: Vec<NewRow> = (0..rows).map(row).collect();
         store.insert_missing(&subnet(), &rows, soon()).await.unwrap();
-        (Self { db, boot: Boot::random(), claims: 0 }, store)
+        (Self { db, boot: Boot::random().unwrap(), claims: 0 }, store)
     }
 
     async fn claim(&mut self, store: &Store) -> Duration {
@@ -131,7 +131,7 @@ async fn against_hosts(report: &mut Report) {
         let (times, errors) = (Mutex::new(Times::default()), Mutex::new(Vec::<StoreError>::new()));
         let (subnet, end) = (subnet(), Instant::now() + SPAN);
         let work = stores.iter().enumerate().map(async |(n, store)| {
-            let (eni, boot) = (eni(n), Boot::random());
+            let (eni, boot) = (eni(n), Boot::random().unwrap());
             for number in 0.. {
                 if Instant::now() >= end {
                     return;

@@ -18,7 +18,7 @@ fn row(status: Status, claim: Option<Claim>) -> Row {
 }
 
 fn every_state() -> Vec<Row> {
-    let boot = Boot::random();
+    let boot = Boot::random().unwrap();
     vec![
         row(Status::Free, None),
         row(Status::Allocated, Some(boot.claim(1, Kind::On))),
@@ -31,7 +31,7 @@ fn every_state() -> Vec<Row> {
 }
 
 fn every_event() -> Vec<(&'static str, Event)> {
-    let boot = Boot::random();
+    let boot = Boot::random().unwrap();
     let claim = |kind| boot.claim(2, kind);
     let eni = EniId::stored("eni-0123456789abcdef0".into());
     vec![

@@ -12,6 +12,7 @@ use crate::fault::point;
 use crate::id::{Claim, EniId};
 use crate::late::pause;
 use crate::store::StoreError;
+use crate::supervise::supervised;
 
 /// An address granted to a container, not yet known to have reached Docker.
 ///
@@ -50,7 +51,8 @@ impl Drop for Lease {
             let ip = self.ip;
             tracing::warn!(eni = %eni.id, %ip, "took {ip} back: Docker did not get the answer");
             let tasks = eni.outside.tasks.clone();
-            tasks.spawn_on(async move { eni.let_go(ip, claim, Event::TakeBack).await }, &runtime);
+            let work = async move { eni.let_go(ip, claim, Event::TakeBack).await };
+            tasks.spawn_on(supervised("taking back", work), &runtime);
         }
     }
 }

@@ -5,12 +5,10 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use ipnet::Ipv4Net;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -29,6 +27,7 @@ use crate::plan::reconcile::Finding;
 use crate::plan::{Warmth, settle_age};
 use crate::store::Store;
 use crate::subnet::Subnet;
+use crate::supervise::supervised;
 
 mod assign;
 mod grant;
@@ -236,13 +235,7 @@ impl Eni {
             inbox,
             sender,
         );
-        outside.tasks.spawn(async move {
-            if AssertUnwindSafe(task.run(stop)).catch_unwind().await.is_err() {
-                // Nobody would serve this ENI any more. Docker starts a new life at once, and a crash loses nothing (I6).
-                tracing::error!("a fault in the driver: it ends, to begin anew");
-                std::process::abort();
-            }
-        });
+        outside.tasks.spawn(supervised("an interface's task", task.run(stop)));
         Arc::new(Self { nic, subnet, link, outside, wants, surveyed, shared })
     }
 

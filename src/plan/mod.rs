@@ -154,7 +154,7 @@ mod tests {
         named.holder = Some("fixed:web".into());
         let mut primary = row(13, Status::Ready, None, 1000);
         primary.primary = true;
-        let lease = row(14, Status::Occupied, Some(Boot::random().claim(1, Kind::Lease)), 1000);
+        let lease = row(14, Status::Occupied, Some(Boot::random().unwrap().claim(1, Kind::Lease)), 1000);
         let rows = [row(10, Status::Ready, None, 1000), row(11, Status::Ready, None, 60), named, primary, lease];
         assert_eq!(warmth(4).lacking(&rows), 3);
         assert_eq!(warmth(0).lacking(&rows), 0);

@@ -135,7 +135,7 @@ mod tests {
             status,
             iface: iface.map(eni),
             primary: false,
-            claim: kind.map(|kind: Kind| -> Claim { Boot::random().claim(1, kind) }),
+            claim: kind.map(|kind: Kind| -> Claim { Boot::random().unwrap().claim(1, kind) }),
             holder: None,
             idle: Duration::from_secs(1000),
             claimed: None,

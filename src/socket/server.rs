@@ -26,13 +26,23 @@ use super::line::Line;
 use super::{control, docker};
 use crate::eni::Lease;
 use crate::error::Error;
-use crate::fault::point;
+use crate::fault::{panic_at, point};
 use crate::ipam::Ipam;
+use crate::plain::plain;
 
 /// The Engine's requests have a few hundred bytes.
 const BODY_LIMIT: usize = 64 * 1024;
 /// A head, and what was read of the body with it.
 const BUFFER_LIMIT: usize = 64 * 1024;
+/// Answered with wrong settings too. Without the first three the Engine would not take the driver, and nobody would see what
+/// is wrong with them.
+const ALWAYS: [&str; 5] = [
+    "/Plugin.Activate",
+    "/IpamDriver.GetCapabilities",
+    "/IpamDriver.GetDefaultAddressSpaces",
+    "/v1/status",
+    "/v1/doctor",
+];
 /// Characters of a refusal: what it quotes may be as long as a body.
 const LONGEST: usize = 1000;
 /// What runs when the driver is told to stop may go on for so long; dockerd kills it after 10 s.
@@ -165,7 +175,7 @@ impl Caller {
                 response(StatusCode::OK, &reply.json)
             }
             Err((status, why)) => {
-                let why = shortened(why.to_string());
+                let why = shortened(plain(&why.to_string()).into_owned());
                 tracing::warn!("refused: {why}");
                 response(status, &json!({ "Err": why, "Error": why }))
             }
@@ -207,11 +217,17 @@ impl Caller {
             }
         };
 
+        if let Some(why) = self.ipam.settings.wrong.as_ref().filter(|_| !ALWAYS.contains(&path.as_str())) {
+            return Err(internal(Error::Asked(why.clone())));
+        }
+
         // Detached: a handler finishes though the caller hangs up. What it granted is then taken back as the reply is dropped
         // (I9).
         let (answer, reply) = oneshot::channel();
         let ipam = Arc::clone(&self.ipam);
+        // Not supervised: a panic is this caller's refusal, and nobody else's.
         self.tasks.spawn(async move {
+            panic_at("a request");
             let outcome = match docker::call(&ipam, &path, &body, until).await {
                 Some(outcome) => outcome.map_err(|why| (StatusCode::INTERNAL_SERVER_ERROR, why)),
                 None => control::call(&ipam, &path, &body, until).await,

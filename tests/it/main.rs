@@ -35,4 +35,7 @@ mod robustness;
 mod secrets;
 mod store;
 mod stub;
+#[cfg(feature = "fail-points")]
+mod supervise;
+mod twins;
 mod vpc;

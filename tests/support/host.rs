@@ -401,7 +401,12 @@ impl Host {
     }
 
     pub async fn connect(&self) -> Wire<'_> {
-        Wire { host: self, stream: UnixStream::connect(self.socket()).await.unwrap(), read: Vec::new() }
+        self.try_connect().await.unwrap()
+    }
+
+    /// None while nobody listens.
+    pub async fn try_connect(&self) -> Option<Wire<'_>> {
+        Some(Wire { host: self, stream: UnixStream::connect(self.socket()).await.ok()?, read: Vec::new() })
     }
 
     /// One call as the Engine makes it.

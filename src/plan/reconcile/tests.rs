@@ -18,7 +18,7 @@ fn eni(id: &str) -> EniId {
 }
 
 fn lease() -> Claim {
-    Boot::random().claim(1, Kind::Lease)
+    Boot::random().unwrap().claim(1, Kind::Lease)
 }
 
 fn row(last: u8, status: Status, iface: Option<&str>, claim: Option<Claim>) -> Row {
@@ -172,14 +172,14 @@ fn what_another_eni_has_by_its_row_is_told_and_left_alone() {
     let theirs = [row(10, Status::Occupied, Some(OTHER), Some(lease()))];
     assert_eq!(world().docker(&[10]).finds(&theirs), [What::Conflict]);
     assert_eq!(world().listed(&[10]).finds(&theirs), [What::Contradiction]);
-    let claimed = [row(10, Status::Allocated, Some(OTHER), Some(Boot::random().claim(1, Kind::On)))];
+    let claimed = [row(10, Status::Allocated, Some(OTHER), Some(Boot::random().unwrap().claim(1, Kind::On)))];
     assert_eq!(world().listed(&[10]).finds(&claimed), [], "EC2 will tell its own driver");
 }
 
 #[test]
 fn rows_with_a_call_in_flight_are_left_to_their_task() {
     for kind in [Kind::On, Kind::Off] {
-        let rows = [row(10, Status::Allocated, Some(ENI), Some(Boot::random().claim(1, kind)))];
+        let rows = [row(10, Status::Allocated, Some(ENI), Some(Boot::random().unwrap().claim(1, kind)))];
         assert_eq!(world().finds(&rows), []);
         assert_eq!(world().listed(&[10]).finds(&rows), []);
     }

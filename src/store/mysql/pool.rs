@@ -17,6 +17,7 @@ use super::hosts::Hosts;
 use super::session::{self, goodbye};
 use super::tries::ATTEMPT;
 use super::trouble::Trouble;
+use crate::supervise::supervised;
 
 /// A fleet of a thousand hosts must fit into a small server's connections.
 const CONNECTIONS: usize = 4;
@@ -50,14 +51,14 @@ impl Pool {
     /// Closes idle connections and looks after the server, until the pool is dropped.
     pub(super) fn watch(pool: &Arc<Self>) {
         let pool = Arc::downgrade(pool);
-        tokio::spawn(async move {
+        tokio::spawn(supervised("watching connections", async move {
             loop {
                 sleep(IDLE / 4).await;
                 let Some(pool) = Weak::upgrade(&pool) else { return };
                 pool.close_idle(IDLE).await;
                 pool.look().await;
             }
-        });
+        }));
     }
 
     /// Leaves a host that has become read-only. Calls cannot tell: reads go on there, and a user with the right to write

@@ -119,6 +119,8 @@ impl Setup {
 
     pub fn settings(&self, bed: &Bed, seat: usize) -> Settings {
         Settings {
+            log: ec2_ipam::telemetry::levels("").unwrap(),
+            wrong: None,
             database: bed.books.url(seat).parse().unwrap(),
             parent: None,
             listen: "/nowhere".into(),

@@ -52,7 +52,7 @@ pub async fn open(url: &str) -> Store {
 }
 
 pub fn token(kind: Kind) -> Claim {
-    Boot::random().claim(1, kind)
+    Boot::random().unwrap().claim(1, kind)
 }
 
 impl Bed {
@@ -79,14 +79,14 @@ impl Bed {
     }
 
     pub fn on(store: Store, db: Db) -> Self {
-        Self { store, urls: vec![db.url()], raw: Raw::MySql(db), boot: Boot::random(), _turn: None }
+        Self { store, urls: vec![db.url()], raw: Raw::MySql(db), boot: Boot::random().unwrap(), _turn: None }
     }
 
     pub async fn sqlite() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}/state/ipam.db", dir.path().display());
         let store = open(&url).await;
-        Self { store, raw: Raw::Sqlite(dir), boot: Boot::random(), urls: vec![url], _turn: None }
+        Self { store, raw: Raw::Sqlite(dir), boot: Boot::random().unwrap(), urls: vec![url], _turn: None }
     }
 
     /// The stores of so many other hosts.
