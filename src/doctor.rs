@@ -94,6 +94,12 @@ impl Ipam {
             }
         }
         checks.push(self.check_docker().await);
+        let warnings = self.reconciler.outcome().warnings;
+        checks.extend(
+            warnings.into_values().map(|found| {
+                warning("Docker network", found, "addresses of the VPC should be nowhere else on this host")
+            }),
+        );
         checks.push(self.check_agreement());
         checks
     }

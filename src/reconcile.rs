@@ -28,6 +28,10 @@ use crate::plan::reconcile::{Finding, Look, compare, is_blind};
 use crate::plan::settle_age;
 use crate::supervise::supervised;
 
+mod networks;
+
+use networks::{is_of_a_driver, is_of_a_parent};
+
 /// What rounds know of each other.
 pub struct Reconciler {
     engine: Option<Engine>,
@@ -58,6 +62,8 @@ pub struct Outcome {
     pub whole: Option<Instant>,
     /// What only a person can put right, as the last round saw it: a sentence for each thing that it is about.
     pub problems: BTreeMap<String, String>,
+    /// What is no problem of the driver's, and may be one of the host's: a sentence for each network that it is about.
+    pub warnings: BTreeMap<String, String>,
     /// How many such things there were in this life.
     pub conflicts: u64,
 }
@@ -103,7 +109,7 @@ impl Ipam {
             let gap = ipam.settings.reconcile_interval.min(settle_age() / 6);
             let mut thorough = true;
             // Before any row is read: what a container has is never granted, whatever the table says.
-            ipam.docker().await;
+            ipam.docker(None).await;
             loop {
                 let began = Instant::now();
                 if let Err(why) = ipam.round(thorough, false).await {
@@ -140,8 +146,8 @@ impl Ipam {
             read.push((eni, rows, listed));
         }
         point("reconcile:read").await;
-        let docker = self.docker().await;
         let host = self.host().await.ok();
+        let docker = self.docker(host.as_ref()).await;
         let mut found = Vec::new();
         let mut whole = docker.is_some() || self.reconciler.engine.is_none();
         for (eni, rows, listed) in read {
@@ -207,12 +213,13 @@ impl Ipam {
         }
     }
 
-    /// Docker's word, whole or none; grants keep off what is in use.
-    async fn docker(&self) -> Option<Snapshot> {
+    /// Docker's word, whole or none, without addresses that are not the VPC's; grants keep off what is in use.
+    async fn docker(&self, host: Option<&Host>) -> Option<Snapshot> {
         let asked = Instant::now();
         match self.reconciler.engine.as_ref()?.snapshot().await {
             Ok(snapshot) => {
-                self.in_use.listed(snapshot.addresses.clone(), asked);
+                let snapshot = self.about_the_vpc(snapshot, host).await;
+                self.in_use.listed(snapshot.addresses(), asked);
                 Some(snapshot)
             }
             Err(why) => {
@@ -228,7 +235,7 @@ impl Ipam {
             return std::future::pending().await;
         }
         let mut failures = 0;
-        while self.docker().await.is_none() {
+        while self.docker(None).await.is_none() {
             sleep(pause(failures)).await;
             failures += 1;
         }
@@ -244,7 +251,7 @@ impl Ipam {
         until: Instant,
     ) -> Result<Seen, Error> {
         let known = eni.known();
-        let docker = docker.map(|docker| docker.addresses.clone());
+        let docker = docker.map(Snapshot::addresses);
         let on_list = listed.iter().flatten().map(|(ip, _)| ip);
         let others: BTreeSet<Ipv4Addr> =
             on_list.chain(docker.iter().flatten()).chain(known.leases.keys()).copied().collect();
@@ -378,13 +385,4 @@ impl Reconciler {
             outcome.whole = whole.or(outcome.whole);
         });
     }
-}
-
-/// Whether an IPAM driver other than Docker's own serves it.
-fn is_of_a_driver(network: &Network) -> bool {
-    !matches!(network.ipam.as_str(), "" | "default" | "null")
-}
-
-fn is_of_a_parent(network: &Network) -> bool {
-    is_of_a_driver(network) && matches!(network.driver.as_str(), "ipvlan" | "macvlan")
 }

@@ -23,7 +23,7 @@ pub struct Status {
     pub store: Result<StoreStatus, String>,
     /// Whether EC2's client is set up; why not.
     pub ec2: Result<String, String>,
-    /// How many addresses Docker's containers had when it was last asked, of any network; none while it has not answered.
+    /// How many of the VPC's addresses Docker's containers had when it was last asked; none while it has not answered.
     pub docker: Option<usize>,
     /// How long ago rows, EC2 and Docker were last compared, all of them readable.
     pub reconciled_seconds: Option<u64>,

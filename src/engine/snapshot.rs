@@ -24,10 +24,10 @@ const WHOLE: Duration = Duration::from_secs(30);
 /// What Docker has in use, read whole or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Addresses of every endpoint of every network, running container or not, and every auxiliary address: each counts as a use.
-    pub addresses: HashSet<Ipv4Addr>,
     /// Its networks, but for those without endpoints (`host`, `none`).
     pub networks: Vec<Network>,
+    /// Addresses of containers on networks that are none of these: one that came or went while Docker was read.
+    pub strays: HashSet<Ipv4Addr>,
 }
 
 /// A Docker network as far as the driver's pools go.
@@ -45,6 +45,15 @@ pub struct Network {
     pub ipam_options: BTreeMap<String, String>,
     /// Its IPv4 subnets.
     pub subnets: Vec<Ipv4Net>,
+    /// Addresses of every endpoint, running container or not, and every auxiliary address: each counts as a use.
+    pub addresses: HashSet<Ipv4Addr>,
+}
+
+impl Snapshot {
+    /// All addresses, of whatever network.
+    pub fn addresses(&self) -> HashSet<Ipv4Addr> {
+        self.networks.iter().flat_map(|network| &network.addresses).chain(&self.strays).copied().collect()
+    }
 }
 
 impl Engine {
@@ -64,9 +73,11 @@ impl Engine {
     async fn read_all(&self) -> Result<Snapshot, EngineError> {
         let containers: Vec<Container> = self.get("/containers/json?all=true").await?;
         let up = containers.into_iter().filter(|container| !DOWN.contains(&container.state.as_str()));
-        let attached = up.flat_map(|container| container.settings.networks.into_values().flatten());
-        let mut addresses: HashSet<_> = attached.filter_map(|network| network.ip.0).collect();
-        let mut networks = Vec::new();
+        let attached: Vec<(String, Attached)> = up
+            .flat_map(|container| container.settings.networks)
+            .filter_map(|(name, attached)| Some((name, attached?)))
+            .collect();
+        let mut networks: Vec<(String, Network)> = Vec::new();
         let listed: Vec<Listed> = self.get("/networks").await?;
         for Listed { id, driver } in listed {
             if matches!(driver.as_str(), "host" | "null") {
@@ -76,22 +87,29 @@ impl Engine {
             if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
                 return Err(self.odd("/networks", format!("the network id {id:?}")));
             }
-            let Some(network) = self.get_if_there::<Inspected>(&format!("/networks/{id}")).await? else {
-                continue;
-            };
-            addresses.extend(network.containers.values().filter_map(|endpoint| endpoint.ip.0));
-            let auxiliary = network.ipam.config.iter().flat_map(|config| config.auxiliary.values());
-            addresses.extend(auxiliary.filter_map(|ip| ip.0));
-            networks.push(network.into());
+            if let Some(network) = self.get_if_there::<Inspected>(&format!("/networks/{id}")).await? {
+                networks.push((id, network.into()));
+            }
         }
-        Ok(Snapshot { addresses, networks })
+        let mut strays = HashSet::new();
+        for (name, Attached { network, ip }) in attached {
+            // One that is being started may not have the id yet.
+            let is_its =
+                |(id, of): &&mut (String, Network)| if network.is_empty() { of.name == name } else { *id == network };
+            let its = networks.iter_mut().find(is_its);
+            its.map_or(&mut strays, |(_, network)| &mut network.addresses).extend(ip.0);
+        }
+        Ok(Snapshot { networks: networks.into_iter().map(|(_, network)| network).collect(), strays })
     }
 }
 
 impl From<Inspected> for Network {
     fn from(network: Inspected) -> Self {
         let mut options = network.options;
+        let endpoints = network.containers.values().filter_map(|endpoint| endpoint.ip.0);
+        let auxiliary = network.ipam.config.iter().flat_map(|config| config.auxiliary.values()).filter_map(|ip| ip.0);
         Self {
+            addresses: endpoints.chain(auxiliary).collect(),
             name: network.name,
             driver: network.driver,
             parent: options.remove("parent").filter(|parent| !parent.is_empty()),
@@ -118,6 +136,8 @@ struct Settings {
 
 #[derive(Deserialize)]
 struct Attached {
+    #[serde(default, rename = "NetworkID")]
+    network: String,
     #[serde(rename = "IPAddress")]
     ip: Address,
 }

@@ -10,7 +10,7 @@ use ec2_ipam::address::State;
 use ec2_ipam::reconcile::Found;
 use ec2_ipam::status::Status;
 
-use crate::support::docker::Docker;
+use crate::support::docker::{Docker, Other};
 use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, SUBNET, UNASSIGN, agree, eventually, ip, on_both};
 use crate::support::vpc::{EniSpec, Fault, FaultKind, Vpc};
 
@@ -297,6 +297,80 @@ async fn a_network_on_the_wrong_parent_is_told(kind: Kind) {
     assert!(problem.contains("network pods is on eth0") && problem.contains("-o parent=eth1"), "{problem}");
     docker.with(|docker| docker.parent = "eth1".to_owned());
     eventually("no problem is left", async || status(&host).await.problems.is_empty()).await;
+}
+
+/// A bridge and a Swarm's overlay may have the same numbers as the VPC, as the default pools of a Swarm do.
+#[tokio::test]
+async fn networks_that_merely_have_numbers_of_the_vpc_count_for_nothing() {
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let (host, docker, pool) = bed(&fleet, 1, &[]).await;
+    fleet.vpc.add_eni(EniSpec::new(RDS, SUBNET, ip(200)));
+    // A parent that is no ENI's interface.
+    host.ip("link add lan type veth peer name lanfar");
+    let idle = host.lease(&pool).await;
+    host.release(&pool, idle).await;
+    host.tell(&["init", SUBNET]).await;
+    let other = |name, driver, parent, subnet, ip| Other { name, driver, parent, ipam: "default", subnet, ip };
+    docker.with(|docker| {
+        docker.others = vec![
+            other("bridged", "bridge", "", "10.77.0.0/24", idle),
+            other("ingress", "overlay", "", "10.0.0.0/8", ip(200)),
+            other("lan", "macvlan", "lan", "10.77.0.128/25", ip(200)),
+            other("apart", "bridge", "", "172.18.0.0/16", Ipv4Addr::new(172, 18, 0, 2)),
+        ];
+    });
+    rounds(&docker, 4).await;
+    let status = status(&host).await;
+    assert_eq!(status.problems, Vec::<String>::new(), "{}", host.log());
+    assert_eq!(status.docker, Some(0));
+    assert_eq!(host.mine(State::Ready).await, [idle].into(), "an idle address is no lease");
+    assert_eq!(host.lease(&pool).await, idle, "and is given");
+    let (_, told) = host.ask(&["doctor"]).await;
+    for name in ["bridged", "ingress", "lan"] {
+        let warning = format!("Docker's network {name} (");
+        assert_eq!(host.log().matches(&warning).count(), 1, "{name}: {}", host.log());
+        assert!(told.contains(&warning), "{name}: {told}");
+    }
+    assert!(!told.contains("network apart"), "{told}");
+    docker.with(|docker| docker.others.clear());
+    rounds(&docker, 1).await;
+    assert!(!host.ask(&["doctor"]).await.1.contains("Docker's network"), "it is gone");
+}
+
+#[tokio::test]
+async fn whatever_has_addresses_of_the_interface_counts_whoever_gives_them() {
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let (host, docker, pool) = bed(&fleet, 1, &[]).await;
+    host.ip("link property add dev eth1 altname enp0s6");
+    let given = [host.lease(&pool).await, host.lease(&pool).await, host.lease(&pool).await, host.lease(&pool).await];
+    for ip in given {
+        host.release(&pool, ip).await;
+    }
+    // `--ip` with Docker's own IPAM, the same by the interface's other name, networks made by another name of the driver, and
+    // one made without `-d ipvlan`.
+    let kinds = [
+        ("ipvlan", "eth1", "default"),
+        ("macvlan", "enp0s6", "default"),
+        ("ipvlan", "eth1", "team/ipam:1.0"),
+        ("bridge", "", "ec2-ipam"),
+    ];
+    let names = ["static", "othername", "otheralias", "nodriver"];
+    docker.with(|docker| {
+        docker.others = kinds
+            .into_iter()
+            .zip(names.into_iter().zip(given))
+            .map(|((driver, parent, ipam), (name, ip))| Other {
+                name,
+                driver,
+                parent,
+                ipam,
+                subnet: "10.77.0.0/24",
+                ip,
+            })
+            .collect();
+    });
+    eventually("each is leased again", async || host.mine(State::Lease).await == given.into()).await;
+    assert!(!given.contains(&host.lease(&pool).await), "I1: what a container has is never given");
 }
 
 async fn a_calm_interface_is_not_described_every_time(kind: Kind) {

@@ -19,10 +19,25 @@ pub struct State {
     pub subnet: Option<String>,
     /// The network's parent interface.
     pub parent: String,
+    /// Its other networks.
+    pub others: Vec<Other>,
     /// It answers 500 to everything.
     pub fails: bool,
     /// How often it has listed its containers.
     pub listings: usize,
+}
+
+/// A network beside the driver's own.
+#[derive(Clone, Copy, Debug)]
+pub struct Other {
+    pub name: &'static str,
+    pub driver: &'static str,
+    /// Empty: none.
+    pub parent: &'static str,
+    pub ipam: &'static str,
+    pub subnet: &'static str,
+    /// The address of its one container.
+    pub ip: Ipv4Addr,
 }
 
 /// The Engine. Clones are the same one.
@@ -36,6 +51,7 @@ impl Docker {
             in_use: BTreeSet::new(),
             subnet: Some(subnet.to_owned()),
             parent: "eth1".to_owned(),
+            others: Vec::new(),
             fails: false,
             listings: 0,
         };
@@ -66,16 +82,25 @@ impl State {
         if self.fails {
             return (500, json!({ "message": "failing on purpose" }));
         }
-        let networks: Vec<Value> = self.subnet.iter().map(|subnet| self.network(subnet)).collect();
+        let networks: Vec<Value> = self
+            .subnet
+            .iter()
+            .map(|subnet| self.network(subnet))
+            .chain(self.others.iter().map(Other::network))
+            .collect();
         match path.split('?').next().unwrap_or_default() {
             "/version" => (200, json!({ "Version": "29.0.1", "ApiVersion": "1.52" })),
             "/containers/json" => {
                 self.listings += 1;
-                (200, self.in_use.iter().map(container).collect())
+                let others = self.others.iter().map(|other| container(&other.ip, other.name, other.name));
+                (200, self.in_use.iter().map(|ip| container(ip, "pods", "n1")).chain(others).collect())
             }
             "/networks" => (200, json!(networks)),
-            "/networks/n1" => networks.into_iter().next().map_or((404, json!({})), |network| (200, network)),
-            _ => (404, json!({ "message": "page not found" })),
+            path => {
+                let id = path.strip_prefix("/networks/");
+                let network = networks.into_iter().find(|network| network["Id"].as_str() == id);
+                network.map_or((404, json!({ "message": "not found" })), |network| (200, network))
+            }
         }
     }
 
@@ -87,10 +112,20 @@ impl State {
     }
 }
 
-fn container(ip: &Ipv4Addr) -> Value {
+impl Other {
+    fn network(&self) -> Value {
+        json!({
+            "Name": self.name, "Id": self.name, "Scope": "local", "Driver": self.driver, "Options": { "parent": self.parent },
+            "IPAM": { "Driver": self.ipam, "Options": null, "Config": [{ "Subnet": self.subnet }] },
+            "Containers": { "c": { "IPv4Address": format!("{}/24", self.ip) } },
+        })
+    }
+}
+
+fn container(ip: &Ipv4Addr, network: &str, id: &str) -> Value {
     json!({
         "Id": format!("{:064x}", u32::from(*ip)), "Names": [format!("/c{ip}")], "State": "running",
-        "NetworkSettings": { "Networks": { "pods": { "NetworkID": "n1", "EndpointID": "e", "IPAddress": ip } } },
+        "NetworkSettings": { "Networks": { network: { "NetworkID": id, "EndpointID": "e", "IPAddress": ip } } },
     })
 }
 

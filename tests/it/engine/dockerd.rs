@@ -39,7 +39,7 @@ async fn a_real_docker_tells_its_uses_through_stop_pause_crash_and_swarm() {
     let driver = bed.network_driver("eth1");
     let engine = Engine::new(bed.dir.join("docker.sock"));
     let host = Host { bed, engine };
-    assert_eq!(host.snapshot().await, Snapshot { addresses: HashSet::new(), networks: Vec::new() });
+    assert_eq!(host.snapshot().await, Snapshot { networks: Vec::new(), strays: HashSet::new() });
 
     let create = |options: &str| host.docker(&format!("network create -d {driver} {options}"));
     create("-o parent=eth1 --subnet 10.50.0.0/24 --aux-address kept=10.50.0.20 --ipam-opt colour=red front");
@@ -59,7 +59,7 @@ async fn a_real_docker_tells_its_uses_through_stop_pause_crash_and_swarm() {
     assert_eq!((running.len(), twice.len(), paused.len()), (1, 2, 1));
     expected.extend(running.iter().chain(&twice).chain(&paused));
     let snapshot = host.snapshot().await;
-    assert_eq!(snapshot.addresses, expected, "running, on two networks, paused, and an auxiliary address");
+    assert_eq!(snapshot.addresses(), expected, "running, on two networks, paused, and an auxiliary address");
 
     let mut networks = snapshot.networks;
     networks.sort_by(|a, b| b.name.cmp(&a.name));
@@ -81,7 +81,7 @@ async fn a_real_docker_tells_its_uses_through_stop_pause_crash_and_swarm() {
     expected.remove(&twice[0]);
     expected.remove(&twice[1]);
     expected.extend(host.of("twice"));
-    assert_eq!(host.snapshot().await.addresses, expected);
+    assert_eq!(host.snapshot().await.addresses(), expected);
 
     // dockerd dies, and its containers with it: it releases their addresses when it is back, and then nobody has them.
     host.bed.down(Signal::SIGKILL);
@@ -89,17 +89,17 @@ async fn a_real_docker_tells_its_uses_through_stop_pause_crash_and_swarm() {
     host.bed.up();
     let shown = host.of("running");
     let snapshot = host.snapshot().await;
-    assert_eq!(snapshot.addresses, HashSet::from([auxiliary]), "dead containers, of which one shows {shown:?}");
+    assert_eq!(snapshot.addresses(), HashSet::from([auxiliary]), "dead containers, of which one shows {shown:?}");
     host.docker("start running");
     let started = host.of("running");
-    assert_eq!(host.snapshot().await.addresses, HashSet::from([auxiliary, started[0]]));
+    assert_eq!(host.snapshot().await.addresses(), HashSet::from([auxiliary, started[0]]));
 
     // A swarm's own endpoints have no container.
     host.docker("swarm init --advertise-addr 127.0.0.1");
     eventually("an endpoint without a container", async || {
         host.engine.snapshot().await.is_ok_and(|snapshot| {
             let bridge = snapshot.networks.iter().find(|network| network.name == "docker_gwbridge");
-            bridge.is_some_and(|bridge| snapshot.addresses.iter().any(|ip| bridge.subnets[0].contains(ip)))
+            bridge.is_some_and(|bridge| snapshot.addresses().iter().any(|ip| bridge.subnets[0].contains(ip)))
         })
     })
     .await;
@@ -108,7 +108,7 @@ async fn a_real_docker_tells_its_uses_through_stop_pause_crash_and_swarm() {
     host.docker("rm -f running twice paused stopped created");
     host.docker("network rm front");
     let snapshot = host.snapshot().await;
-    assert!(!snapshot.addresses.contains(&auxiliary), "its network is gone");
+    assert!(!snapshot.addresses().contains(&auxiliary), "its network is gone");
     assert!(snapshot.networks.iter().all(|network| network.name != "front"));
     host.bed.down(Signal::SIGTERM);
 }

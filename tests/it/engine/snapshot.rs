@@ -118,9 +118,15 @@ fn script() -> Script {
         (
             CONTAINERS,
             Answer::Json(json!([
-                container("running", json!({ "front": { "IPAddress": "10.0.0.20" }, "back": { "IPAddress": "10.1.0.4" } })),
-                container("paused", json!({ "front": { "IPAddress": "10.0.0.22" } })),
-                container("restarting", json!({ "front": { "IPAddress": "10.0.0.23" }, "gone": null })),
+                container("running", json!({
+                    "front": { "NetworkID": "f0", "IPAddress": "10.0.0.20" },
+                    "back": { "NetworkID": "b0", "IPAddress": "10.1.0.4" }
+                })),
+                container("paused", json!({ "net-f0": { "NetworkID": "", "IPAddress": "10.0.0.22" } })),
+                container("restarting", json!({
+                    "front": { "NetworkID": "f0", "IPAddress": "10.0.0.23" }, "gone": null,
+                    "new": { "NetworkID": "e0", "IPAddress": "10.2.0.2" }
+                })),
                 container("created", json!({ "front": { "IPAddress": "", "IPAMConfig": { "IPv4Address": "10.0.0.77" } } })),
                 container("exited", json!({ "front": { "IPAddress": "10.0.0.88" } })),
                 container("running", json!({ "host": { "IPAddress": "" } })),
@@ -150,8 +156,9 @@ fn ips(texts: &[&str]) -> HashSet<Ipv4Addr> {
 async fn every_endpoint_and_every_auxiliary_address_is_a_use() {
     let docker = Docker::new(script());
     let snapshot = docker.engine.snapshot().await.unwrap();
-    let expected = ["10.0.0.2", "10.0.0.20", "10.0.0.21", "10.0.0.22", "10.0.0.23", "10.1.0.3", "10.1.0.4"];
-    assert_eq!(snapshot.addresses, ips(&expected));
+    let expected = ["10.0.0.2", "10.0.0.20", "10.0.0.21", "10.0.0.22", "10.0.0.23", "10.1.0.3", "10.1.0.4", "10.2.0.2"];
+    assert_eq!(snapshot.addresses(), ips(&expected));
+    assert_eq!(snapshot.strays, ips(&["10.2.0.2"]), "its network came after they were listed");
     let front = Network {
         name: "net-f0".into(),
         driver: "ipvlan".into(),
@@ -159,6 +166,7 @@ async fn every_endpoint_and_every_auxiliary_address_is_a_use() {
         ipam: "ec2-ipam:latest".into(),
         ipam_options: BTreeMap::from([("eni-id".into(), "eni-1".into())]),
         subnets: vec!["10.0.0.0/24".parse().unwrap()],
+        addresses: ips(&expected[..5]),
     };
     let back = Network {
         name: "net-b0".into(),
@@ -167,6 +175,7 @@ async fn every_endpoint_and_every_auxiliary_address_is_a_use() {
         ipam: "default".into(),
         ipam_options: BTreeMap::new(),
         subnets: vec!["10.1.0.0/16".parse().unwrap()],
+        addresses: ips(&expected[5..7]),
     };
     assert_eq!(snapshot.networks, [front, back]);
     assert_eq!(*docker.asked.lock().unwrap(), [CONTAINERS, NETWORKS, FRONT, BACK]);
@@ -177,7 +186,7 @@ async fn an_idle_docker_is_whole_and_empty() {
     let docker =
         Docker::new(BTreeMap::from([(CONTAINERS, Answer::Json(json!([]))), (NETWORKS, Answer::Json(json!([])))]));
     let snapshot = docker.engine.snapshot().await.unwrap();
-    assert!(snapshot.addresses.is_empty() && snapshot.networks.is_empty());
+    assert!(snapshot.addresses().is_empty() && snapshot.networks.is_empty());
 }
 
 #[tokio::test]
@@ -185,7 +194,8 @@ async fn a_network_that_goes_while_docker_is_read_has_no_endpoints() {
     let mut gone = script();
     gone.remove(FRONT);
     let snapshot = Docker::new(gone).engine.snapshot().await.unwrap();
-    assert_eq!(snapshot.addresses, ips(&["10.0.0.20", "10.0.0.22", "10.0.0.23", "10.1.0.3", "10.1.0.4"]));
+    assert_eq!(snapshot.strays, ips(&["10.0.0.20", "10.0.0.22", "10.0.0.23", "10.2.0.2"]));
+    assert_eq!(snapshot.networks[0].addresses, ips(&["10.1.0.3", "10.1.0.4"]));
     assert_eq!(snapshot.networks.len(), 1);
 }
 
@@ -236,11 +246,11 @@ async fn whatever_else_goes_wrong_makes_the_snapshot_unknown() {
         (
             CONTAINERS,
             &containers,
-            "/1/NetworkSettings/Networks/front/IPAddress",
+            "/1/NetworkSettings/Networks/net-f0/IPAddress",
             Some(json!("10.0.0")),
             "is no address",
         ),
-        (CONTAINERS, &containers, "/1/NetworkSettings/Networks/front/IPAddress", None, "IPAddress"),
+        (CONTAINERS, &containers, "/1/NetworkSettings/Networks/net-f0/IPAddress", None, "IPAddress"),
         (CONTAINERS, &containers, "/4/NetworkSettings/Networks/front/IPAddress", Some(json!(7)), "invalid type"),
         (CONTAINERS, &containers, "/1/NetworkSettings/Networks", None, "Networks"),
         (CONTAINERS, &containers, "/1/NetworkSettings", None, "NetworkSettings"),
