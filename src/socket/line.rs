@@ -1,6 +1,9 @@
-//! A caller's stream that remembers whether the caller left before it had read all that it was sent.
+//! A caller's stream that remembers whether the caller left before it had read all that it was sent, and that loses nothing
+//! which the caller had sent when it ends.
 
 use std::io;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,12 +11,15 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
 
 /// The stream.
 pub(super) struct Line {
     pub(super) stream: UnixStream,
     /// Set once the caller has left so.
     pub(super) left: Arc<AtomicBool>,
+    /// From then on nothing more is taken in.
+    pub(super) end: CancellationToken,
 }
 
 impl Line {
@@ -29,8 +35,20 @@ impl Line {
     }
 }
 
+/// A request is then either there already, to be read before the end of the stream, or its caller cannot send any of it, and
+/// sends it whole on another connection. A connection closed with a request unread would be reset, and the Engine would
+/// repeat that request without its body.
+fn take_no_more(stream: &UnixStream) -> io::Result<()> {
+    // Only the standard library's stream can be closed in this direction.
+    std::os::unix::net::UnixStream::from(stream.as_fd().try_clone_to_owned()?).shutdown(Shutdown::Read)
+}
+
 impl AsyncRead for Line {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.end.is_cancelled() {
+            // Without a file descriptor for a moment: what comes now may be lost, as it is quiet.
+            let _ = take_no_more(&self.stream);
+        }
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
         self.note(outcome)
     }

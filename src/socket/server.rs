@@ -49,6 +49,8 @@ const LONGEST: usize = 1000;
 pub const DRAIN: Duration = Duration::from_secs(8);
 /// Whatever waits says so this long before it would be cut off.
 const DRAIN_REQUESTS: Duration = Duration::from_secs(7);
+/// So long after its end half a request, or an answer that nobody reads, is not waited for any more.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// Binds the socket, mode 0600. A socket file that nobody listens on any more is replaced.
 pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
@@ -68,7 +70,7 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 
 /// Serves until told to stop, then lets what runs finish.
 pub async fn serve(listener: UnixListener, ipam: Arc<Ipam>, tasks: TaskTracker, stop: CancellationToken) {
-    let connections = Connections::new();
+    let connections = Connections::new(stop.clone());
     let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
@@ -116,25 +118,25 @@ struct Caller {
 impl Caller {
     async fn serve(self, stream: UnixStream) {
         let left = Arc::new(AtomicBool::new(false));
-        let line = Line { stream, left: Arc::clone(&left) };
+        let end = self.place.end();
+        let line = Line { stream, left: Arc::clone(&left), end: end.clone() };
         let service = service_fn(|request| self.answer(request));
         // No time-out between requests: the Engine keeps idle connections and would repeat a call that met a closing one
-        // without its body.
+        // without its body. Half-closed ones are answered: at its end a connection is one.
         let connection = hyper::server::conn::http1::Builder::new()
+            .half_close(true)
             .max_buf_size(BUFFER_LIMIT)
             .serve_connection(TokioIo::new(line), service);
         tokio::pin!(connection);
+        // What was sent before its end is answered, if it is whole.
         let outcome = tokio::select! {
+            biased;
             outcome = &mut connection => outcome,
-            () = async { tokio::select! { () = self.stop.cancelled() => {}, () = self.place.ended() => {} } } => {
-                // Half a request that may never become a whole one is not waited for.
-                if self.place.is_busy() {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                } else {
-                    Ok(())
-                }
-            }
+            () = end.cancelled() => tokio::select! {
+                biased;
+                outcome = &mut connection => outcome,
+                () = self.place.is_quiet_for(LINGER) => Ok(()),
+            },
         };
         if let Err(why) = outcome {
             tracing::debug!("a connection ended: {why}");
@@ -156,7 +158,7 @@ impl Caller {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
-        self.place.busy();
+        self.place.waits();
         // A further request on the connection: the answer before was read.
         self.was_read();
         let path = request.uri().path().to_owned();
@@ -180,7 +182,7 @@ impl Caller {
                 response(status, &json!({ "Err": why, "Error": why }))
             }
         };
-        self.place.quiet(true);
+        self.place.waits();
         Ok(response)
     }
 
@@ -216,6 +218,7 @@ impl Caller {
                 return Err((StatusCode::REQUEST_TIMEOUT, Error::Asked("the request did not arrive whole".into())));
             }
         };
+        self.place.busy();
 
         if let Some(why) = self.ipam.settings.wrong.as_ref().filter(|_| !ALWAYS.contains(&path.as_str())) {
             return Err(internal(Error::Asked(why.clone())));

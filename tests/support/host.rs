@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use ec2_ipam::address::{State, Status};
 use ec2_ipam::id::Claim;
 use mysql_async::prelude::Queryable;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -344,9 +345,12 @@ impl Host {
     }
 
     pub fn terminate(&self) {
-        let pid = self.pid();
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
     }
 
     /// SIGTERM, and its end.

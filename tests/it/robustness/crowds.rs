@@ -2,7 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
+use futures_util::future::join_all;
+use nix::sys::signal::Signal;
+use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use super::Target;
@@ -116,4 +120,71 @@ async fn without_file_descriptors_it_recovers() {
     assert!((1..20).contains(&complaints), "{complaints} lines say so");
     idle.let_go();
     target.is_unharmed("connections that are gone").await;
+}
+
+/// A release, as an Engine that stops sends one for each of its containers; of an address that nobody has.
+fn release(target: &Target, n: usize) -> String {
+    let body = json!({ "PoolID": target.pool, "Address": format!("10.99.0.{}", n % 256) });
+    request("/IpamDriver.ReleaseAddress", &format!("{body}\n"))
+}
+
+/// Asks on each, while the driver is stopped, so that it finds all of it at once; all must be answered.
+async fn all_at_once(target: &Target, quiet: Vec<Wire<'_>>, newcomers: usize, what: &str) {
+    target.host.signal(Signal::SIGSTOP);
+    let mut wires = quiet;
+    for _ in 0..newcomers {
+        wires.push(target.host.connect().await);
+    }
+    for (n, wire) in wires.iter_mut().enumerate() {
+        wire.send(&release(target, n)).await;
+    }
+    target.host.signal(Signal::SIGCONT);
+    let count = wires.len();
+    // Each hangs up as it has its answer: the Engine keeps a few open, and closes the rest.
+    let answered = join_all(wires.into_iter().map(async |mut wire| wire.answer().await.is_some())).await;
+    let reset = answered.iter().filter(|answered| !**answered).count();
+    assert_eq!(reset, 0, "{what}: of {count} calls so many were reset");
+    target.is_unharmed(what).await;
+}
+
+#[tokio::test]
+async fn more_calls_at_once_than_there_is_room_for_wait_and_none_is_reset() {
+    let target = Target::new(Kind::Sqlite, |_| ()).await;
+    all_at_once(&target, Vec::new(), 400, "400 calls at once").await;
+    // With few file descriptors, and half of those wanted by connections that are due to go for others.
+    let within = |host: &mut Host| host.within = vec!["prlimit".into(), "--nofile=96:".into()];
+    let target = Target::new(Kind::Sqlite, within).await;
+    let mut quiet = Vec::new();
+    for n in 0..44 {
+        let mut wire = target.host.connect().await;
+        if n % 2 == 0 {
+            is_kept_open(&mut wire, "a new connection").await;
+        }
+        quiet.push(wire);
+    }
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    all_at_once(&target, quiet, 200, "200 calls beside quiet connections that ask too").await;
+    assert!(!target.host.log().contains("cannot accept"), "file descriptors are left to the driver's own calls");
+}
+
+#[tokio::test]
+async fn requests_that_never_become_whole_keep_nobody_out() {
+    let target = Target::new(Kind::Sqlite, |host| {
+        host.within = vec!["prlimit".into(), "--nofile=64:".into()];
+        host.set(&[("EC2_IPAM_REQUEST_TIMEOUT", "29s")]);
+    })
+    .await;
+    let whole = release(&target, 0);
+    let mut held = Vec::new();
+    for end in [whole.len() - 3, whole.find("\r\n").unwrap()] {
+        for _ in 0..40 {
+            let mut wire = target.host.connect().await;
+            wire.send(&whole[..end]).await;
+            held.push(wire);
+        }
+        assert_eq!(target.host.call("/Plugin.Activate", "").await.status, 200);
+        // Its place was made, and not left by a request whose time was over.
+        assert!(!target.host.log().contains("did not arrive whole"), "it waited for half a request");
+    }
+    target.is_unharmed("requests that never become whole").await;
 }
