@@ -167,6 +167,10 @@ impl Ipam {
                 &format!("run as an administrator: {}", description.lacking.join("; ")),
             )
         });
+        if !description.left_out.is_empty() {
+            let found = format!("left out: {}", description.left_out.join("; "));
+            checks.push(bad("rows", found, "correct or delete them; all others are used meanwhile"));
+        }
         match description.binlog_format.as_deref() {
             None | Some("ROW") => checks.push(ok("binary log", description.binlog_format.as_deref().unwrap_or("none"))),
             Some(format) => checks.push(warning(

@@ -108,6 +108,7 @@ impl Ipam {
         let mut problems: Vec<String> = self.settings.wrong.iter().cloned().collect();
         problems.extend(reconciled.problems.into_values());
         problems.extend(self.scanner.problems());
+        problems.extend(described.iter().flat_map(|d| &d.left_out).map(|row| format!("left out: {row}")));
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot: self.claims.boot().to_string(),

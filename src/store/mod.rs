@@ -3,6 +3,9 @@
 //! The store carries out claims and guarded changes and decides nothing else. No transaction outlives a call (I4). Every
 //! call ends by `until`; conflicts and lost connections are retried within it. Whatever is retried is safe to: a claim is
 //! looked up by its token, a guarded change that finds its row already changed as wanted has happened.
+//!
+//! What somebody dropped under an open store is made again at the next call (`schema`); what a clock wrote that has been set
+//! since is not believed (`clock`); rows that cannot be read are left out (`raw`).
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -15,6 +18,7 @@ use crate::address::{Change, NewRow, Row, State};
 use crate::fault::Underway;
 use crate::id::{Claim, EniId, SubnetId};
 
+mod clock;
 mod mysql;
 mod raw;
 mod schema;
@@ -116,6 +120,8 @@ pub struct Description {
     pub binlog_format: Option<String>,
     /// Columns and keys that the schema lacks, and the SQL that adds them.
     pub lacking: Vec<String>,
+    /// Rows that cannot be read and were left out of late: a sentence for each.
+    pub left_out: Vec<String>,
 }
 
 /// How many rows of a subnet are in a state.

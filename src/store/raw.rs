@@ -1,15 +1,17 @@
-//! A row as a database hands it over, before anything in it is believed.
+//! A row as a database hands it over, before anything in it is believed; rows that cannot be are left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::address::{FIXED, Row, State, Status};
+use crate::address::{FIXED, Row, State, Status, cooldown_seconds};
 use crate::id::{Claim, EniId, SubnetId};
 
 use super::Count;
+use super::clock::{Clock, Stamp};
 
-/// The columns of a row, ages in whole seconds.
+/// The columns of a row, and the database's clock when it was read.
 #[derive(Debug)]
 pub(super) struct Raw {
     pub(super) ip: String,
@@ -19,32 +21,95 @@ pub(super) struct Raw {
     pub(super) primary: bool,
     pub(super) claim: Option<String>,
     pub(super) holder: Option<String>,
-    pub(super) idle: u64,
-    pub(super) claimed: Option<u64>,
+    /// Unix seconds; the zero of old tables is as long ago as can be.
+    pub(super) ts: i64,
+    /// Unix milliseconds.
+    pub(super) claimed: Option<i64>,
+    /// Unix milliseconds.
+    pub(super) now: i64,
 }
 
 impl Raw {
-    /// The row, or a sentence that names it.
-    pub(super) fn checked(self) -> Result<Row, String> {
-        let status = Status::parse(&self.status)
-            .ok_or_else(|| format!("the row of {} has the unknown status {:?}", self.ip, self.status))?;
+    /// The row, or a sentence that names it. A time that no clock can have written is taken as now.
+    pub(super) fn checked(self, clock: &Clock) -> Result<Row, String> {
+        let status = Status::parse(&self.status).ok_or_else(|| {
+            format!("the row of {} has the unknown status {:?}; correct or delete it", self.ip, self.status)
+        })?;
         Ok(Row {
             ip: address(&self.ip)?,
             subnet: SubnetId::stored(self.subnet),
             status,
             iface: self.iface.map(EniId::stored),
             primary: self.primary,
-            claim: self.claim.map(Claim::stored),
             holder: self.holder,
-            idle: Duration::from_secs(self.idle),
-            claimed: self.claimed.map(Duration::from_secs),
+            idle: match self.ts {
+                0 => Duration::from_millis(u64::try_from(self.now).unwrap_or(0)),
+                // Whole seconds, as the cool-down counts them.
+                ts => age(clock.age(self.now / 1000 * 1000, ts.saturating_mul(1000))),
+            },
+            claimed: match (&self.claim, self.claimed) {
+                (_, Some(claimed)) => Some(age(clock.age(self.now, claimed))),
+                (Some(_), None) => Some(Duration::ZERO),
+                (None, None) => None,
+            },
+            claim: self.claim.map(Claim::stored),
         })
+    }
+
+    /// Whether a time in it is to be written anew, lest it be taken as now for ever.
+    pub(super) fn is_out_of_time(&self, clock: &Clock) -> bool {
+        let wrong = |then: i64| clock.age(self.now, then) == Stamp::Impossible;
+        self.ts != 0 && wrong(self.ts.saturating_mul(1000)) || self.claim.is_some() && self.claimed.is_none_or(wrong)
+    }
+}
+
+fn age(stamp: Stamp) -> Duration {
+    match stamp {
+        Stamp::Ago(age) => Duration::from_secs(age.as_secs()),
+        Stamp::Impossible => Duration::ZERO,
+    }
+}
+
+/// Rows that could not be read, and so are left out: one must not stand in the way of all others.
+#[derive(Debug, Default)]
+pub(super) struct LeftOut {
+    seen: Mutex<HashMap<String, Instant>>,
+}
+
+/// Each ENI's rows are read about once a minute: what was not seen for so long was mended.
+const MENDED: Duration = Duration::from_secs(180);
+
+impl LeftOut {
+    /// Those that could be read; the others are named in the log, once.
+    pub(super) fn keep<T>(&self, read: impl IntoIterator<Item = Result<T, String>>) -> Vec<T> {
+        read.into_iter().filter_map(|row| row.map_err(|why| self.note(why)).ok()).collect()
+    }
+
+    /// A sentence for each of late.
+    pub(super) fn told(&self) -> Vec<String> {
+        let mut told: Vec<String> = self.seen().keys().cloned().collect();
+        told.sort();
+        told
+    }
+
+    fn note(&self, why: String) {
+        if self.seen().insert(why.clone(), Instant::now()).is_none() {
+            tracing::error!("left out: {why}");
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|_, at| at.elapsed() < MENDED);
+        seen
     }
 }
 
 /// The address in the column `ip`.
 pub(super) fn address(text: &str) -> Result<Ipv4Addr, String> {
-    text.parse()
+    // A column compares as equal what ends in spaces.
+    text.trim_end()
+        .parse()
         .map_err(|_| format!("the table has a row whose ip {text:?} is not an IPv4 address; correct or delete it"))
 }
 
@@ -52,14 +117,17 @@ pub(super) fn address(text: &str) -> Result<Ipv4Addr, String> {
 pub(super) type Group = (String, Option<String>, Option<String>, u64);
 
 /// Rows counted by what they mean rather than by their columns.
-pub(super) fn census(groups: Vec<Group>) -> Result<Vec<Count>, String> {
+pub(super) fn census(groups: Vec<Group>, left_out: &LeftOut) -> Vec<Count> {
     let mut counts = BTreeMap::new();
-    for (status, claim, iface, rows) in groups {
-        let status = Status::parse(&status).ok_or_else(|| format!("the table has the unknown status {status:?}"))?;
+    let known = groups.into_iter().map(|(status, claim, iface, rows)| match Status::parse(&status) {
+        Some(status) => Ok((status, claim, iface, rows)),
+        None => Err(format!("{rows} rows have the unknown status {status:?}; correct or delete them")),
+    });
+    for (status, claim, iface, rows) in left_out.keep(known) {
         let state = State::of(status, claim.map(Claim::stored).as_ref());
         *counts.entry((state, iface.map(EniId::stored))).or_insert(0) += rows;
     }
-    Ok(counts.into_iter().map(|((state, iface), rows)| Count { state, iface, rows }).collect())
+    counts.into_iter().map(|((state, iface), rows)| Count { state, iface, rows }).collect()
 }
 
 /// SQL that maps `claim` to a text of the same kind; the same in both dialects.
@@ -76,11 +144,16 @@ pub(super) fn holder(text: Option<&str>) -> Option<String> {
     text.map(|text| text.chars().take(255).collect())
 }
 
-/// Whole seconds that `ts` must lie back; none: any will do. Rows of a fresh table are 26 years old, so no cool-down
-/// may ask for more than that.
-pub(super) fn cooling(cooldown: Duration) -> Option<u64> {
+/// Whole seconds that `ts` must lie back, and the latest time (Unix seconds) that it must do so from; none: any will do. Rows
+/// of a fresh table are 26 years old, so no cool-down may ask for more than that.
+pub(super) fn cooling(cooldown: Duration, clock: &Clock) -> Option<(i64, i64)> {
     const LONGEST: u64 = 20 * 365 * 86_400;
-    (!cooldown.is_zero()).then(|| crate::address::cooldown_seconds(cooldown.min(Duration::from_secs(LONGEST))))
+    let cooldown = cooldown.min(Duration::from_secs(LONGEST));
+    if cooldown.is_zero() {
+        return None;
+    }
+    let seconds = cooldown_seconds(cooldown).saturating_add(clock.ahead(cooldown));
+    Some((i64::try_from(seconds).unwrap_or(i64::MAX), clock.latest().unwrap_or(i64::from(i32::MAX))))
 }
 
 /// Whole seconds that a task is held for, no less than `span`; at most a year, since `until` ends in 2038.

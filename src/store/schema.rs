@@ -10,8 +10,8 @@ pub(super) struct Found {
     pub(super) engine: Option<String>,
     pub(super) columns: Vec<Column>,
     pub(super) keys: Vec<Key>,
-    /// Whether the table `task` is there.
-    pub(super) task: bool,
+    /// Of `task`; none if there is no such table.
+    pub(super) task: Vec<Column>,
 }
 
 #[derive(Debug)]
@@ -96,7 +96,9 @@ const STEPS: [Step; 7] = [
 ];
 
 /// Column, least length of its text (0: not a text), what its type begins with, whether NULL must be possible.
-const COLUMNS: [(&str, u32, &str, bool); 9] = [
+type Must = (&'static str, u32, &'static str, bool);
+
+const COLUMNS: [Must; 9] = [
     ("ip", 15, "varchar(", false),
     ("subnet", 24, "varchar(", false),
     ("status", 0, "enum(", false),
@@ -108,10 +110,16 @@ const COLUMNS: [(&str, u32, &str, bool); 9] = [
     ("holder", 255, "varchar(", true),
 ];
 
+const TASK: [Must; 3] =
+    [("name", 64, "varchar(", false), ("holder", 64, "varchar(", true), ("until", 0, "timestamp", true)];
+
 /// The steps that are still to be taken; or why this can never become our table.
 pub(super) fn lacking(found: &Found) -> Result<Vec<&'static Step>, String> {
     if found.engine.is_some() {
         check(found)?;
+    }
+    if !found.task.is_empty() {
+        check_columns(&TASK, &found.task, "task.")?;
     }
     let column = |name: &str| found.columns.iter().any(|column| column.name == name);
     let key = |name: &str| found.keys.iter().any(|key| key.name == name);
@@ -121,7 +129,7 @@ pub(super) fn lacking(found: &Found) -> Result<Vec<&'static Step>, String> {
             Adds::Allocation => found.engine.is_none(),
             Adds::Column(name) => !column(name),
             Adds::Key(name, _) => !key(name),
-            Adds::Task => !found.task,
+            Adds::Task => found.task.is_empty(),
         })
         .collect())
 }
@@ -133,13 +141,14 @@ pub(super) fn advice(found: &Found) -> Option<String> {
         .then(|| format!("engine InnoDB, it is {engine} (ALTER TABLE `allocation` ENGINE=InnoDB)"))
 }
 
-fn check(found: &Found) -> Result<(), String> {
-    for (name, length, kind, nullable) in COLUMNS {
-        let Some(column) = found.columns.iter().find(|column| column.name == name) else {
-            if STEPS.iter().any(|step| matches!(step.adds, Adds::Column(added) if added == name)) {
+fn check_columns(columns: &[Must], found: &[Column], of: &str) -> Result<(), String> {
+    for &(name, length, kind, nullable) in columns {
+        let Some(column) = found.iter().find(|column| column.name == name) else {
+            let added = |step: &Step| matches!(step.adds, Adds::Column(added) if of.is_empty() && added == name);
+            if STEPS.iter().any(added) {
                 continue;
             }
-            return Err(format!("it has no column {name}"));
+            return Err(format!("it has no column {of}{name}"));
         };
         let long_enough = column
             .kind
@@ -153,9 +162,14 @@ fn check(found: &Found) -> Result<(), String> {
         let fits = column.kind.starts_with(kind) && long_enough && knows_all && (column.nullable || !nullable);
         if !fits {
             let null = if column.nullable { "NULL" } else { "NOT NULL" };
-            return Err(format!("its column {name} is {} {null}", column.kind));
+            return Err(format!("its column {of}{name} is {} {null}", column.kind));
         }
     }
+    Ok(())
+}
+
+fn check(found: &Found) -> Result<(), String> {
+    check_columns(&COLUMNS, &found.columns, "")?;
     let key = |name: &str| found.keys.iter().find(|key| key.name == name).map(|key| key.columns.as_str());
     if key("PRIMARY") != Some("ip") {
         return Err("its primary key is not the column ip alone".to_owned());
@@ -170,19 +184,35 @@ fn check(found: &Found) -> Result<(), String> {
     Ok(())
 }
 
-/// The same tables for SQLite. `user_version` counts the steps taken. `ts` and `until` are Unix seconds, `claimed` is
-/// Unix milliseconds.
+/// The same tables for SQLite, a step for each `user_version`; repeating them adds what is lacking. `ts` and `until` are Unix
+/// seconds, `claimed` is Unix milliseconds.
 pub(super) const SQLITE: [&str; 1] = ["\
-CREATE TABLE allocation (
+CREATE TABLE IF NOT EXISTS allocation (
   ip TEXT NOT NULL PRIMARY KEY, subnet TEXT NOT NULL,
   status TEXT NOT NULL DEFAULT 'free' CHECK (status IN ('free','ready','allocated','occupied','reserved')),
   iface TEXT, \"primary\" INTEGER NOT NULL, ts INTEGER NOT NULL DEFAULT (unixepoch()),
   claim TEXT, claimed INTEGER, holder TEXT
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX cold ON allocation (subnet, status, ts);
-CREATE INDEX mine ON allocation (iface, status, ts);
-CREATE TABLE task (name TEXT NOT NULL PRIMARY KEY, holder TEXT, until INTEGER) STRICT;
+CREATE INDEX IF NOT EXISTS cold ON allocation (subnet, status, ts);
+CREATE INDEX IF NOT EXISTS mine ON allocation (iface, status, ts);
+CREATE TABLE IF NOT EXISTS task (name TEXT NOT NULL PRIMARY KEY, holder TEXT, until INTEGER) STRICT;
 "];
+
+/// The columns of SQLite's tables, and the type of those that can be added to a table that has lost them.
+pub(super) const SQLITE_COLUMNS: [(&str, &str, Option<&str>); 12] = [
+    ("allocation", "ip", None),
+    ("allocation", "subnet", None),
+    ("allocation", "status", None),
+    ("allocation", "iface", Some("TEXT")),
+    ("allocation", "primary", None),
+    ("allocation", "ts", None),
+    ("allocation", "claim", Some("TEXT")),
+    ("allocation", "claimed", Some("INTEGER")),
+    ("allocation", "holder", Some("TEXT")),
+    ("task", "name", None),
+    ("task", "holder", Some("TEXT")),
+    ("task", "until", Some("INTEGER")),
+];
 
 #[cfg(test)]
 mod tests {
@@ -201,8 +231,17 @@ mod tests {
                 column("ts", "timestamp", false),
             ],
             keys: vec![Key { name: "PRIMARY".into(), columns: "ip".into() }],
-            task: false,
+            task: Vec::new(),
         }
+    }
+
+    fn task() -> Vec<Column> {
+        let column = |name: &str, kind: &str, nullable| Column { name: name.into(), kind: kind.into(), nullable };
+        vec![
+            column("name", "varchar(64)", false),
+            column("holder", "varchar(64)", true),
+            column("until", "timestamp", true),
+        ]
     }
 
     fn what(found: &Found) -> Vec<&'static str> {
@@ -221,7 +260,7 @@ mod tests {
         found.columns.push(Column { name: "note".into(), kind: "text".into(), nullable: true });
         found.keys.push(Key { name: "cold".into(), columns: "subnet,status,ts".into() });
         found.keys.push(Key { name: "theirs".into(), columns: "ts".into() });
-        found.task = true;
+        found.task = task();
         assert_eq!(what(&found), ["column claimed", "column holder", "key mine"]);
     }
 
@@ -242,5 +281,9 @@ mod tests {
         let mut found = original();
         found.keys.push(Key { name: "cold".into(), columns: "ts".into() });
         assert_eq!(lacking(&found).unwrap_err(), "its key cold is not on subnet,status,ts");
+        let mut found = Found { task: task(), ..original() };
+        assert!(lacking(&found).is_ok());
+        found.task.pop();
+        assert_eq!(lacking(&found).unwrap_err(), "it has no column task.until");
     }
 }

@@ -81,6 +81,10 @@ impl Server {
 
     fn parse(rest: &str) -> Result<Self, BadUrl> {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        // The tail of a password whose `?` somebody forgot to encode: no error may quote that.
+        if query.contains('@') {
+            return Err(bad("has an `@` after its `?`: in a user or password a `?` is written %3F, an `@` %40"));
+        }
         // A password may hold an `@` or `/` that somebody forgot to encode; a host cannot.
         let (login, place) =
             rest.rsplit_once('@').ok_or_else(|| bad("names no user: mysql://user:password@host/database"))?;
@@ -100,6 +104,9 @@ impl Server {
         if server.database.is_empty() {
             return Err(bad("names no database after the host: mysql://user:password@host/database"));
         }
+        if place.contains('#') {
+            return Err(bad("has a `#` after the host: in a user, password or database name it is written %23"));
+        }
         if server.database.contains('/') {
             return Err(bad("has a `/` too many: in a user or password it is written %2F, an `@` %40"));
         }
@@ -114,16 +121,13 @@ impl Server {
     }
 
     fn options(&mut self, query: &str) -> Result<(), BadUrl> {
-        // The tail of a password whose `?` somebody forgot to encode: no error may quote that.
-        if query.contains('@') {
-            return Err(bad("has an `@` after its `?`: in a user or password a `?` is written %3F, an `@` %40"));
-        }
         let (mut mode, mut ca, mut name) = (None, None, None);
         for option in query.split('&').filter(|option| !option.is_empty()) {
             let (key, value) = option.split_once('=').unwrap_or((option, ""));
             let value = decoded(value, key)?;
-            match key {
-                "ssl-mode" => mode = Some(value),
+            match dashed(key).as_str() {
+                // As MySQL's own programs write it: VERIFY_IDENTITY.
+                "ssl-mode" => mode = Some(dashed(&value)),
                 "ssl-ca" | "socket" if !value.starts_with('/') => {
                     return Err(bad(&format!("has an option {key} that is not an absolute path")));
                 }
@@ -143,6 +147,12 @@ impl Server {
             (Some("verify-ca"), _) => {
                 return Err(bad(
                     "asks for verify-ca: use verify-identity, with ssl-name=NAME if the certificate names another host",
+                ));
+            }
+            (Some("preferred"), _) => {
+                return Err(bad(
+                    "asks for ssl-mode preferred, which whoever stands in between can switch off: use required, \
+                     verify-identity, or disabled",
                 ));
             }
             (Some(_), _) => return Err(bad(&format!("has an ssl-mode that is none of {MODES}"))),
@@ -183,7 +193,7 @@ impl FromStr for Database {
     type Err = BadUrl;
 
     fn from_str(text: &str) -> Result<Self, BadUrl> {
-        if let Some(rest) = text.strip_prefix("mysql://") {
+        if let Some(rest) = text.strip_prefix("mysql://").or_else(|| text.strip_prefix("mariadb://")) {
             Server::parse(rest).map(Self::MySql)
         } else if let Some(path) = text.strip_prefix("sqlite://") {
             if !path.starts_with('/') || path.ends_with('/') {
@@ -207,6 +217,11 @@ impl fmt::Display for Database {
 
 fn bad(why: &str) -> BadUrl {
     BadUrl(why.to_owned())
+}
+
+/// `VERIFY_CA` as `verify-ca`.
+fn dashed(word: &str) -> String {
+    word.to_lowercase().replace('_', "-")
 }
 
 fn host(address: &str) -> Result<Host, BadUrl> {
@@ -276,6 +291,19 @@ mod tests {
     }
 
     #[test]
+    fn what_other_programs_write_will_do() {
+        assert_eq!(server("mariadb://u:p@h/d"), server("mysql://u:p@h/d"));
+        for mode in ["REQUIRED", "Required", "required"] {
+            assert_eq!(server(&format!("mysql://u:p@h/d?ssl_mode={mode}")).tls, Tls::Required);
+        }
+        assert_eq!(server("mysql://u:p@h/d?ssl-mode=DISABLED").tls, Tls::Disabled);
+        let verified = Tls::VerifyIdentity { ca: Some("/ca".into()), name: None };
+        assert_eq!(server("mysql://u:p@h/d?ssl-mode=VERIFY_IDENTITY&ssl_ca=/ca").tls, verified);
+        // What has no other meaning before the last `@` need not be encoded.
+        assert_eq!(server("mysql://u:a/b#c@d:e@h/d").password(), "a/b#c@d:e");
+    }
+
+    #[test]
     fn several_hosts_have_a_port_each() {
         let s = server("mysql://u:p@a,[fd00::1]:3307,[fd00::2],b.example:3308/d?ssl-mode=required");
         let hosts = [at("a", 3306), at("fd00::1", 3307), at("fd00::2", 3306), at("b.example", 3308)];
@@ -300,6 +328,11 @@ mod tests {
             ("mysql://u:hunter2%zz@h/d", "percent-encoded"),
             ("mysql://u:hunter2@h/d/e", "too many"),
             ("mysql://u:p@h/d?hunter2@h/d", "an `@` after its `?`"),
+            ("mysql://u:hunter2?x@h/d", "a `?` is written %3F"),
+            ("mysql://u:p?hunter2#/@h/d?ssl-mode=required", "a `?` is written %3F"),
+            ("mysql://u:hunter2@h/d#x", "written %23"),
+            ("mysql://u:hunter2@h/d?ssl-mode=PREFERRED", "use required"),
+            ("mysql://u:hunter2@h/d?ssl-mode=VERIFY_CA", "use verify-identity"),
             ("mysql://u:hunter2@h/d?tls=on", "`tls` that is not known: ssl-mode, ssl-ca, ssl-name, socket"),
             ("mysql://u:hunter2@h/d?ssl-mode=on", "verify-identity"),
             ("mysql://u:hunter2@h/d?ssl-mode=required&ssl-ca=/ca", "never checks"),

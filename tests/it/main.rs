@@ -17,6 +17,7 @@ mod support;
 
 mod allocation;
 mod cli;
+mod clocks;
 mod conformance;
 mod contention;
 mod crash;

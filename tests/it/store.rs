@@ -3,6 +3,7 @@
 mod bed;
 mod calls;
 mod claims;
+mod clocks;
 mod codes;
 mod contention;
 mod contract;
@@ -12,6 +13,7 @@ mod hosts;
 mod locks;
 mod login;
 mod outages;
+mod schema;
 mod sqlite;
 mod takeover;
 mod task;

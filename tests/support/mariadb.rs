@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use super::clock::Clock;
 pub use super::server::Db;
 use super::server::{Server, Shell};
 
@@ -28,7 +29,7 @@ pub struct Mariadb {
 /// The server, started by the first test that needs it.
 pub fn server() -> &'static Mariadb {
     static SERVER: OnceLock<Mariadb> = OnceLock::new();
-    SERVER.get_or_init(start)
+    SERVER.get_or_init(|| start(""))
 }
 
 // Keys for "localhost" of an authority of their own, and another authority that signed nothing.
@@ -40,7 +41,14 @@ printf 'subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n' >ext
 openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out server.pem
 "#;
 
-fn start() -> Mariadb {
+/// A server of a test's own, whose clock is the test's to set.
+pub fn with_clock(clock: &Clock) -> &'static Mariadb {
+    let environment = clock.environment().map(|(name, value)| format!("{name}={value}"));
+    Box::leak(Box::new(start(&environment.join(" "))))
+}
+
+/// With this before its command.
+fn start(environment: &str) -> Mariadb {
     let dir = tempfile::tempdir().unwrap().keep();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     // A time zone with DST: sessions must not depend on it.
@@ -48,7 +56,7 @@ fn start() -> Mariadb {
         r#"trap : INT TERM
 {{ {KEYS} }} >keys.log 2>&1
 mariadb-install-db --no-defaults --auth-root-authentication-method=normal --skip-test-db --user=root --datadir="$0/data" >install.log 2>&1
-TZ=Europe/Berlin mariadbd --no-defaults --user=root --datadir="$0/data" --socket="$0/sock" --pid-file="$0/pid" \
+{environment} TZ=Europe/Berlin mariadbd --no-defaults --user=root --datadir="$0/data" --socket="$0/sock" --pid-file="$0/pid" \
   --bind-address=127.0.0.1 --port={port} --max-connections=500 --innodb-buffer-pool-size=64M --innodb-log-file-size=48M \
   --ssl-ca="$0/ca.pem" --ssl-cert="$0/server.pem" --ssl-key="$0/server.key" >server.log 2>&1 </dev/null & pid=$!
 read -r _

@@ -16,11 +16,10 @@ use super::trouble::Trouble;
 /// Our tables as they are.
 const LOOK: &str = "\
     SELECT engine FROM information_schema.tables WHERE table_schema=DATABASE() AND table_name='allocation';\
-    SELECT column_name,column_type,is_nullable FROM information_schema.columns \
-    WHERE table_schema=DATABASE() AND table_name='allocation';\
+    SELECT column_name,column_type,is_nullable,table_name FROM information_schema.columns \
+    WHERE table_schema=DATABASE() AND table_name IN ('allocation','task');\
     SELECT index_name,GROUP_CONCAT(IF(sub_part IS NULL,column_name,'part of a column') ORDER BY seq_in_index SEPARATOR ',') \
-    FROM information_schema.statistics WHERE table_schema=DATABASE() AND table_name='allocation' GROUP BY index_name;\
-    SELECT 1 FROM information_schema.tables WHERE table_schema=DATABASE() AND table_name='task'";
+    FROM information_schema.statistics WHERE table_schema=DATABASE() AND table_name='allocation' GROUP BY index_name";
 
 /// A step that waits for the table's metadata lock makes every other host wait behind it, so it gives up soon and
 /// leaves them a gap.
@@ -40,6 +39,8 @@ pub(super) async fn migrate(pool: &Arc<Pool>, until: Instant) -> Result<(), Stor
                 let sql = steps.iter().map(|step| step.sql).collect::<Vec<_>>().join("; ");
                 return Err(StoreError::Schema { lacks, sql });
             }
+            // A step that does not fit what it finds: checking again would find the same.
+            Err(trouble @ Trouble::Schema(_)) => return Err(trouble.into_error(&pool.at)),
             Err(trouble) => tries.after(trouble).await?,
         }
     }
@@ -67,7 +68,7 @@ async fn step(pool: &Arc<Pool>) -> Result<Progress, Trouble> {
         }
         // Another host was quicker; the connection is dropped, as after any error.
         Err(Trouble::There) => Ok(Progress::Stepped),
-        Err(Trouble::MayNot(_) | Trouble::Refused(_)) => Ok(Progress::MayNot(steps)),
+        Err(Trouble::MayNot(_)) => Ok(Progress::MayNot(steps)),
         Err(other) => Err(other),
     }
 }
@@ -75,19 +76,24 @@ async fn step(pool: &Arc<Pool>) -> Result<Progress, Trouble> {
 fn lacking(found: &Found) -> Result<Vec<&'static Step>, Trouble> {
     schema::lacking(found).map_err(|why| {
         Trouble::Strange(format!(
-            "it has a table `allocation` that is not ec2-ipam's ({why}); give the driver a database of its own"
+            "it has a table that is not ec2-ipam's, or that somebody changed ({why}); change it back, or give the driver a database of its own"
         ))
     })
 }
 
 async fn look(conn: &mut Leased) -> Result<Found, Trouble> {
     let mut found = Found::default();
-    let mut answers = conn.send(LOOK, 4).await?.into_iter().map(|answer| answer.rows);
+    let mut answers = conn.send(LOOK, 3).await?.into_iter().map(|answer| answer.rows);
     for mut row in answers.next().unwrap_or_default() {
         found.engine = Some(column::<Option<String>>(&mut row, 0)?.unwrap_or_default());
     }
     for mut row in answers.next().unwrap_or_default() {
-        found.columns.push(Column {
+        let of = if column::<String>(&mut row, 3)?.eq_ignore_ascii_case("task") {
+            &mut found.task
+        } else {
+            &mut found.columns
+        };
+        of.push(Column {
             name: column::<String>(&mut row, 0)?.to_lowercase(),
             kind: column::<String>(&mut row, 1)?.to_lowercase(),
             nullable: column::<String>(&mut row, 2)? == "YES",
@@ -97,7 +103,6 @@ async fn look(conn: &mut Leased) -> Result<Found, Trouble> {
         let columns = column::<String>(&mut row, 1)?.to_lowercase();
         found.keys.push(Key { name: column(&mut row, 0)?, columns });
     }
-    found.task = answers.next().is_some_and(|rows| !rows.is_empty());
     Ok(found)
 }
 
@@ -130,5 +135,12 @@ async fn description(pool: &Arc<Pool>) -> Result<Description, Trouble> {
     let lacking =
         steps.iter().map(|step| format!("{} ({})", step.what, step.sql)).chain(schema::advice(&found)).collect();
     let binlog_format = format.filter(|_| logs);
-    Ok(Description { kind: "mysql", at: pool.at.clone(), version, binlog_format, lacking })
+    Ok(Description {
+        kind: "mysql",
+        at: pool.at.clone(),
+        version,
+        binlog_format,
+        lacking,
+        left_out: pool.left_out.told(),
+    })
 }

@@ -12,6 +12,8 @@ use mysql_async::{Conn, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::super::clock::Clock;
+use super::super::raw::LeftOut;
 use super::super::url::Server;
 use super::hosts::Hosts;
 use super::session::{self, goodbye};
@@ -27,6 +29,9 @@ pub(super) struct Pool {
     /// Where it leads, for sentences.
     pub(super) at: String,
     pub(super) hosts: Hosts,
+    /// The server's clock; of whichever host.
+    pub(super) clock: Clock,
+    pub(super) left_out: LeftOut,
     permits: Arc<Semaphore>,
     /// Last used last.
     idle: Mutex<Vec<Idle>>,
@@ -43,6 +48,8 @@ impl Pool {
         Arc::new(Self {
             at: server.to_string(),
             hosts: Hosts::new(server),
+            clock: Clock::default(),
+            left_out: LeftOut::default(),
             permits: Arc::new(Semaphore::new(CONNECTIONS)),
             idle: Mutex::default(),
         })
@@ -138,6 +145,11 @@ impl Leased {
         }
         result.drop_result().await?;
         Ok(answers)
+    }
+
+    /// The pool that it comes from.
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     /// One statement that brings rows.

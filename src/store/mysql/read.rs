@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::address::Row;
 use crate::id::{EniId, SubnetId};
 
+use super::super::clock::{AHEAD, EARLIEST};
 use super::super::raw::{self, Raw};
 use super::super::{Count, StoreError};
 use super::pool::{Leased, Pool};
@@ -16,10 +17,8 @@ use super::tries::Tries;
 use super::trouble::Trouble;
 use super::{column, list, text};
 
-/// A `ts` of zero is as long ago as can be.
-const ROWS: &str = "SELECT ip,subnet,status,iface,`primary`,claim,holder,\
-    GREATEST(COALESCE(TIMESTAMPDIFF(SECOND,ts,NOW()),UNIX_TIMESTAMP()),0),\
-    GREATEST(TIMESTAMPDIFF(SECOND,claimed,NOW(3)),0) FROM allocation WHERE ";
+const ROWS: &str = "SELECT ip,subnet,status,iface,`primary`,claim,holder,CAST(UNIX_TIMESTAMP(ts) AS SIGNED),\
+    CAST(UNIX_TIMESTAMP(claimed)*1000 AS SIGNED),CAST(UNIX_TIMESTAMP(NOW(3))*1000 AS SIGNED) FROM allocation WHERE ";
 
 /// Addresses to a statement.
 const CHUNK: usize = 1000;
@@ -65,7 +64,7 @@ pub(super) async fn census(pool: &Arc<Pool>, subnet: &SubnetId, until: Instant) 
     loop {
         match tries.bound(groups(pool, &read)).await {
             Ok(groups) => {
-                return raw::census(groups).map_err(|why| StoreError::Failed { at: pool.at.clone(), why });
+                return Ok(raw::census(groups, &pool.left_out));
             }
             Err(trouble) => tries.after(trouble).await?,
         }
@@ -107,13 +106,30 @@ fn by_address(ips: &[Ipv4Addr]) -> String {
 }
 
 async fn read(conn: &mut Leased, which: &str) -> Result<Vec<Row>, Trouble> {
-    let rows = conn.rows(&format!("{ROWS}{which}")).await?;
-    rows.into_iter().map(checked).collect()
+    let rows = conn.rows(&format!("{ROWS}{which}")).await?.into_iter().map(raw_row).collect::<Result<Vec<_>, _>>()?;
+    let pool = Arc::clone(conn.pool());
+    if let Some(row) = rows.first() {
+        pool.clock.says(row.now);
+    }
+    let wrong: Vec<String> =
+        rows.iter().filter(|row| row.is_out_of_time(&pool.clock)).map(|row| text(&row.ip)).collect();
+    for wrong in wrong.chunks(CHUNK) {
+        conn.send(&format!("{} WHERE ip IN ({})", in_time(), wrong.join(",")), 1).await?;
+    }
+    Ok(pool.left_out.keep(rows.into_iter().map(|row| row.checked(&pool.clock))))
 }
 
-fn checked(mut row: mysql_async::Row) -> Result<Row, Trouble> {
+/// Times that no clock can have written become now, once: from then on they age.
+fn in_time() -> String {
+    format!(
+        "UPDATE allocation SET ts=IF(ts>NOW()+INTERVAL {AHEAD} SECOND OR UNIX_TIMESTAMP(ts) BETWEEN 1 AND {EARLIEST},NOW(),ts),\
+         claimed=IF(claim IS NULL OR claimed BETWEEN FROM_UNIXTIME({EARLIEST}) AND NOW(3)+INTERVAL {AHEAD} SECOND,claimed,NOW(3))"
+    )
+}
+
+fn raw_row(mut row: mysql_async::Row) -> Result<Raw, Trouble> {
     let row = &mut row;
-    let raw = Raw {
+    Ok(Raw {
         ip: column(row, 0)?,
         subnet: column(row, 1)?,
         status: column(row, 2)?,
@@ -121,8 +137,8 @@ fn checked(mut row: mysql_async::Row) -> Result<Row, Trouble> {
         primary: column::<i64>(row, 4)? != 0,
         claim: column(row, 5)?,
         holder: column(row, 6)?,
-        idle: column(row, 7)?,
+        ts: column(row, 7)?,
         claimed: column(row, 8)?,
-    };
-    raw.checked().map_err(Trouble::Strange)
+        now: column(row, 9)?,
+    })
 }

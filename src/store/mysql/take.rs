@@ -17,6 +17,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
+use super::super::clock::AHEAD;
 use super::super::{Choice, FreeClaim, StoreError, WarmGrant, raw};
 use super::pool::{Answer, Leased, Pool};
 use super::tries::Tries;
@@ -39,8 +40,8 @@ struct Take {
     sub_pool: Option<Ipv4Net>,
     /// Tried before any other.
     first: Option<Ipv4Addr>,
-    /// Whether other hosts take from the same rows.
-    shared: bool,
+    /// The subnet, where rows are taken that other hosts take from too.
+    subnet: Option<String>,
 }
 
 pub(super) async fn claim_free(
@@ -58,14 +59,14 @@ pub(super) async fn claim_free(
         eligible: format!(
             "subnet={} AND status='free' AND `primary`=0{}",
             text(wanted.subnet.as_str()),
-            cooled(wanted.cooldown)
+            cooled(wanted.cooldown, pool)
         ),
         becomes: format!("a.status='allocated',a.iface={eni},a.claim={claim},a.claimed=NOW(3),a.holder=NULL,a.ts=a.ts"),
         taken: format!("iface={eni} AND status='allocated' AND claim={claim}"),
         count: wanted.count,
         sub_pool: wanted.sub_pool,
         first: None,
-        shared: true,
+        subnet: Some(text(wanted.subnet.as_str())),
     };
     take.until(pool, until).await
 }
@@ -80,7 +81,7 @@ pub(super) async fn grant_warm(
     let except =
         if wanted.except.is_empty() { String::new() } else { format!(" AND ip NOT IN ({})", list(wanted.except)) };
     let choice = match wanted.choice {
-        Choice::Cooled(cooldown) => cooled(cooldown) + &raw::not_fixed(),
+        Choice::Cooled(cooldown) => cooled(cooldown, pool) + &raw::not_fixed(),
         Choice::Returning => format!(" AND CAST(holder AS BINARY)=CAST({holder} AS BINARY)"),
         Choice::Any => String::new(),
     };
@@ -93,13 +94,15 @@ pub(super) async fn grant_warm(
         count: 1,
         sub_pool: wanted.sub_pool,
         first: wanted.first.filter(|ip| wanted.sub_pool.is_none_or(|range| range.contains(ip))),
-        shared: false,
+        subnet: None,
     };
     Ok(take.until(pool, until).await?.pop())
 }
 
-fn cooled(cooldown: std::time::Duration) -> String {
-    raw::cooling(cooldown).map_or_else(String::new, |seconds| format!(" AND ts<=NOW()-INTERVAL {seconds} SECOND"))
+fn cooled(cooldown: std::time::Duration, pool: &Pool) -> String {
+    raw::cooling(cooldown, &pool.clock).map_or_else(String::new, |(seconds, latest)| {
+        format!(" AND ts<=LEAST(NOW(),FROM_UNIXTIME({latest}))-INTERVAL {seconds} SECOND")
+    })
 }
 
 impl Take {
@@ -122,7 +125,7 @@ impl Take {
                 conn.keep();
                 return Err(Trouble::Conflict);
             }
-            let taken = addresses(conn.rows(&look).await?)?;
+            let taken = addresses(conn.rows(&look).await?, pool)?;
             if !taken.is_empty() {
                 conn.keep();
                 return Ok(taken);
@@ -154,11 +157,22 @@ impl Take {
             self.count, self.becomes
         );
         let taken = match conn.send(&packet, 2).await?.pop() {
-            Some(Answer { rows, .. }) => addresses(rows)?,
-            None => Vec::new(),
+            // All that it took is left out: on to others.
+            Some(Answer { rows, .. }) if !rows.is_empty() => match addresses(rows, pool)? {
+                none if none.is_empty() => return Err(Trouble::Conflict),
+                taken => taken,
+            },
+            Some(_) | None => Vec::new(),
         };
-        if taken.is_empty() && !self.none(&mut conn).await? {
-            return Err(Trouble::Conflict);
+        if taken.is_empty() {
+            if !self.none(&mut conn).await? {
+                return Err(Trouble::Conflict);
+            }
+            if let Some(subnet) = &self.subnet {
+                // Nobody reads free rows: without this they would cool until a clock that was set back has caught up.
+                let wrong = format!("subnet={subnet} AND status='free' AND ts>NOW()+INTERVAL {AHEAD} SECOND");
+                conn.send(&format!("UPDATE allocation FORCE INDEX (cold) SET ts=NOW() WHERE {wrong}"), 1).await?;
+            }
         }
         conn.keep();
         Ok(taken)
@@ -187,14 +201,15 @@ impl Take {
 
     /// The rows to lock by key: the coldest ones that an ENI has, or a draw from the coldest ones of a subnet.
     async fn choose(&self, conn: &mut Leased) -> Result<Vec<Ipv4Addr>, Trouble> {
-        let draw = if self.shared { self.count.saturating_mul(DRAW).max(64) } else { self.count };
+        let draw = self.count.saturating_mul(DRAW).max(64);
         let limit = if self.sub_pool.is_some() { String::new() } else { format!(" LIMIT {draw}") };
         let read =
             format!("SELECT ip FROM allocation FORCE INDEX ({}) WHERE {} ORDER BY ts{limit}", self.key, self.eligible);
-        let mut ips = addresses(conn.rows(&read).await?)?;
+        let rows = conn.rows(&read).await?;
+        let mut ips = addresses(rows, conn.pool())?;
         ips.retain(|ip| self.sub_pool.is_none_or(|net| net.contains(ip)));
         ips.truncate(draw);
-        if self.shared {
+        if self.subnet.is_some() {
             fastrand::shuffle(&mut ips);
         }
         ips.truncate(self.count);
@@ -202,6 +217,7 @@ impl Take {
     }
 }
 
-fn addresses(rows: Vec<mysql_async::Row>) -> Result<Vec<Ipv4Addr>, Trouble> {
-    rows.into_iter().map(|mut row| raw::address(&column::<String>(&mut row, 0)?).map_err(Trouble::Strange)).collect()
+fn addresses(rows: Vec<mysql_async::Row>, pool: &Pool) -> Result<Vec<Ipv4Addr>, Trouble> {
+    let ips = rows.into_iter().map(|mut row| column::<String>(&mut row, 0)).collect::<Result<Vec<_>, _>>()?;
+    Ok(pool.left_out.keep(ips.iter().map(|ip| raw::address(ip))))
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::super::StoreError;
+use super::migrate::migrate;
 use super::pool::Pool;
 use super::trouble::Trouble;
 
@@ -20,6 +21,8 @@ pub(super) struct Tries<'a> {
     /// Others were in the way so often.
     pub(super) conflicts: u32,
     lost: u32,
+    /// Whether the schema was looked at since the call began.
+    checked: bool,
     /// What ended the attempt before this one.
     last: Option<Trouble>,
     /// The host that the attempt began with.
@@ -28,7 +31,16 @@ pub(super) struct Tries<'a> {
 
 impl<'a> Tries<'a> {
     pub(super) fn new(pool: &'a Arc<Pool>, until: Instant) -> Self {
-        Self { pool, until, longest: ATTEMPT, conflicts: 0, lost: 0, last: None, host: pool.hosts.now() }
+        Self {
+            pool,
+            until,
+            longest: ATTEMPT,
+            conflicts: 0,
+            lost: 0,
+            checked: false,
+            last: None,
+            host: pool.hosts.now(),
+        }
     }
 
     /// For work that takes its time.
@@ -74,7 +86,17 @@ impl<'a> Tries<'a> {
                 self.pool.close_idle(Duration::ZERO).await;
                 Duration::from_millis(25 << self.lost.min(5))
             }
-            Trouble::Refused(_) | Trouble::TooOld(_) | Trouble::MayNot(_) | Trouble::Strange(_) => {
+            // Somebody dropped or changed it under us. Nothing took effect, and what is lacking can be added again.
+            Trouble::Schema(_) if !self.checked => {
+                self.checked = true;
+                Box::pin(migrate(self.pool, self.until)).await?;
+                Duration::ZERO
+            }
+            Trouble::Schema(_)
+            | Trouble::Refused(_)
+            | Trouble::TooOld(_)
+            | Trouble::MayNot(_)
+            | Trouble::Strange(_) => {
                 return Err(trouble.into_error(&self.pool.at));
             }
         };

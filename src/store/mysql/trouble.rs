@@ -28,6 +28,8 @@ pub(super) enum Trouble {
     /// An answer that is not known to be final, of a server on its way down or of a proxy: what became of the packet is unknown,
     /// waiting may help, and so may another host.
     Unknown(String),
+    /// A table, column or key is missing or not what it was: the schema's check knows more.
+    Schema(String),
     /// An error that will be there the next time too.
     Strange(String),
 }
@@ -46,6 +48,7 @@ impl Trouble {
             | Self::Refused(why)
             | Self::MayNot(why)
             | Self::Unknown(why)
+            | Self::Schema(why)
             | Self::Strange(why) => why,
             Self::ReadOnly => "it is read-only",
             Self::TooOld(_) => "it is too old (MySQL 8.0.1 or MariaDB 10.6 is needed)",
@@ -63,7 +66,7 @@ impl Trouble {
             | Self::Conflict
             | Self::Duplicate
             | Self::There => true,
-            Self::Refused(_) | Self::TooOld(_) | Self::MayNot(_) | Self::Strange(_) => false,
+            Self::Refused(_) | Self::TooOld(_) | Self::MayNot(_) | Self::Schema(_) | Self::Strange(_) => false,
         }
     }
 
@@ -75,6 +78,12 @@ impl Trouble {
             Self::ReadOnly => StoreError::ReadOnly { at },
             Self::Refused(why) | Self::MayNot(why) => StoreError::Refused { at, why },
             Self::TooOld(found) => StoreError::TooOld { found },
+            Self::Schema(why) => {
+                let why = format!(
+                    "its tables are not as the driver left them, and nothing is lacking that it could add: {why}"
+                );
+                StoreError::Failed { at, why }
+            }
             Self::Unknown(why) | Self::Strange(why) => StoreError::Failed { at, why },
         }
     }
@@ -144,28 +153,38 @@ fn server(code: u16, message: &str) -> Trouble {
         // Too many connections in three ways, killed, cut.
         1040 | 1203 | 1226 | 1927 | 3169 | 4031 | 1152 | 1158..=1161 | 1184 => Trouble::Lost(sentence(message)),
         // Credentials, database, host, locked or expired account, TLS demanded.
-        1044 | 1045 | 1698 | 1049 | 1129 | 1130 | 1251 | 1820 | 1862 | 2049 | 3118 | 3159 | 4151 => {
+        1045 | 1698 | 1129 | 1130 | 1251 | 1820 | 1862 | 2049 | 3118 | 3159 | 4151 => {
             Trouble::Refused(sentence(message))
         }
-        1142 | 1143 | 1227 | 1370 => Trouble::MayNot(sentence(message)),
+        1049 => Trouble::Refused(format!("{}: create it, or correct the URL", sentence(message))),
+        // Its database was dropped; a new session is told so.
+        1046 => Trouble::Lost(sentence(message)),
+        1044 | 1142 | 1143 | 1227 | 1370 => Trouble::MayNot(sentence(message)),
         1050 | 1060 | 1061 => Trouble::There,
         // Its message quotes the statement.
         1064 => Trouble::Strange("it does not understand a statement (error 1064)".to_owned()),
+        _ if SCHEMA.contains(&code) => Trouble::Schema(coded(code, message)),
         _ if FINAL.contains(&code) => Trouble::Strange(coded(code, message)),
         _ => Trouble::Unknown(coded(code, message)),
     }
 }
 
 /// What the same statement will be told the next time too.
+#[rustfmt::skip]
 const FINAL: &[u16] = &[
-    // A table, column or key that is not there, or is something else.
-    1033, 1054, 1072, 1146, 1176, 1194, 1195, 1288, 1347, 1932,
-    // What does not fit a column, a key or a constraint.
-    1048, 1264, 1265, 1292, 1364, 1366, 1406, 1451, 1452, 3819, 4025,
     // What the server cannot do, or not with its settings.
     1005, 1071, 1115, 1118, 1149, 1193, 1229, 1231, 1235, 1238, 1267, 1273, 1286, 1298, 1305, 1665, 1845, 1846,
     // Limits of a statement: its size, the rows that it may look at or change.
     1104, 1153, 1175,
+];
+
+/// Somebody changed the tables under us.
+#[rustfmt::skip]
+const SCHEMA: &[u16] = &[
+    // A table, column or key that is not there, or is something else.
+    1033, 1054, 1072, 1146, 1176, 1194, 1195, 1288, 1347, 1932,
+    // What does not fit a column, a key or a constraint.
+    1048, 1264, 1265, 1292, 1364, 1366, 1406, 1451, 1452, 3819, 4025,
 ];
 
 fn coded(code: u16, message: &str) -> String {
@@ -193,13 +212,18 @@ mod tests {
             assert_eq!(server(code, "x"), Trouble::ReadOnly);
         }
         assert_eq!(server(1040, "Full."), Trouble::Lost("Full".into()));
-        for code in [1045, 1044, 1698, 1049] {
+        for code in [1045, 1698] {
             assert_eq!(server(code, "No."), Trouble::Refused("No".into()));
         }
-        assert_eq!(server(1142, "No."), Trouble::MayNot("No".into()));
+        assert!(matches!(server(1049, "No."), Trouble::Refused(why) if why.starts_with("No: create it")));
+        for code in [1044, 1142] {
+            assert_eq!(server(code, "No."), Trouble::MayNot("No".into()));
+        }
         let Trouble::Strange(why) = server(1064, "near 'SELECT'") else { panic!() };
         assert!(!why.contains("SELECT"));
-        assert_eq!(server(1146, "Table x."), Trouble::Strange("Table x (error 1146)".into()));
+        for code in [1146, 1054, 1176, 1406] {
+            assert_eq!(server(code, "Table x."), Trouble::Schema(format!("Table x (error {code})")));
+        }
         // RDS Proxy, ProxySQL, MaxScale, a server going down, a commit of which nobody knows, a code of tomorrow.
         for code in [9501, 9001, 1815, 2013, 2002, 1105, 1180, 65_535] {
             assert_eq!(server(code, "Gone."), Trouble::Unknown(format!("Gone (error {code})")));

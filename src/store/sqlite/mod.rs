@@ -6,8 +6,8 @@
 use std::fmt;
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use crate::address::{Change, NewRow, Row};
 use crate::fault::point;
 use crate::id::{EniId, SubnetId};
 
+use super::clock::Clock;
+use super::raw::LeftOut;
 use super::{Count, Description, FreeClaim, StoreError, WarmGrant, schema};
 use trouble::Trouble;
 
@@ -28,42 +30,85 @@ mod write;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// An open file.
+/// A file that was opened once.
 pub struct Sqlite {
     at: String,
-    file: Arc<Mutex<Connection>>,
+    path: PathBuf,
+    file: Arc<Mutex<File>>,
+}
+
+/// The file as it is open now.
+struct File {
+    connection: Option<Connection>,
+    /// Device and inode: whether the path still leads to it.
+    id: Option<(u64, u64)>,
+    known: Arc<Known>,
+}
+
+/// What was seen of the file's rows.
+#[derive(Default)]
+struct Known {
+    clock: Clock,
+    left_out: LeftOut,
+}
+
+impl File {
+    /// The connection to what is at the path now. A file that was moved away is left behind whole, and what is there instead
+    /// is used; if that is nothing, a new one is made.
+    fn at(&mut self, path: &Path, patience: Duration) -> std::result::Result<&mut Connection, Trouble> {
+        if self.connection.is_none() || self.id != identity(path) {
+            if let Some(old) = self.connection.take() {
+                tracing::error!("{} was moved away, deleted or replaced: what is there now is used", path.display());
+                // Before another one is opened: closing would remove that one's log.
+                let _ = old.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+                drop(old);
+            }
+            let mut new = create(path)?;
+            new.busy_timeout(patience)?;
+            migrate(&mut new)?;
+            self.id = identity(path);
+            return Ok(self.connection.insert(new));
+        }
+        let connection = self.connection.as_mut().ok_or(Trouble::Silent)?;
+        connection.busy_timeout(patience)?;
+        Ok(connection)
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    path.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 impl Sqlite {
     pub(super) async fn open(file: &Path, until: Instant) -> Result<Self> {
-        let (at, path) = (file.display().to_string(), file.to_owned());
-        let patience = until.saturating_duration_since(Instant::now());
-        let opening = tokio::task::spawn_blocking(move || {
-            let mut connection = create(&path)?;
-            connection.busy_timeout(patience)?;
-            migrate(&mut connection)?;
-            Ok(connection)
-        });
-        let connection = match timeout_at(until, opening).await {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(_)) | Err(_) => Err(Trouble::silent()),
-        };
-        let connection = connection.map_err(|trouble: Trouble| trouble.into_error(&at))?;
-        Ok(Self { at, file: Arc::new(Mutex::new(connection)) })
+        let known = Arc::new(Known::default());
+        let closed = File { connection: None, id: None, known };
+        let sqlite = Self { at: file.display().to_string(), path: file.to_owned(), file: Arc::new(Mutex::new(closed)) };
+        sqlite.run(until, |_, _| Ok(())).await?;
+        Ok(sqlite)
     }
 
     /// Does the work on a thread that may block. A call that is given up on goes on there, and the next one waits.
     async fn run<T: Send + 'static>(
         &self,
         until: Instant,
-        work: impl FnOnce(&mut Connection) -> std::result::Result<T, Trouble> + Send + 'static,
+        work: impl Fn(&mut Connection, &Known) -> std::result::Result<T, Trouble> + Send + 'static,
     ) -> Result<T> {
+        let path = self.path.clone();
         let work = async {
             let mut file = Arc::clone(&self.file).lock_owned().await;
             let patience = until.saturating_duration_since(Instant::now());
             let done = tokio::task::spawn_blocking(move || {
-                file.busy_timeout(patience)?;
-                work(&mut file)
+                let known = Arc::clone(&file.known);
+                let connection = file.at(&path, patience)?;
+                match work(connection, &known) {
+                    // Somebody dropped or changed it under us: what is lacking can be added again.
+                    Err(Trouble::Schema(_)) => {
+                        migrate(connection)?;
+                        work(connection, &known)
+                    }
+                    done => done,
+                }
             });
             done.await.unwrap_or_else(|_| Err(Trouble::silent()))
         };
@@ -72,58 +117,60 @@ impl Sqlite {
     }
 
     pub(super) async fn describe(&self, until: Instant) -> Result<Description> {
-        let version = self.run(until, |file| read::version(file)).await?;
-        Ok(Description { kind: "sqlite", at: self.at.clone(), version, binlog_format: None, lacking: Vec::new() })
+        let seen = |file: &mut Connection, known: &Known| Ok((read::version(file)?, known.left_out.told()));
+        let (version, left_out) = self.run(until, seen).await?;
+        let (kind, at) = ("sqlite", self.at.clone());
+        Ok(Description { kind, at, version, binlog_format: None, lacking: Vec::new(), left_out })
     }
 
     pub(super) async fn rows_at(&self, ips: &[Ipv4Addr], until: Instant) -> Result<Vec<Row>> {
         let ips = ips.to_vec();
-        self.run(until, move |file| read::rows_at(file, ips)).await
+        self.run(until, move |file, known| read::rows_at(file, known, ips.clone())).await
     }
 
     pub(super) async fn rows_of_eni(&self, eni: &EniId, until: Instant) -> Result<Vec<Row>> {
         let eni = eni.clone();
-        self.run(until, move |file| read::rows_of_eni(file, &eni)).await
+        self.run(until, move |file, known| read::rows_of_eni(file, known, &eni)).await
     }
 
     pub(super) async fn rows_of_subnet(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
         let subnet = subnet.clone();
-        self.run(until, move |file| read::rows_of_subnet(file, &subnet, true)).await
+        self.run(until, move |file, known| read::rows_of_subnet(file, known, &subnet, true)).await
     }
 
     pub(super) async fn rows_taken(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
         let subnet = subnet.clone();
-        self.run(until, move |file| read::rows_of_subnet(file, &subnet, false)).await
+        self.run(until, move |file, known| read::rows_of_subnet(file, known, &subnet, false)).await
     }
 
     pub(super) async fn census(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
         let subnet = subnet.clone();
-        self.run(until, move |file| read::census(file, &subnet)).await
+        self.run(until, move |file, known| read::census(file, known, &subnet)).await
     }
 
     pub(super) async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Ipv4Addr>> {
         let take = write::Take::free(wanted);
-        self.run(until, move |file| take.run(file)).await
+        self.run(until, move |file, known| take.run(file, known)).await
     }
 
     pub(super) async fn grant_warm(&self, wanted: &WarmGrant<'_>, until: Instant) -> Result<Option<Ipv4Addr>> {
         let take = write::Take::warm(wanted);
-        Ok(self.run(until, move |file| take.run(file)).await?.pop())
+        Ok(self.run(until, move |file, known| take.run(file, known)).await?.pop())
     }
 
     pub(super) async fn apply(&self, changes: &[Change], until: Instant) -> Result<Vec<bool>> {
         let changes = changes.to_vec();
-        self.run(until, move |file| write::apply(file, &changes)).await
+        self.run(until, move |file, _| write::apply(file, &changes)).await
     }
 
     pub(super) async fn insert_missing(&self, subnet: &SubnetId, rows: &[NewRow], until: Instant) -> Result<u64> {
         // All is checked before anything is inserted: a second VPC in the table must not leave half of itself there.
         let (of, all): (_, Vec<_>) = (subnet.clone(), rows.iter().map(|row| row.ip).collect());
-        self.run(until, move |file| write::not_elsewhere(file, &of, &all)).await?;
+        self.run(until, move |file, _| write::not_elsewhere(file, &of, &all)).await?;
         let mut inserted = 0;
         for chunk in rows.chunks(write::CHUNK) {
             let (of, chunk) = (subnet.clone(), chunk.to_vec());
-            inserted += self.run(until, move |file| write::insert_missing(file, &of, &chunk)).await?;
+            inserted += self.run(until, move |file, _| write::insert_missing(file, &of, &chunk)).await?;
             point("init:chunk").await;
         }
         Ok(inserted)
@@ -131,7 +178,7 @@ impl Sqlite {
 
     pub(super) async fn hold_task(&self, name: &str, holder: &str, span: Duration, until: Instant) -> Result<bool> {
         let (name, holder) = (name.to_owned(), holder.to_owned());
-        self.run(until, move |file| write::hold_task(file, &name, &holder, span)).await
+        self.run(until, move |file, _| write::hold_task(file, &name, &holder, span)).await
     }
 }
 
@@ -162,13 +209,28 @@ fn create(path: &Path) -> std::result::Result<Connection, Trouble> {
     Ok(connection)
 }
 
-/// Takes the steps that `user_version` does not count yet. A file of a newer driver has more in it, which does no harm.
+/// Takes the steps, which change nothing that is there, and adds columns that somebody dropped. A file of a newer driver
+/// has more in it, which does no harm.
 fn migrate(connection: &mut Connection) -> std::result::Result<(), Trouble> {
     let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let taken: u32 = change.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    for (step, number) in schema::SQLITE.iter().zip(1_u32..).filter(|(_, number)| *number > taken) {
+    for (step, number) in schema::SQLITE.iter().zip(1_u32..) {
         change.execute_batch(step)?;
-        change.pragma_update(None, "user_version", number)?;
+        if number > taken {
+            change.pragma_update(None, "user_version", number)?;
+        }
+    }
+    for (table, column, kind) in schema::SQLITE_COLUMNS {
+        let there = "SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2";
+        if change.query_row(there, [table, column], |row| row.get::<_, u32>(0))? > 0 {
+            continue;
+        }
+        let Some(kind) = kind else {
+            return Err(Trouble::Broken(format!(
+                "its table `{table}` has no column {column}; move the file away, and the driver makes a new one"
+            )));
+        };
+        change.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
     }
     change.commit()?;
     Ok(())

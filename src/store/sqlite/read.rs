@@ -9,40 +9,47 @@ use crate::address::Row;
 use crate::id::{EniId, SubnetId};
 
 use super::super::Count;
+use super::super::clock::{AHEAD, EARLIEST};
 use super::super::raw::{self, Raw};
+use super::Known;
 use super::trouble::Trouble;
 
 const ROWS: &str = "SELECT ip, subnet, status, iface, \"primary\", claim, holder, \
-    max(unixepoch() - ts, 0), max(CAST(unixepoch('subsec') * 1000 AS INTEGER) - claimed, 0) / 1000 FROM allocation WHERE ";
+    ts, claimed, CAST(unixepoch('subsec') * 1000 AS INTEGER) FROM allocation WHERE ";
 
 pub(super) fn version(file: &Connection) -> Result<String, Trouble> {
     Ok(file.query_row("SELECT sqlite_version()", [], |row| row.get(0))?)
 }
 
-pub(super) fn rows_at(file: &Connection, mut ips: Vec<Ipv4Addr>) -> Result<Vec<Row>, Trouble> {
+pub(super) fn rows_at(file: &Connection, known: &Known, mut ips: Vec<Ipv4Addr>) -> Result<Vec<Row>, Trouble> {
     ips.sort_unstable();
     ips.dedup();
     let mut rows = Vec::with_capacity(ips.len());
     for ip in ips {
-        rows.extend(matching(file, "ip = ?1", [ip.to_string()])?);
+        rows.extend(matching(file, known, "ip = ?1", [ip.to_string()])?);
     }
     Ok(rows)
 }
 
-pub(super) fn rows_of_eni(file: &Connection, eni: &EniId) -> Result<Vec<Row>, Trouble> {
-    let mut rows = matching(file, "iface = ?1", [eni.as_str()])?;
+pub(super) fn rows_of_eni(file: &Connection, known: &Known, eni: &EniId) -> Result<Vec<Row>, Trouble> {
+    let mut rows = matching(file, known, "iface = ?1", [eni.as_str()])?;
     rows.sort_unstable_by_key(|row| (Reverse(row.idle), row.ip));
     Ok(rows)
 }
 
-pub(super) fn rows_of_subnet(file: &Connection, subnet: &SubnetId, free_too: bool) -> Result<Vec<Row>, Trouble> {
+pub(super) fn rows_of_subnet(
+    file: &Connection,
+    known: &Known,
+    subnet: &SubnetId,
+    free_too: bool,
+) -> Result<Vec<Row>, Trouble> {
     let taken = if free_too { "" } else { " AND status IN ('ready','allocated','occupied','reserved')" };
-    let mut rows = matching(file, &format!("subnet = ?1{taken}"), [subnet.as_str()])?;
+    let mut rows = matching(file, known, &format!("subnet = ?1{taken}"), [subnet.as_str()])?;
     rows.sort_unstable_by_key(|row| row.ip);
     Ok(rows)
 }
 
-pub(super) fn census(file: &Connection, subnet: &SubnetId) -> Result<Vec<Count>, Trouble> {
+pub(super) fn census(file: &Connection, known: &Known, subnet: &SubnetId) -> Result<Vec<Count>, Trouble> {
     let kind = raw::CLAIM_KIND;
     let read = format!(
         "SELECT status, {kind} AS kind, iface, count(*) FROM allocation WHERE subnet = ?1 GROUP BY status, kind, iface"
@@ -51,10 +58,10 @@ pub(super) fn census(file: &Connection, subnet: &SubnetId) -> Result<Vec<Count>,
     let groups = statement.query_map([subnet.as_str()], |row| {
         Ok((row.get(0)?, row.get(1)?, row.get(2)?, u64::from(row.get::<_, u32>(3)?)))
     })?;
-    raw::census(groups.collect::<Result<_, _>>()?).map_err(Trouble::Broken)
+    Ok(raw::census(groups.collect::<Result<_, _>>()?, &known.left_out))
 }
 
-fn matching(file: &Connection, which: &str, values: impl Params) -> Result<Vec<Row>, Trouble> {
+fn matching(file: &Connection, known: &Known, which: &str, values: impl Params) -> Result<Vec<Row>, Trouble> {
     let mut statement = file.prepare_cached(&format!("{ROWS}{which}"))?;
     let rows = statement.query_map(values, |row| {
         Ok(Raw {
@@ -65,9 +72,30 @@ fn matching(file: &Connection, which: &str, values: impl Params) -> Result<Vec<R
             primary: row.get(4)?,
             claim: row.get(5)?,
             holder: row.get(6)?,
-            idle: row.get::<_, u32>(7)?.into(),
-            claimed: row.get::<_, Option<u32>>(8)?.map(u64::from),
+            ts: row.get(7)?,
+            claimed: row.get(8)?,
+            now: row.get(9)?,
         })
     })?;
-    rows.map(|row| row?.checked().map_err(Trouble::Broken)).collect()
+    let rows = rows.collect::<Result<Vec<_>, _>>()?;
+    let Known { clock, left_out } = known;
+    if let Some(row) = rows.first() {
+        clock.says(row.now);
+    }
+    for row in rows.iter().filter(|row| row.is_out_of_time(clock)) {
+        in_time(file, &row.ip)?;
+    }
+    Ok(left_out.keep(rows.into_iter().map(|row| row.checked(clock))))
+}
+
+/// Times that no clock can have written become now, once: from then on they age.
+fn in_time(file: &Connection, ip: &str) -> Result<(), Trouble> {
+    const NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
+    let update = format!(
+        "UPDATE allocation SET ts = CASE WHEN ts = 0 OR ts BETWEEN {EARLIEST} AND unixepoch() + {AHEAD} THEN ts \
+         ELSE unixepoch() END, claimed = CASE WHEN claim IS NULL OR claimed BETWEEN {EARLIEST}000 AND {NOW} + {AHEAD}000 \
+         THEN claimed ELSE {NOW} END WHERE ip = ?1"
+    );
+    file.prepare_cached(&update)?.execute([ip])?;
+    Ok(())
 }

@@ -10,6 +10,8 @@ pub(super) enum Trouble {
     Busy,
     /// No answer from the disk.
     Silent,
+    /// A table or column is missing that was there.
+    Schema(String),
     /// An error that will be there the next time too.
     Broken(String),
 }
@@ -29,7 +31,7 @@ impl Trouble {
         match self {
             Self::Busy => StoreError::Busy { at },
             Self::Silent => StoreError::Unreachable { at, why: "no answer from the disk in time".to_owned() },
-            Self::Broken(why) => StoreError::Failed { at, why },
+            Self::Schema(why) | Self::Broken(why) => StoreError::Failed { at, why },
         }
     }
 }
@@ -37,6 +39,11 @@ impl Trouble {
 impl From<rusqlite::Error> for Trouble {
     #[allow(clippy::wildcard_enum_match_arm, reason = "SQLite's own list of failures")]
     fn from(error: rusqlite::Error) -> Self {
+        if let rusqlite::Error::SqliteFailure(_, Some(why)) | rusqlite::Error::SqlInputError { msg: why, .. } = &error
+            && ["no such table", "no such column", "has no column"].iter().any(|lack| why.contains(lack))
+        {
+            return Self::Schema(format!("its tables are not as the driver left them: {why}"));
+        }
         let why = match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => return Self::Busy,
             Some(ErrorCode::NotADatabase) => "the file is not a database; move it away, or name another".to_owned(),

@@ -9,16 +9,24 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params,
 use crate::address::{Change, Holder, NewRow};
 use crate::id::{Claim, EniId, SubnetId};
 
+use super::super::clock::AHEAD;
 use super::super::{Choice, FreeClaim, WarmGrant, raw};
+use super::Known;
 use super::trouble::Trouble;
 
 /// `claimed`, in Unix milliseconds.
 const NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
+/// Let go at least `?3` seconds ago, none: at any time, by a clock that shows no more than `?4`.
+const COOLED: &str = "(?3 IS NULL OR ts <= min(unixepoch(), ?4) - ?3)";
+
 /// A claim or a grant with all that it needs, to be carried to another thread.
 pub(super) struct Take {
     /// Which rows may be taken; `?1` is the subnet or the ENI.
-    eligible: String,
+    eligible: &'static str,
+    cooldown: Duration,
+    /// Whether what a container had named is left to it.
+    spare_named: bool,
     of: String,
     status: &'static str,
     eni: String,
@@ -37,7 +45,9 @@ pub(super) struct Take {
 impl Take {
     pub(super) fn free(wanted: &FreeClaim<'_>) -> Self {
         Self {
-            eligible: format!("subnet = ?1 AND status = 'free' AND \"primary\" = 0{}", cooled(wanted.cooldown)),
+            eligible: "subnet = ?1 AND status = 'free' AND \"primary\" = 0",
+            cooldown: wanted.cooldown,
+            spare_named: false,
             of: wanted.subnet.as_str().to_owned(),
             status: "allocated",
             eni: wanted.eni.as_str().to_owned(),
@@ -53,12 +63,14 @@ impl Take {
     }
 
     pub(super) fn warm(wanted: &WarmGrant<'_>) -> Self {
-        let choice = match wanted.choice {
-            Choice::Cooled(cooldown) => cooled(cooldown) + &raw::not_fixed(),
-            Choice::Returning | Choice::Any => String::new(),
+        let cooldown = match wanted.choice {
+            Choice::Cooled(cooldown) => Some(cooldown),
+            Choice::Returning | Choice::Any => None,
         };
         Self {
-            eligible: format!("iface = ?1 AND status = 'ready' AND \"primary\" = 0{choice}"),
+            eligible: "iface = ?1 AND status = 'ready' AND \"primary\" = 0",
+            cooldown: cooldown.unwrap_or_default(),
+            spare_named: cooldown.is_some(),
             of: wanted.eni.as_str().to_owned(),
             status: "occupied",
             eni: wanted.eni.as_str().to_owned(),
@@ -73,14 +85,23 @@ impl Take {
         }
     }
 
-    pub(super) fn run(&self, file: &mut Connection) -> Result<Vec<Ipv4Addr>, Trouble> {
+    pub(super) fn run(&self, file: &mut Connection, known: &Known) -> Result<Vec<Ipv4Addr>, Trouble> {
         let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut ips = {
-            let eligible = format!("{} AND (?2 IS NULL OR holder = ?2)", self.eligible);
+            let named = if self.spare_named { raw::not_fixed() } else { String::new() };
+            let eligible = format!("{}{named} AND (?2 IS NULL OR holder = ?2) AND {COOLED}", self.eligible);
+            let (seconds, latest) = raw::cooling(self.cooldown, &known.clock).unzip();
             let mut read = change.prepare_cached(&format!("SELECT ip FROM allocation WHERE {eligible} ORDER BY ts"))?;
-            let rows = read.query_map(params![self.of, self.of_holder], |row| row.get::<_, String>(0))?;
-            rows.map(|ip| raw::address(&ip?).map_err(Trouble::Broken)).collect::<Result<Vec<_>, _>>()?
+            let rows =
+                read.query_map(params![self.of, self.of_holder, seconds, latest], |row| row.get::<_, String>(0))?;
+            let ips = rows.collect::<Result<Vec<_>, _>>()?;
+            known.left_out.keep(ips.iter().map(|ip| raw::address(ip)))
         };
+        if ips.is_empty() && self.draw {
+            // Nobody reads free rows: without this they would cool until a clock that was set back has caught up.
+            let wrong = format!("{} AND ts > unixepoch() + {AHEAD}", self.eligible);
+            change.execute(&format!("UPDATE allocation SET ts = unixepoch() WHERE {wrong}"), [&self.of])?;
+        }
         ips.retain(|ip| !self.except.contains(ip) && self.sub_pool.is_none_or(|net| net.contains(ip)));
         if let Some(at) = ips.iter().position(|ip| Some(*ip) == self.first) {
             ips.swap(0, at);
@@ -101,10 +122,6 @@ impl Take {
         change.commit()?;
         Ok(ips)
     }
-}
-
-fn cooled(cooldown: std::time::Duration) -> String {
-    raw::cooling(cooldown).map_or_else(String::new, |seconds| format!(" AND ts <= unixepoch() - {seconds}"))
 }
 
 pub(super) fn apply(file: &mut Connection, changes: &[Change]) -> Result<Vec<bool>, Trouble> {
