@@ -3,16 +3,19 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Arg, CommandFactory, Parser, Subcommand};
 
 use crate::config::Given;
 use crate::conformance::Asked;
+
+/// The heading of the settings in the help.
+pub(crate) const SETTINGS: &str = "Settings";
 
 /// Docker IPAM driver for ipvlan networks on EC2: containers get secondary private addresses of their host's ENI.
 ///
 /// Every command but `serve` asks the driver that runs on this host. Where none runs, it works on the MySQL table itself.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 120)]
+#[command(version = env!("EC2_IPAM_VERSION"), max_term_width = 120)]
 pub struct Cli {
     #[command(subcommand)]
     #[allow(missing_docs, reason = "clap would show it")]
@@ -59,15 +62,18 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show what the driver is doing
+    /// Show what the driver is doing; the exit status is 1 while a PROBLEM stands or the table cannot be reached
     Status {
-        /// As JSON
+        /// As JSON, see docs/status.md
         #[arg(long)]
         json: bool,
+        /// Print nothing: for scripts that want the exit status
+        #[arg(long, short, conflicts_with = "json")]
+        quiet: bool,
     },
     /// Show the addresses of a subnet and who has them
     List {
-        /// The subnet's id; by default those in which the driver serves an ENI
+        /// The subnet's id; by default those in which the driver serves an ENI, or else all
         subnet: Option<String>,
         /// Free addresses too
         #[arg(long)]
@@ -97,4 +103,28 @@ pub enum Command {
         /// The address
         ip: Ipv4Addr,
     },
+}
+
+impl Command {
+    /// Whether it changes rows, or what is on an ENI.
+    pub fn changes(&self) -> bool {
+        match self {
+            Self::Serve { .. } | Self::Status { .. } | Self::List { .. } | Self::Doctor { .. } => false,
+            Self::Reconcile { dry_run, .. } => !dry_run,
+            Self::Init { .. } | Self::Recycle { .. } | Self::Reserve { .. } | Self::Unreserve { .. } => true,
+        }
+    }
+}
+
+/// The command line as clap knows it. Each command takes the settings, but the help of `serve` alone lists them: they are
+/// the driver's.
+pub fn command() -> clap::Command {
+    let hide = |arg: Arg| if arg.get_help_heading() == Some(SETTINGS) { arg.hide(true) } else { arg };
+    let shown = Cli::command();
+    let settings: Vec<Arg> =
+        shown.get_arguments().filter(|arg| arg.get_help_heading() == Some(SETTINGS)).cloned().collect();
+    shown
+        .mut_args(hide)
+        .mut_subcommand("serve", |serve| serve.args(settings))
+        .after_help("`ec2-ipam serve --help` lists the settings; every command takes them.")
 }

@@ -236,14 +236,10 @@ impl Given {
                 self.request_timeout
             );
         }
-        let listen = if self.listen.is_empty() { LISTEN } else { &self.listen };
-        let Some(listen) = listen.strip_prefix("unix://").filter(|path| path.starts_with('/')) else {
-            bail!("EC2_IPAM_LISTEN is {listen:?}, but must be a socket such as {LISTEN}");
-        };
         Ok(Settings {
             database,
             parent: Some(self.parent.clone()).filter(|parent| !parent.is_empty()),
-            listen: PathBuf::from(listen),
+            listen: self.listen()?,
             warmth: Warmth {
                 target: warm_target,
                 max: warm_max,
@@ -262,6 +258,15 @@ impl Given {
             log: levels(&self.log)?,
             wrong: None,
         })
+    }
+
+    /// The socket's path, checked by itself: the command line needs nothing else to find its driver.
+    pub fn listen(&self) -> anyhow::Result<PathBuf> {
+        let listen = if self.listen.is_empty() { LISTEN } else { &self.listen };
+        match listen.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
+            Some(path) => Ok(PathBuf::from(path)),
+            None => bail!("EC2_IPAM_LISTEN is {listen:?}, but must be a socket such as {LISTEN}"),
+        }
     }
 
     /// Empty means not read, as the manifest has it; unset means where the host's /run is.

@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use crate::address::{Row, State};
 use crate::ec2::{Action, Ec2};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::fill;
 use crate::imds::{Host, Nic};
-use crate::ipam::Ipam;
+use crate::ipam::{Ipam, is_locked};
 use crate::link::Link;
 use crate::plan;
 use crate::store::Store;
@@ -44,17 +44,19 @@ pub struct Check {
 const CORRECT: &str = "correct it: docker plugin disable -f PLUGIN, docker plugin set PLUGIN NAME=VALUE (NAME= for the default), docker plugin \
                        enable PLUGIN";
 
-fn ok(name: &str, found: impl Into<String>) -> Check {
+pub(crate) fn ok(name: &str, found: impl Into<String>) -> Check {
     Check { name: name.into(), verdict: Verdict::Ok, found: found.into(), remedy: None }
 }
 
-fn bad(name: &str, found: impl ToString, remedy: &str) -> Check {
+pub(crate) fn bad(name: &str, found: impl ToString, remedy: &str) -> Check {
     Check { name: name.into(), verdict: Verdict::Failure, found: found.to_string(), remedy: Some(remedy.into()) }
 }
 
 fn warning(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> Check {
     Check { name: name.into(), verdict: Verdict::Warning, found: found.into(), remedy: Some(remedy.into()) }
 }
+
+const DOCKER_REMEDY: &str = "see EC2_IPAM_DOCKER_SOCKET and the plugin's mount of /run: until then lost releases stay";
 
 impl Ipam {
     /// All checks, in the order in which things depend on each other. What cannot be checked because something before it
@@ -85,8 +87,13 @@ impl Ipam {
         }
         let store = self.check_database(until, &mut checks).await;
         for (nic, link) in &enis {
+            self.check_lock(nic, &mut checks).await;
             if let (Ok(ec2), Ok(host)) = (&ec2, &host) {
-                self.check_eni(ec2, host, nic, link, &mut checks).await;
+                let rows = match &store {
+                    Some(store) => store.rows_of_eni(&nic.eni, until).await.unwrap_or_default(),
+                    None => Vec::new(),
+                };
+                self.check_eni(ec2, host, nic, link, &rows, &mut checks).await;
                 check_permissions(ec2, nic, &mut checks).await;
             }
             if let Some(store) = &store {
@@ -105,8 +112,7 @@ impl Ipam {
     }
 
     fn check_agreement(&self) -> Check {
-        let mut problems: Vec<String> = self.reconciler.outcome().problems.into_values().collect();
-        problems.extend(self.scanner.problems());
+        let problems = self.problems();
         if problems.is_empty() {
             ok("agreement", "nothing that only a person can mend")
         } else {
@@ -183,7 +189,19 @@ impl Ipam {
         Some(store)
     }
 
-    async fn check_eni(&self, ec2: &Ec2, host: &Host, nic: &Nic, link: &Link, checks: &mut Vec<Check>) {
+    /// Another driver of this host, which is asked elsewhere or not at all, may serve it.
+    async fn check_lock(&self, nic: &Nic, checks: &mut Vec<Check>) {
+        let is_ours = self.served().await.iter().any(|eni| eni.nic.eni == nic.eni);
+        if !is_ours && is_locked(&nic.eni) {
+            checks.push(bad(
+                "interface",
+                format!("{} is served by another ec2-ipam on this host", nic.eni),
+                "stop one of them (`docker plugin ls`, `systemctl status ec2-ipam`)",
+            ));
+        }
+    }
+
+    async fn check_eni(&self, ec2: &Ec2, host: &Host, nic: &Nic, link: &Link, rows: &[Row], checks: &mut Vec<Check>) {
         let interface = match ec2.interface(&nic.eni).await {
             Ok(interface) => interface,
             Err(why) => {
@@ -197,12 +215,16 @@ impl Ipam {
         checks.push(ok("EC2", format!("knows {}", nic.eni)));
         let name = "address limit";
         let taken = interface.addresses.len() + interface.prefixes.len();
+        let on_it = |row: &&Row| interface.addresses.iter().any(|address| address.ip == row.ip);
+        let idle = rows.iter().filter(|row| row.state() == State::Ready && !row.primary).filter(on_it).count();
         checks.push(match ec2.address_limit(&host.instance_type).await {
-            Ok(limit) if taken < limit => ok(name, format!("{taken} of {limit} addresses of {} are used", nic.eni)),
+            Ok(limit) if taken < limit + idle => {
+                ok(name, format!("{taken} of {limit} addresses are on {}, {idle} of them idle", nic.eni))
+            }
             Ok(limit) => warning(
                 name,
-                format!("all {limit} addresses of {} are used", nic.eni),
-                "idle ones are given up when a container needs another; for more, use a larger instance type or a second ENI",
+                format!("all {limit} addresses of {} are in use", nic.eni),
+                "for more, use a larger instance type or a second ENI",
             ),
             Err(why) => warning(name, format!("not known: {why}"), "allow ec2:DescribeInstanceTypes"),
         });
@@ -242,7 +264,9 @@ impl Ipam {
         };
         match Engine::new(socket.clone()).version().await {
             Ok(version) => ok("Docker", format!("Engine {version} at {}", socket.display())),
-            Err(why) => warning("Docker", why.to_string(), "see EC2_IPAM_DOCKER_SOCKET and the plugin's mount of /run"),
+            // It may be on its way up or down; anything else lasts until somebody mends it.
+            Err(why @ EngineError::Silent { .. }) => warning("Docker", why.to_string(), DOCKER_REMEDY),
+            Err(why) => bad("Docker", why, DOCKER_REMEDY),
         }
     }
 }

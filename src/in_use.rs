@@ -19,9 +19,21 @@ pub struct InUse {
 
 #[derive(Debug, Default)]
 struct Known {
-    has_answered: bool,
+    /// When the last answer was asked for.
+    asked: Option<Instant>,
     addresses: HashSet<Ipv4Addr>,
+    names: HashMap<Ipv4Addr, String>,
     released: HashMap<Ipv4Addr, Instant>,
+    silence: Option<Silence>,
+}
+
+/// Docker does not answer.
+#[derive(Debug, Clone)]
+pub struct Silence {
+    /// Since it was first asked in vain.
+    pub since: Instant,
+    /// What came of the last time.
+    pub why: String,
 }
 
 /// Docker releases an address a moment before its containers stop showing it.
@@ -33,12 +45,45 @@ impl InUse {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The addresses of every container, as Docker listed them when asked at `asked`.
-    pub fn listed(&self, addresses: HashSet<Ipv4Addr>, asked: Instant) {
+    /// The addresses of every container and the names that go with them, as Docker listed them when asked at `asked`. What
+    /// is older than another answer counts for nothing. Gives back the silence that this ends.
+    pub fn listed(
+        &self,
+        addresses: HashSet<Ipv4Addr>,
+        names: HashMap<Ipv4Addr, String>,
+        asked: Instant,
+    ) -> Option<Silence> {
         let mut known = self.known();
-        known.has_answered = true;
+        if known.asked.is_some_and(|newer| newer > asked) {
+            return None;
+        }
+        known.asked = Some(asked);
         known.released.retain(|_, released| *released + AFTERGLOW > asked);
         known.addresses = addresses.into_iter().filter(|ip| !known.released.contains_key(ip)).collect();
+        known.names = names;
+        known.silence.take()
+    }
+
+    /// Docker was asked in vain at `asked`. Whether a silence begins with it.
+    pub fn silent(&self, why: String, asked: Instant) -> bool {
+        let mut known = self.known();
+        if known.asked.is_some_and(|answered| answered > asked) {
+            return false;
+        }
+        let since = known.silence.as_ref().map(|silence| silence.since);
+        known.silence = Some(Silence { since: since.unwrap_or(asked), why });
+        since.is_none()
+    }
+
+    /// Whether, and since when, it does not answer.
+    pub fn silence(&self) -> Option<Silence> {
+        self.known().silence.clone()
+    }
+
+    /// The container that has this address, as Docker names it.
+    pub fn name(&self, ip: Ipv4Addr) -> Option<String> {
+        let known = self.known();
+        known.names.get(&ip).filter(|_| known.addresses.contains(&ip)).cloned()
     }
 
     /// Docker released this one.
@@ -60,10 +105,10 @@ impl InUse {
         self.known().addresses.iter().copied().collect()
     }
 
-    /// How many they are, once Docker has answered.
-    pub fn count(&self) -> Option<usize> {
+    /// How many they are, and when Docker was asked; none while it has not answered.
+    pub fn count(&self) -> Option<(usize, Instant)> {
         let known = self.known();
-        known.has_answered.then_some(known.addresses.len())
+        Some((known.addresses.len(), known.asked?))
     }
 }
 
@@ -75,13 +120,35 @@ mod tests {
     async fn a_released_address_is_not_in_use_though_docker_still_shows_it_for_a_moment() {
         let (in_use, start) = (InUse::default(), Instant::now());
         let ip = Ipv4Addr::new(10, 0, 0, 9);
-        in_use.listed(HashSet::from([ip]), start);
+        let listed = |asked| in_use.listed(HashSet::from([ip]), HashMap::from([(ip, "web".to_owned())]), asked);
+        listed(start);
         assert!(in_use.contains(ip));
         in_use.released(ip);
         assert!(!in_use.contains(ip));
-        in_use.listed(HashSet::from([ip]), Instant::now() + AFTERGLOW / 2);
+        listed(Instant::now() + AFTERGLOW / 2);
         assert!(!in_use.contains(ip));
-        in_use.listed(HashSet::from([ip]), Instant::now() + AFTERGLOW * 2);
+        listed(Instant::now() + AFTERGLOW * 2);
         assert!(in_use.contains(ip), "it was given to another container");
+        assert_eq!(in_use.name(ip).as_deref(), Some("web"));
+        in_use.released(ip);
+        assert_eq!(in_use.name(ip), None, "it may be the next container's");
+    }
+
+    #[tokio::test]
+    async fn a_silence_begins_once_lasts_and_ends_with_an_answer_that_is_newer() {
+        let (in_use, start) = (InUse::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(in_use.silent("refused".into(), at(0)));
+        assert!(!in_use.silent("late".into(), at(5)));
+        let silence = in_use.silence().unwrap();
+        assert_eq!((silence.since, silence.why.as_str()), (at(0), "late"));
+        assert_eq!(in_use.listed(HashSet::new(), HashMap::new(), at(9)).unwrap().since, at(0));
+        assert!(in_use.silence().is_none() && in_use.count() == Some((0, at(9))));
+        // A look that began before, and ends after it.
+        assert!(!in_use.silent("cut off".into(), at(8)));
+        let ip = Ipv4Addr::new(10, 0, 0, 9);
+        assert!(in_use.listed(HashSet::from([ip]), HashMap::new(), at(8)).is_none());
+        assert!(!in_use.contains(ip));
+        assert!(in_use.silence().is_none());
     }
 }

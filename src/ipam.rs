@@ -326,6 +326,12 @@ pub(crate) fn lock(eni: &EniId) -> std::io::Result<UnixListener> {
     UnixListener::bind_addr(&SocketAddr::from_abstract_name(format!("ec2-ipam/{eni}"))?)
 }
 
+/// Whether some driver of this host serves the ENI. Neither taken nor connected to: either would be in a driver's way.
+pub(crate) fn is_locked(eni: &EniId) -> bool {
+    let name = format!(" @ec2-ipam/{eni}");
+    std::fs::read_to_string("/proc/net/unix").is_ok_and(|sockets| sockets.lines().any(|line| line.ends_with(&name)))
+}
+
 pub(crate) fn missing(why: LinkError) -> Error {
     Error::Missing(why.to_string())
 }

@@ -1,9 +1,10 @@
 //! The process: settings, logging, socket, driver, and an orderly end.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::FromArgMatches;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,11 +14,11 @@ use ec2_ipam::ipam::Ipam;
 use ec2_ipam::plain::plain;
 use ec2_ipam::socket::server;
 use ec2_ipam::supervise::supervised;
-use ec2_ipam::{commands, random, telemetry};
+use ec2_ipam::{cli, commands, random, telemetry};
 
 fn main() -> ExitCode {
     random::seed_this_thread();
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&cli::command().get_matches()).unwrap_or_else(|why| why.exit());
     let outcome = tokio::runtime::Builder::new_multi_thread()
         // It waits for sockets nearly all of the time, and what blocks has threads of its own. With a second worker the two
         // wake each other at each step of a request, which costs more than a step.
@@ -28,10 +29,8 @@ fn main() -> ExitCode {
         .context("cannot start")
         .and_then(|runtime| runtime.block_on(run(cli)));
     outcome.unwrap_or_else(|why| {
-        #[allow(clippy::print_stderr, reason = "the one place where a command's failure is told")]
-        {
-            eprintln!("ec2-ipam: {}", plain(&format!("{why:#}")));
-        }
+        // The one place where a failure is told; that nobody reads it is no second one.
+        let _ = writeln!(std::io::stderr(), "ec2-ipam: {}", plain(&format!("{why:#}")));
         ExitCode::FAILURE
     })
 }
@@ -45,7 +44,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Before anything slow: dockerd gives a plugin about 12 s to listen.
     let listener = server::bind(&settings.listen)?;
-    tracing::info!("ec2-ipam {} listens on {}", env!("CARGO_PKG_VERSION"), settings.listen.display());
+    tracing::info!("ec2-ipam {} listens on {}", env!("EC2_IPAM_VERSION"), settings.listen.display());
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let ipam = Ipam::start(settings, tasks.clone(), stop.clone())?;

@@ -59,8 +59,12 @@ impl Ipam {
         let subnet = Subnet::new(nic.subnet.clone(), nic.cidr)?;
         match asked {
             Some(pool) if pool != subnet.cidr => {
+                let other = match host.interfaces.iter().find(|nic| nic.cidr == pool) {
+                    Some(other) => format!("--ipam-opt eni-id={}, which is in it", other.eni),
+                    None => "another ENI of this host by --ipam-opt eni-id=…".to_owned(),
+                };
                 return Err(Error::Asked(format!(
-                    "--subnet {pool} is not the subnet of {} on {}: pass --subnet {}",
+                    "--subnet {pool} is not the subnet of {} on {}: pass --subnet {}, or name {other}",
                     nic.eni, link.name, subnet.cidr
                 )));
             }

@@ -11,26 +11,24 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::address::{Row, State};
 use crate::ec2::Ec2Error;
-use crate::engine::{Engine, Network, Snapshot};
+use crate::engine::{Engine, Snapshot};
 use crate::eni::{Eni, Known};
 use crate::error::Error;
 use crate::fault::point;
 use crate::id::EniId;
 use crate::imds::Host;
 use crate::ipam::Ipam;
-use crate::late::pause;
 use crate::plan::ledger::{Ledger, Sight};
 use crate::plan::reconcile::{Finding, Look, compare, is_blind};
 use crate::plan::settle_age;
 use crate::supervise::supervised;
 
+mod docker;
 mod networks;
-
-use networks::{is_of_a_driver, is_of_a_parent};
 
 /// What rounds know of each other.
 pub struct Reconciler {
@@ -62,6 +60,8 @@ pub struct Outcome {
     pub whole: Option<Instant>,
     /// What only a person can put right, as the last round saw it: a sentence for each thing that it is about.
     pub problems: BTreeMap<String, String>,
+    /// Those of them that are Docker networks without a way into the VPC.
+    misfits: Problems,
     /// What is no problem of the driver's, and may be one of the host's: a sentence for each network that it is about.
     pub warnings: BTreeMap<String, String>,
     /// How many such things there were in this life.
@@ -168,11 +168,13 @@ impl Ipam {
             let unjudged = look.unjudged(&eni).filter(|_| docker.is_some());
             watched.problems.extend(unjudged.map(|problem| (eni.nic.eni.to_string(), problem)));
         }
-        if let (Some(docker), Some(host)) = (&docker, &host) {
-            self.misplaced(docker, host, &mut watched).await;
-        }
         if !dry_run {
-            self.reconciler.tell(&watched, whole.then_some(now));
+            let misfits = match (&docker, &host) {
+                (Some(docker), Some(host)) => Some(self.misfits(docker, host).await),
+                // What a look was blind to is not over.
+                _ => None,
+            };
+            self.reconciler.tell(&watched, misfits, self.silence(), whole.then_some(now));
         }
         Ok(found)
     }
@@ -213,34 +215,6 @@ impl Ipam {
         }
     }
 
-    /// Docker's word, whole or none, without addresses that are not the VPC's; grants keep off what is in use.
-    async fn docker(&self, host: Option<&Host>) -> Option<Snapshot> {
-        let asked = Instant::now();
-        match self.reconciler.engine.as_ref()?.snapshot().await {
-            Ok(snapshot) => {
-                let snapshot = self.about_the_vpc(snapshot, host).await;
-                self.in_use.listed(snapshot.addresses(), asked);
-                Some(snapshot)
-            }
-            Err(why) => {
-                tracing::debug!("{why}");
-                None
-            }
-        }
-    }
-
-    /// At boot dockerd starts its plugins before it answers.
-    async fn until_docker_answers(&self) {
-        if self.reconciler.engine.is_none() || self.in_use.count().is_some() {
-            return std::future::pending().await;
-        }
-        let mut failures = 0;
-        while self.docker(None).await.is_none() {
-            sleep(pause(failures)).await;
-            failures += 1;
-        }
-    }
-
     async fn complete(
         &self,
         eni: &Eni,
@@ -262,23 +236,6 @@ impl Ipam {
         own_enis.extend(self.served().await.iter().map(|eni| eni.nic.eni.clone()));
         let on_link = self.links.addresses(eni.link.index).await.map_err(|why| Error::Missing(why.to_string()))?;
         Ok(Seen { rows, listed, docker, known, own_enis, on_link })
-    }
-
-    /// Networks whose parent interface is not the one that their pool's addresses are on.
-    async fn misplaced(&self, docker: &Snapshot, host: &Host, watched: &mut HashMap<EniId, Watched>) {
-        for network in docker.networks.iter().filter(|network| is_of_a_parent(network)) {
-            let Ok((nic, link)) = self.choose(host, &network.ipam_options).await else { continue };
-            let Some(watched) = watched.get_mut(&nic.eni) else { continue };
-            let parent = network.parent.as_deref().unwrap_or_default();
-            if network.subnets.contains(&nic.cidr) && parent != link.name {
-                let problem = format!(
-                    "the network {} is on {parent}, and its addresses are on {} ({}), so its containers have no network: \
-                     create it again with -o parent={}",
-                    network.name, link.name, nic.eni, link.name
-                );
-                watched.problems.insert(network.name.clone(), problem);
-            }
-        }
     }
 }
 
@@ -326,9 +283,9 @@ impl Seen {
 impl Watched {
     /// Whether this Engine's word on the ENI's addresses is worth anything: another one on the same host shows none of them in
     /// use, and would have every lease released.
-    fn is_shown_by(&mut self, docker: &Snapshot, eni: &Eni) -> bool {
-        let is_on_it = |network: &Network| is_of_a_driver(network) && network.subnets.contains(&eni.subnet.cidr);
-        self.is_dockers |= docker.networks.iter().any(is_on_it);
+    fn is_shown_by(&mut self, shown: &Snapshot, eni: &Eni) -> bool {
+        let is_on_it = |network| networks::is_of_a_driver(network) && network.subnets.contains(&eni.subnet.cidr);
+        self.is_dockers |= shown.networks.iter().any(is_on_it);
         self.is_dockers
     }
 
@@ -374,9 +331,18 @@ impl Watched {
 
 impl Reconciler {
     /// Every problem is told once in the log, counted, and shown by `status` for as long as it lasts.
-    fn tell(&self, watched: &HashMap<EniId, Watched>, whole: Option<Instant>) {
-        let problems: Problems = watched.values().flat_map(|watched| watched.problems.clone()).collect();
+    fn tell(
+        &self,
+        watched: &HashMap<EniId, Watched>,
+        misfits: Option<Problems>,
+        silence: Option<(String, String)>,
+        whole: Option<Instant>,
+    ) {
+        let of_enis = watched.values().flat_map(|watched| watched.problems.clone());
+        let mut problems: Problems = of_enis.chain(silence).collect();
         self.outcome.send_modify(|outcome| {
+            outcome.misfits = misfits.unwrap_or_else(|| std::mem::take(&mut outcome.misfits));
+            problems.extend(outcome.misfits.clone());
             for (_, problem) in problems.iter().filter(|(about, _)| !outcome.problems.contains_key(*about)) {
                 tracing::error!("{problem}");
                 outcome.conflicts += 1;

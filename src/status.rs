@@ -5,12 +5,13 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use crate::address::State;
+use crate::address::{Row, State};
 use crate::error::Error;
 use crate::id::SubnetId;
 use crate::ipam::Ipam;
+use crate::store::{Database, Store};
 
 /// The answer of `GET /v1/status`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -19,12 +20,12 @@ pub struct Status {
     pub version: String,
     /// The token of this life, as claims carry it.
     pub boot: String,
-    /// The table: what it is, or why it cannot be reached.
-    pub store: Result<StoreStatus, String>,
-    /// Whether EC2's client is set up; why not.
-    pub ec2: Result<String, String>,
-    /// How many of the VPC's addresses Docker's containers had when it was last asked; none while it has not answered.
-    pub docker: Option<usize>,
+    /// The table.
+    pub store: StoreStatus,
+    /// EC2.
+    pub ec2: Ec2Status,
+    /// Docker's API; none where `EC2_IPAM_DOCKER_SOCKET` says not to read it.
+    pub docker: Option<DockerStatus>,
     /// How long ago rows, EC2 and Docker were last compared, all of them readable.
     pub reconciled_seconds: Option<u64>,
     /// What does not agree and only a person can mend.
@@ -39,11 +40,35 @@ pub struct Status {
 
 /// The table.
 #[derive(Debug, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the names say it")]
 pub struct StoreStatus {
+    /// `mysql` or `sqlite`.
     pub kind: String,
+    /// Where: hosts and database, or the file.
     pub at: String,
-    pub version: String,
+    /// The server's own version text; none while it does not answer.
+    pub version: Option<String>,
+    /// Why it cannot be used; none while it can.
+    pub error: Option<String>,
+}
+
+/// EC2.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Ec2Status {
+    /// The region spoken to; none while that is not known.
+    pub region: Option<String>,
+    /// Why not.
+    pub error: Option<String>,
+}
+
+/// Docker's API.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DockerStatus {
+    /// How many of the VPC's addresses containers had by its last answer; none while it has not answered.
+    pub addresses: Option<usize>,
+    /// How old that answer is.
+    pub age_seconds: Option<u64>,
+    /// Why it does not answer now; none while it does.
+    pub error: Option<String>,
 }
 
 /// One ENI.
@@ -95,26 +120,37 @@ const NEVER: u64 = 10 * 365 * 86_400;
 /// A picture is not worth a long wait.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+impl Status {
+    /// Whether nothing wants a person: no PROBLEM, and the table answers.
+    pub fn is_well(&self) -> bool {
+        self.problems.is_empty() && self.store.error.is_none()
+    }
+}
+
 impl Ipam {
     /// The picture now.
     pub async fn status(&self) -> Status {
         let until = Instant::now() + PATIENCE;
         let store = self.store.now();
-        let described = match &store {
-            Ok(store) => store.describe(until).await.map_err(|e| e.to_string()),
-            Err(why) => Err(why.clone()),
+        // Whoever asks wants to know how it is now, not how it was at the last round.
+        let look = async {
+            let host = self.host().await.ok();
+            self.docker(host.as_ref()).await
         };
+        let ((described, left_out), _) = tokio::join!(self.describe_store(until), timeout_at(until, look));
+        let ec2 = self.ec2.now();
         let reconciled = self.reconciler.outcome();
-        let mut problems: Vec<String> = self.settings.wrong.iter().cloned().collect();
-        problems.extend(reconciled.problems.into_values());
-        problems.extend(self.scanner.problems());
-        problems.extend(described.iter().flat_map(|d| &d.left_out).map(|row| format!("left out: {row}")));
+        let mut problems = self.problems();
+        problems.extend(left_out.iter().map(|row| format!("left out: {row}")));
         let mut status = Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: env!("EC2_IPAM_VERSION").to_owned(),
             boot: self.claims.boot().to_string(),
-            store: described.map(|d| StoreStatus { kind: d.kind.to_owned(), at: d.at, version: d.version }),
-            ec2: self.ec2.now().map(|ec2| ec2.region().to_owned()),
-            docker: self.in_use.count(),
+            store: described,
+            ec2: Ec2Status {
+                region: ec2.as_ref().ok().map(|ec2| ec2.region().to_owned()),
+                error: ec2.as_ref().err().cloned(),
+            },
+            docker: self.settings.docker_socket.as_ref().map(|_| self.docker_status()),
             reconciled_seconds: reconciled.whole.map(|at| at.elapsed().as_secs()),
             problems,
             conflicts: reconciled.conflicts,
@@ -155,17 +191,41 @@ impl Ipam {
         status
     }
 
-    /// The rows of a subnet, or of each subnet in which an ENI is served, with or without the free ones.
+    /// The table, and its rows that cannot be read.
+    async fn describe_store(&self, until: Instant) -> (StoreStatus, Vec<String>) {
+        let (kind, at) = match &self.settings.database {
+            Database::MySql(server) => ("mysql", server.to_string()),
+            Database::Sqlite(file) => ("sqlite", file.display().to_string()),
+        };
+        let described = match self.store.now() {
+            Ok(store) => store.describe(until).await.map_err(|why| why.to_string()),
+            Err(why) => Err(why),
+        };
+        let kind = kind.to_owned();
+        match described {
+            Ok(found) => {
+                (StoreStatus { kind, at: found.at, version: Some(found.version), error: None }, found.left_out)
+            }
+            Err(why) => (StoreStatus { kind, at, version: None, error: Some(why) }, Vec::new()),
+        }
+    }
+
+    fn docker_status(&self) -> DockerStatus {
+        let count = self.in_use.count();
+        DockerStatus {
+            addresses: count.map(|(addresses, _)| addresses),
+            age_seconds: count.map(|(_, asked)| asked.elapsed().as_secs()),
+            error: self.in_use.silence().map(|silence| silence.why),
+        }
+    }
+
+    /// The rows of a subnet, with or without the free ones; by default of each subnet in which an ENI is served, or, where none
+    /// is, of every subnet of the table.
     pub async fn list(&self, subnet: Option<SubnetId>, free_too: bool, until: Instant) -> Result<Vec<Listed>, Error> {
         let store = self.store(until).await?;
-        let subnets = match subnet {
-            Some(subnet) => vec![subnet],
-            None => {
-                let mut served: Vec<_> = self.served().await.iter().map(|eni| eni.subnet.id.clone()).collect();
-                served.sort();
-                served.dedup();
-                served
-            }
+        let (subnets, is_named) = match subnet {
+            Some(subnet) => (vec![subnet], true),
+            None => (self.subnets(&store, until).await?, false),
         };
         let mut listed = Vec::new();
         for subnet in subnets {
@@ -174,17 +234,51 @@ impl Ipam {
             } else {
                 store.rows_taken(&subnet, until).await?
             };
+            if rows.is_empty() && is_named {
+                known(&store, &subnet, until).await?;
+            }
             listed.extend(rows.into_iter().map(|row| Listed {
                 ip: row.ip,
                 state: row.state(),
                 subnet: row.subnet.to_string(),
                 iface: row.iface.as_ref().map(ToString::to_string),
                 primary: row.primary,
-                holder: row.endpoint().map(ToOwned::to_owned),
+                holder: row.endpoint().map(ToOwned::to_owned).or_else(|| self.container(&row)),
                 named: row.is_fixed(),
                 idle_seconds: Some(row.idle.as_secs()).filter(|idle| *idle < NEVER),
             }));
         }
         Ok(listed)
     }
+
+    async fn subnets(&self, store: &Store, until: Instant) -> Result<Vec<SubnetId>, Error> {
+        let mut served: Vec<_> = self.served().await.iter().map(|eni| eni.subnet.id.clone()).collect();
+        if served.is_empty() {
+            return Ok(store.subnets(until).await?);
+        }
+        served.sort();
+        served.dedup();
+        Ok(served)
+    }
+
+    /// Engines before 29 do not say which container asks, but list it afterwards.
+    fn container(&self, row: &Row) -> Option<String> {
+        self.in_use.name(row.ip).filter(|_| row.state() == State::Lease)
+    }
+}
+
+/// Nothing to list is an answer only for a subnet that the table has.
+async fn known(store: &Store, subnet: &SubnetId, until: Instant) -> Result<(), Error> {
+    let all = store.subnets(until).await?;
+    if all.contains(subnet) {
+        return Ok(());
+    }
+    let has = if all.is_empty() {
+        "none yet".to_owned()
+    } else {
+        all.iter().map(SubnetId::as_str).collect::<Vec<_>>().join(", ")
+    };
+    Err(Error::Asked(format!(
+        "the table has no rows of {subnet}; the subnets that it has: {has}. `ec2-ipam init` and the first network in a subnet fill it"
+    )))
 }

@@ -45,12 +45,17 @@ pub struct Asked {
     pub wait: Duration,
 }
 
-/// Tries every fact and prints the report. The exit status is 0 if all was tried, the driver knows all of it, and all is
+/// Tries every fact and writes the report. The exit status is 0 if all was tried, the driver knows all of it, and all is
 /// cleaned up.
 ///
 /// # Errors
 /// The ENI is not fit, or AWS is not reached: then nothing was changed.
-pub(crate) async fn run(settings: &Settings, asked: &Asked, json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(
+    settings: &Settings,
+    asked: &Asked,
+    json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<ExitCode> {
     let imds = Imds::new();
     let host = imds.host(IDENTITY).await?;
     let ec2 = match Ec2::connect(settings.region.clone(), settings.keys.clone()).await {
@@ -61,7 +66,7 @@ pub(crate) async fn run(settings: &Settings, asked: &Asked, json: bool) -> anyho
     let ec2 = ec2?.once();
     let mut bench = Box::pin(Bench::set_up(ec2, imds, host, asked)).await?;
     let mut report = Report {
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("EC2_IPAM_VERSION"),
         date: now(),
         region: bench.region().to_owned(),
         instance_type: bench.host.instance_type.clone(),
@@ -97,11 +102,10 @@ pub(crate) async fn run(settings: &Settings, asked: &Asked, json: bool) -> anyho
     }
     report.left_behind = bench.commands();
 
-    let mut out = std::io::stdout().lock();
     if json {
         writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {
-        report.print(&mut out)?;
+        report.print(out)?;
     }
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -47,12 +47,19 @@ pub struct Network {
     pub subnets: Vec<Ipv4Net>,
     /// Addresses of every endpoint, running container or not, and every auxiliary address: each counts as a use.
     pub addresses: HashSet<Ipv4Addr>,
+    /// Names of the containers that run, by address.
+    pub names: HashMap<Ipv4Addr, String>,
 }
 
 impl Snapshot {
     /// All addresses, of whatever network.
     pub fn addresses(&self) -> HashSet<Ipv4Addr> {
         self.networks.iter().flat_map(|network| &network.addresses).chain(&self.strays).copied().collect()
+    }
+
+    /// The containers' names, as far as their network tells them.
+    pub fn names(&self) -> HashMap<Ipv4Addr, String> {
+        self.networks.iter().flat_map(|network| network.names.clone()).collect()
     }
 }
 
@@ -108,8 +115,10 @@ impl From<Inspected> for Network {
         let mut options = network.options;
         let endpoints = network.containers.values().filter_map(|endpoint| endpoint.ip.0);
         let auxiliary = network.ipam.config.iter().flat_map(|config| config.auxiliary.values()).filter_map(|ip| ip.0);
+        let named = network.containers.values().filter(|endpoint| !endpoint.name.is_empty());
         Self {
             addresses: endpoints.chain(auxiliary).collect(),
+            names: named.filter_map(|endpoint| Some((endpoint.ip.0?, endpoint.name.clone()))).collect(),
             name: network.name,
             driver: network.driver,
             parent: options.remove("parent").filter(|parent| !parent.is_empty()),
@@ -184,6 +193,9 @@ struct IpamConfig {
 
 #[derive(Deserialize)]
 struct Endpoint {
+    /// For people: an answer without it is a picture all the same.
+    #[serde(rename = "Name", default)]
+    name: String,
     #[serde(rename = "IPv4Address")]
     ip: Address,
 }

@@ -66,10 +66,6 @@ pub(super) fn is_of_a_driver(network: &Network) -> bool {
     !matches!(network.ipam.as_str(), "" | "default" | "null")
 }
 
-pub(super) fn is_of_a_parent(network: &Network) -> bool {
-    is_of_a_driver(network) && matches!(network.driver.as_str(), "ipvlan" | "macvlan")
-}
-
 /// The subnet of the network that has addresses of this block.
 fn shared(network: &Network, cidr: Ipv4Net) -> Option<Ipv4Net> {
     network.subnets.iter().copied().find(|net| net.contains(&cidr) || cidr.contains(net))
@@ -98,6 +94,7 @@ mod tests {
             ipam_options: BTreeMap::new(),
             subnets: subnets.iter().map(|net| net.parse().unwrap()).collect(),
             addresses: std::collections::HashSet::new(),
+            names: std::collections::HashMap::new(),
         }
     }
 

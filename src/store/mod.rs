@@ -204,6 +204,11 @@ impl Store {
         either!(self, s => s.rows_taken(subnet, until))
     }
 
+    /// The subnets that have rows, in order.
+    pub async fn subnets(&self, until: Instant) -> Result<Vec<SubnetId>> {
+        either!(self, s => s.subnets(until))
+    }
+
     /// The rows of a subnet counted by state and ENI.
     pub async fn census(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
         either!(self, s => s.census(subnet, until))

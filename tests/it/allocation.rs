@@ -613,8 +613,8 @@ async fn a_release_while_the_database_is_away_is_done_when_it_is_back() {
     proxy.cut();
     tokio::join!(host.release(&pool, a), host.release(&pool, b));
     assert_eq!(host.mine(State::Lease).await.len(), 2);
-    let status = host.tell(&["status", "--json"]).await;
-    assert!(status.contains("\"store\""), "it still answers: {status}");
+    let (is_well, status) = host.ask(&["status", "--json"]).await;
+    assert!(!is_well && status.contains("\"store\""), "it still answers: {status}");
     proxy.stall(false);
     proxy.cut();
     eventually("both are released", async || host.mine(State::Ready).await == [a, b].into()).await;

@@ -221,7 +221,7 @@ async fn mariadb(bed: &Bed) {
     bed.step("on MariaDB: network create", || {
         bed.network("front", &FRONT, &format!("--subnet {}", FRONT.cidr)).unwrap()
     });
-    assert_eq!(bed.status().unwrap().store.unwrap().kind, "mysql");
+    assert_eq!(bed.status().unwrap().store.kind, "mysql");
     let a = bed.step("on MariaDB: run", || bed.run("c1", "--network front"));
     bed.step("on MariaDB: run --ip", || bed.run("c2", &format!("--network front --ip {}", FRONT.ip(200))));
     bed.ping("c2", a);

@@ -22,6 +22,7 @@ mod conformance;
 mod contention;
 mod crash;
 mod docker_faults;
+mod drivers;
 mod e2e;
 mod ec2;
 mod engine;
@@ -34,6 +35,7 @@ mod protocol;
 mod reconcile;
 mod robustness;
 mod secrets;
+mod status;
 mod store;
 mod stub;
 #[cfg(feature = "fail-points")]

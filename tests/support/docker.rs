@@ -1,7 +1,7 @@
 //! A stand-in for a Docker Engine's API on a unix socket, as far as the driver reads it. The real Engine's answers are
 //! tested against the real Engine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -17,6 +17,8 @@ pub struct State {
     pub in_use: BTreeSet<Ipv4Addr>,
     /// Its network's subnet; none: it has no network.
     pub subnet: Option<String>,
+    /// The network's driver.
+    pub driver: String,
     /// The network's parent interface.
     pub parent: String,
     /// Its other networks.
@@ -50,6 +52,7 @@ impl Docker {
         let state = State {
             in_use: BTreeSet::new(),
             subnet: Some(subnet.to_owned()),
+            driver: "ipvlan".to_owned(),
             parent: "eth1".to_owned(),
             others: Vec::new(),
             fails: false,
@@ -105,9 +108,11 @@ impl State {
     }
 
     fn network(&self, subnet: &str) -> Value {
+        let endpoint = |ip: &Ipv4Addr| (ip.to_string(), json!({ "Name": format!("c{ip}"), "IPv4Address": ip }));
+        let endpoints: BTreeMap<_, _> = self.in_use.iter().map(endpoint).collect();
         json!({
-            "Name": "pods", "Id": "n1", "Scope": "local", "Driver": "ipvlan", "Options": { "parent": self.parent },
-            "IPAM": { "Driver": "ec2-ipam:latest", "Options": {}, "Config": [{ "Subnet": subnet }] }, "Containers": {},
+            "Name": "pods", "Id": "n1", "Scope": "local", "Driver": self.driver, "Options": { "parent": self.parent },
+            "IPAM": { "Driver": "ec2-ipam:latest", "Options": {}, "Config": [{ "Subnet": subnet }] }, "Containers": endpoints,
         })
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use ec2_ipam::address::{State, Status};
 use ec2_ipam::id::Claim;
 use mysql_async::prelude::Queryable;
+use nix::mount::MsFlags;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -123,6 +124,7 @@ impl Fleet {
         namespace.ip(&format!("link set eth1 address {mac}"));
         namespace.ip("link set eth1 up");
         let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("run")).unwrap();
         let ec2 = self.vpc.serve_ec2(namespace.listener());
         let imds = self.vpc.serve_imds(&id, namespace.listener());
         let (url, proxy) = match &self.db {
@@ -213,6 +215,15 @@ impl Namespace {
     pub fn listener(&self) -> TcpListener {
         self.enter(|| TcpListener::bind("127.0.0.1:0")).unwrap()
     }
+}
+
+/// The calling thread and its children have this directory as `/run`.
+fn own_run(run: &Path) {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    let mount =
+        |what: Option<&Path>, at: &str, how| nix::mount::mount(what, at, None::<&str>, how, None::<&str>).unwrap();
+    mount(None, "/", MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    mount(Some(run), "/run", MsFlags::MS_BIND);
 }
 
 pub struct Host {
@@ -380,13 +391,30 @@ impl Host {
     /// The same with other settings.
     pub async fn run_with(&self, args: &[&str], settings: &[(&str, &str)]) -> (bool, String) {
         let mut command = self.command(args);
-        command.envs(settings.iter().copied());
-        let namespace = self.namespace.another();
-        let work = move || namespace.enter(move || command.stdin(Stdio::null()).output()).unwrap();
-        let Output { status, stdout, stderr } = tokio::task::spawn_blocking(work).await.unwrap();
+        command.envs(settings.iter().copied()).stdout(Stdio::piped());
+        let Output { status, stdout, stderr } = self.output(command).await;
         let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
         self.heard.lock().unwrap().push(text.clone());
         (status.success(), text)
+    }
+
+    /// The same with nobody who reads what it prints: its exit status, and what it says beside.
+    pub async fn run_unread(&self, args: &[&str]) -> (Option<i32>, String) {
+        let mut command = self.command(args);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        command.stdout(writer);
+        let Output { status, stderr, .. } = self.output(command).await;
+        (status.code(), String::from_utf8(stderr).unwrap())
+    }
+
+    async fn output(&self, mut command: Command) -> Output {
+        let (namespace, run) = (self.namespace.another(), self.run_dir());
+        let act = move || {
+            own_run(&run);
+            command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?.wait_with_output()
+        };
+        tokio::task::spawn_blocking(move || namespace.enter(act)).await.unwrap().unwrap()
     }
 
     /// A command that asks the running driver.
@@ -438,7 +466,17 @@ impl Host {
         let mut command = self.command(args);
         command.envs(settings.iter().copied()).stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
-        self.namespace.enter(|| command.spawn()).unwrap()
+        let run = self.run_dir();
+        let act = || {
+            own_run(&run);
+            command.spawn()
+        };
+        self.namespace.enter(act).unwrap()
+    }
+
+    /// What the host has as `/run`: the machine's plugins are none of its business.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
     }
 
     /// An answer that came otherwise.

@@ -68,6 +68,10 @@ impl MySql {
         read::rows_of_subnet(&self.pool, subnet, false, until).await
     }
 
+    pub(super) async fn subnets(&self, until: Instant) -> Result<Vec<SubnetId>> {
+        read::subnets(&self.pool, until).await
+    }
+
     pub(super) async fn census(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
         read::census(&self.pool, subnet, until).await
     }

@@ -54,6 +54,23 @@ pub(super) async fn rows_of_subnet(
     Ok(rows)
 }
 
+/// KEY cold begins with the subnet: one look for each of them.
+pub(super) async fn subnets(pool: &Arc<Pool>, until: Instant) -> Result<Vec<SubnetId>, StoreError> {
+    let attempt = || async {
+        let mut conn = pool.get().await?;
+        let rows = conn.rows("SELECT DISTINCT subnet FROM allocation ORDER BY subnet").await?;
+        conn.keep();
+        rows.into_iter().map(|mut row| column::<String>(&mut row, 0)).collect::<Result<Vec<_>, _>>()
+    };
+    let mut tries = Tries::new(pool, until);
+    loop {
+        match tries.bound(attempt()).await {
+            Ok(subnets) => return Ok(subnets.into_iter().map(SubnetId::stored).collect()),
+            Err(trouble) => tries.after(trouble).await?,
+        }
+    }
+}
+
 pub(super) async fn census(pool: &Arc<Pool>, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>, StoreError> {
     let kind = raw::CLAIM_KIND;
     let subnet = text(subnet.as_str());

@@ -143,6 +143,10 @@ impl Sqlite {
         self.run(until, move |file, known| read::rows_of_subnet(file, known, &subnet, false)).await
     }
 
+    pub(super) async fn subnets(&self, until: Instant) -> Result<Vec<SubnetId>> {
+        self.run(until, |file, _| read::subnets(file)).await
+    }
+
     pub(super) async fn census(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
         let subnet = subnet.clone();
         self.run(until, move |file, known| read::census(file, known, &subnet)).await

@@ -49,6 +49,12 @@ pub(super) fn rows_of_subnet(
     Ok(rows)
 }
 
+pub(super) fn subnets(file: &Connection) -> Result<Vec<SubnetId>, Trouble> {
+    let mut statement = file.prepare_cached("SELECT DISTINCT subnet FROM allocation ORDER BY subnet")?;
+    let subnets = statement.query_map([], |row| row.get::<_, String>(0))?;
+    Ok(subnets.map(|subnet| subnet.map(SubnetId::stored)).collect::<Result<_, _>>()?)
+}
+
 pub(super) fn census(file: &Connection, known: &Known, subnet: &SubnetId) -> Result<Vec<Count>, Trouble> {
     let kind = raw::CLAIM_KIND;
     let read = format!(

@@ -59,6 +59,8 @@ async fn a_real_docker_tells_its_uses_through_stop_pause_crash_and_swarm() {
     assert_eq!((running.len(), twice.len(), paused.len()), (1, 2, 1));
     expected.extend(running.iter().chain(&twice).chain(&paused));
     let snapshot = host.snapshot().await;
+    let names = [(running[0], "running"), (twice[0], "twice"), (twice[1], "twice"), (paused[0], "paused")];
+    assert_eq!(snapshot.names(), names.map(|(ip, name)| (ip, name.to_owned())).into());
     assert_eq!(snapshot.addresses(), expected, "running, on two networks, paused, and an auxiliary address");
 
     let mut networks = snapshot.networks;

@@ -1,6 +1,6 @@
 //! What Docker has in use, from answers as Engines 20.10 to 29 write them, and from broken ones.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -152,6 +152,11 @@ fn ips(texts: &[&str]) -> HashSet<Ipv4Addr> {
     texts.iter().map(|ip| ip.parse().unwrap()).collect()
 }
 
+/// Of endpoints, each of which is called x.
+fn names(texts: &[&str]) -> HashMap<Ipv4Addr, String> {
+    ips(texts).into_iter().map(|ip| (ip, "x".to_owned())).collect()
+}
+
 #[tokio::test]
 async fn every_endpoint_and_every_auxiliary_address_is_a_use() {
     let docker = Docker::new(script());
@@ -167,6 +172,7 @@ async fn every_endpoint_and_every_auxiliary_address_is_a_use() {
         ipam_options: BTreeMap::from([("eni-id".into(), "eni-1".into())]),
         subnets: vec!["10.0.0.0/24".parse().unwrap()],
         addresses: ips(&expected[..5]),
+        names: names(&["10.0.0.20", "10.0.0.21"]),
     };
     let back = Network {
         name: "net-b0".into(),
@@ -176,6 +182,7 @@ async fn every_endpoint_and_every_auxiliary_address_is_a_use() {
         ipam_options: BTreeMap::new(),
         subnets: vec!["10.1.0.0/16".parse().unwrap()],
         addresses: ips(&expected[5..7]),
+        names: names(&["10.1.0.3"]),
     };
     assert_eq!(snapshot.networks, [front, back]);
     assert_eq!(*docker.asked.lock().unwrap(), [CONTAINERS, NETWORKS, FRONT, BACK]);
