@@ -42,6 +42,12 @@ pub enum Command {
         /// The subnet's id
         subnet: String,
     },
+    /// Print the SQL that the database lacks, for an administrator to run where the driver's user may not
+    Schema {
+        /// All of it, for an empty database; asks nobody
+        #[arg(long)]
+        all: bool,
+    },
     /// Give idle addresses back to the subnet
     Recycle {
         /// The subnet's id
@@ -109,7 +115,11 @@ impl Command {
     /// Whether it changes rows, or what is on an ENI.
     pub fn changes(&self) -> bool {
         match self {
-            Self::Serve { .. } | Self::Status { .. } | Self::List { .. } | Self::Doctor { .. } => false,
+            Self::Serve { .. }
+            | Self::Schema { .. }
+            | Self::Status { .. }
+            | Self::List { .. }
+            | Self::Doctor { .. } => false,
             Self::Reconcile { dry_run, .. } => !dry_run,
             Self::Init { .. } | Self::Recycle { .. } | Self::Reserve { .. } | Self::Unreserve { .. } => true,
         }

@@ -17,6 +17,7 @@ use crate::id::SubnetId;
 use crate::reconcile::Found;
 use crate::socket::control::{HowToReconcile, OfAddress, OfSubnet};
 use crate::status::{Listed, Status};
+use crate::store;
 use driver::{Driver, Sockets};
 
 /// Runs a command other than `serve` and prints what came of it.
@@ -28,6 +29,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         let code = Box::pin(conformance::run(&cli.given.settings()?, asked, *json, &mut out)).await?;
         show(&out)?;
         return Ok(code);
+    }
+    if matches!(cli.command, Command::Schema { all: true }) {
+        print::schema(&mut out, store::whole_schema())?;
+        show(&out)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let sockets = Sockets::look(cli.given.listen()?).await;
     let driver = Driver::choose(&cli, &sockets).await?;
@@ -59,6 +65,10 @@ async fn answer(command: Command, driver: &Driver, sockets: &Sockets, out: &mut 
                 "{subnet}: {} rows added, {} changed; EC2 has {} addresses in use",
                 done.inserted, done.changed, done.in_use
             )?;
+        }
+        Command::Schema { .. } => {
+            let lacking: Vec<String> = driver.ask("schema", &json!({})).await?;
+            print::schema(out, lacking.iter().map(String::as_str))?;
         }
         Command::Recycle { subnet, all } => {
             subnet.parse::<SubnetId>()?;

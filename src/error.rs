@@ -30,12 +30,8 @@ pub enum Error {
     Missing(String),
     #[error("no answer within {:.0} s: {why}", waited.as_secs_f64())]
     Late { waited: Duration, why: String },
-    #[error(
-        "subnet {subnet} has no free address{}: stop containers, run `ec2-ipam recycle {subnet} --all` to take idle addresses \
-         back from other hosts, or use a larger subnet",
-        range.map(|r| format!(" in the range {r}")).unwrap_or_default()
-    )]
-    NoFreeAddress { subnet: SubnetId, range: Option<Ipv4Net> },
+    #[error("subnet {subnet} has no free address{}{what_helps}", range.map(|r| format!(" in the range {r}")).unwrap_or_default())]
+    NoFreeAddress { subnet: SubnetId, range: Option<Ipv4Net>, what_helps: String },
     #[error(
         "{eni} holds as many addresses as its instance type allows, and all are in use: stop containers, use a larger \
          instance type, or start the container on another host"
@@ -50,4 +46,20 @@ pub enum Error {
     NotGiven { ip: Ipv4Addr, why: String },
     #[error("the driver is stopping; try again when it is back")]
     Stopping,
+}
+
+impl Error {
+    /// Whether it may pass by itself, so that waiting for it makes sense; else somebody has to change something first.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Missing(_) => true,
+            Self::Store(why) => why.may_pass(),
+            Self::Ec2(why) => why.is_transient(),
+            Self::Late { .. } | Self::Stopping => false,
+            Self::Asked(_) | Self::Name(_) | Self::Subnet(_) => false,
+            Self::NoFreeAddress { .. } | Self::EniFull { .. } | Self::HostHasThem { .. } | Self::NotGiven { .. } => {
+                false
+            }
+        }
+    }
 }

@@ -90,7 +90,11 @@ impl Ipam {
         stop: CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
         let (region, keys) = (settings.region.clone(), settings.keys.clone());
-        let ec2 = Late::reach("EC2", &tasks, stop.clone(), move || Ec2::connect(region.clone(), keys.clone()));
+        let ec2 = Late::reach("EC2", &tasks, stop.clone(), move || {
+            let connecting = Ec2::connect(region.clone(), keys.clone());
+            // Region and credentials come from the instance's metadata, which may be late.
+            async move { connecting.await.map_err(|why| Error::Missing(why.to_string())) }
+        });
         Self::with(settings, store, ec2, Imds::new(), tasks, stop)
     }
 
@@ -139,7 +143,7 @@ impl Ipam {
 
     async fn take_up_all(&self) -> Result<(), Error> {
         let until = Instant::now() + self.settings.request_timeout;
-        let store = self.store.get(until).await.map_err(Error::Missing)?;
+        let store = self.store.get(until).await?;
         let host = self.host().await?;
         for nic in &host.interfaces {
             let rows = store.rows_of_eni(&nic.eni, until).await?;
@@ -233,12 +237,12 @@ impl Ipam {
     /// The store, waited for until then, and no longer than a request may take: an operator has more time for the work, but
     /// wants to know soon that it cannot begin.
     pub async fn store(&self, until: Instant) -> Result<Arc<Store>, Error> {
-        self.store.get(self.at_most_a_request(until)).await.map_err(Error::Missing)
+        self.store.get(self.at_most_a_request(until)).await
     }
 
     /// EC2, waited for likewise.
     pub async fn ec2(&self, until: Instant) -> Result<Ec2, Error> {
-        self.ec2.get(self.at_most_a_request(until)).await.map_err(Error::Missing)
+        self.ec2.get(self.at_most_a_request(until)).await
     }
 
     /// Until then, or until a request that began now would end.

@@ -1,6 +1,5 @@
 //! Something outside that may not answer yet: reached in the background, waited for within a deadline.
 
-use std::fmt::Display;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -8,12 +7,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::error::Error;
 use crate::supervise::supervised;
 
 /// A thing that is there, or the reason why it is not yet.
 #[derive(Debug, Clone)]
 pub struct Late<T> {
-    state: watch::Receiver<Result<T, String>>,
+    state: watch::Receiver<Result<T, Error>>,
 }
 
 /// Back-off between attempts: doubles from the first to the last, with full jitter so that a fleet does not come back as one.
@@ -29,10 +29,10 @@ impl<T: Clone + Send + Sync + 'static> Late<T> {
         attempt: impl Fn() -> F + Send + Sync + 'static,
     ) -> Self
     where
-        E: Display + Send,
+        E: Into<Error> + Send,
         F: Future<Output = Result<T, E>> + Send,
     {
-        let (sender, state) = watch::channel(Err(format!("{what} has not answered yet")));
+        let (sender, state) = watch::channel(Err(Error::Missing(format!("{what} has not answered yet"))));
         let reaching = async move {
             let trying = async {
                 let mut failures = 0;
@@ -43,7 +43,7 @@ impl<T: Clone + Send + Sync + 'static> Late<T> {
                             return;
                         }
                         Err(why) => {
-                            let why = why.to_string();
+                            let why: Error = why.into();
                             if sender.send_replace(Err(why.clone())).err().as_ref() != Some(&why) {
                                 tracing::warn!("{why}");
                             }
@@ -61,22 +61,23 @@ impl<T: Clone + Send + Sync + 'static> Late<T> {
 
     /// A thing that will not come, and why.
     pub fn never(why: String) -> Self {
-        Self { state: watch::channel(Err(why)).1 }
+        Self { state: watch::channel(Err(Error::Missing(why))).1 }
     }
 
     /// The thing, waited for until then.
     ///
     /// # Errors
-    /// The last attempt's reason.
-    pub async fn get(&self, until: Instant) -> Result<T, String> {
+    /// The last attempt's reason: at once if only a person can change that, though it is tried again all the same.
+    pub async fn get(&self, until: Instant) -> Result<T, Error> {
         let mut state = self.state.clone();
-        let _ = timeout_at(until, state.wait_for(Result::is_ok)).await;
-        self.now()
+        let is_settled = |state: &Result<T, Error>| state.as_ref().map_or_else(|why| !why.may_pass(), |_| true);
+        let _ = timeout_at(until, state.wait_for(is_settled)).await;
+        self.state.borrow().clone()
     }
 
     /// The thing if it is there now, else why not.
     pub fn now(&self) -> Result<T, String> {
-        self.state.borrow().clone()
+        self.state.borrow().clone().map_err(|why| why.to_string())
     }
 }
 

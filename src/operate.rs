@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::fill::{self, Refreshed};
 use crate::id::{EniId, SubnetId};
 use crate::ipam::Ipam;
+use crate::store::Store;
 
 impl Ipam {
     /// `init`: every address of the subnet has its row afterwards.
@@ -20,6 +21,11 @@ impl Ipam {
         let ec2 = self.ec2(until).await?;
         let subnet = ec2.subnet(subnet).await?;
         fill::refresh(&store, &ec2, &subnet, until).await
+    }
+
+    /// `schema`: the statements that its tables lack.
+    pub async fn schema(&self, until: Instant) -> Result<Vec<&'static str>, Error> {
+        Ok(Store::lacking(&self.settings.database, self.at_most_a_request(until)).await?)
     }
 
     /// `recycle`: idle addresses of this host's interfaces in the subnet become free, with `all` those of every other host's

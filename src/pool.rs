@@ -109,6 +109,13 @@ impl Ipam {
         };
         if gateway != router {
             let row = self.store(until).await?.row(gateway, until).await?;
+            if row.as_ref().is_some_and(|row| row.iface.as_ref() == Some(&pool.eni)) {
+                return Err(Error::Asked(format!(
+                    "the gateway {gateway} is an address of {}, the network's own interface, which passes nothing on: leave \
+                     --gateway out for the VPC's router {router}",
+                    pool.eni
+                )));
+            }
             if row.is_none_or(|row| row.state() != State::Foreign) {
                 return Err(Error::Asked(format!(
                     "the gateway {gateway} is neither the VPC's router {router} nor an address that another interface has"

@@ -169,7 +169,7 @@ impl Ipam {
             let subnet = eni.subnet.id.to_string();
             if let Ok(store) = &store {
                 let mut counts = BTreeMap::new();
-                for count in store.census(&eni.subnet.id, until).await.unwrap_or_default() {
+                for count in store.census_lately(&eni.subnet.id, until).await.unwrap_or_default() {
                     *counts.entry(count.state).or_default() += count.rows;
                 }
                 status.subnets.insert(subnet.clone(), counts);

@@ -149,6 +149,10 @@ impl Driver {
         let patience = settings.request_timeout;
         let is_doctor = matches!(cli.command, Command::Doctor { .. });
         let ipam = match &settings.database {
+            // Opening it would add what it lacks.
+            Database::MySql(_) if matches!(cli.command, Command::Schema { .. }) => {
+                Ipam::with_store(settings, Late::never(absence), tasks.clone(), stop.clone())?
+            }
             Database::MySql(server) => {
                 note(&format!("{absence}; this is done on the table itself, {server}"));
                 Ipam::start(settings, tasks.clone(), stop.clone())?

@@ -20,6 +20,17 @@ fn line(out: &mut impl Write, text: &str) -> anyhow::Result<()> {
     Ok(writeln!(out, "{}", plain(text))?)
 }
 
+pub(super) fn schema<'s>(out: &mut impl Write, statements: impl Iterator<Item = &'s str>) -> anyhow::Result<()> {
+    let mut statements = statements.peekable();
+    if statements.peek().is_none() {
+        writeln!(out, "-- the database lacks nothing")?;
+    }
+    for statement in statements {
+        writeln!(out, "{statement};")?;
+    }
+    Ok(())
+}
+
 pub(super) fn found(out: &mut impl Write, found: &[Found]) -> anyhow::Result<()> {
     if found.is_empty() {
         line(out, "rows, EC2 and Docker agree")?;

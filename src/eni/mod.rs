@@ -141,7 +141,7 @@ pub struct Eni {
     outside: Outside,
     wants: mpsc::UnboundedSender<Want>,
     /// Err until the first survey is done: why not yet.
-    surveyed: watch::Receiver<Result<(), String>>,
+    surveyed: watch::Receiver<Result<(), Error>>,
     shared: Arc<Shared>,
 }
 
@@ -223,7 +223,7 @@ impl Eni {
         stop: CancellationToken,
     ) -> Arc<Self> {
         let (wants, inbox) = mpsc::unbounded_channel();
-        let (sender, surveyed) = watch::channel(Err("the ENI has not been looked at yet".to_owned()));
+        let (sender, surveyed) = watch::channel(Err(Error::Missing("the ENI has not been looked at yet".into())));
         let shared = Arc::new(Shared { memory: Mutex::new(Memory::empty()), waiting: AtomicUsize::new(0) });
         let task = task::Task::new(
             nic.clone(),
@@ -309,7 +309,7 @@ impl Eni {
 
     /// Why nothing is granted yet; none once the first survey is done.
     pub fn not_ready(&self) -> Option<String> {
-        self.surveyed.borrow().clone().err()
+        self.surveyed.borrow().clone().err().map(|why| why.to_string())
     }
 
     /// The instance type's limit of addresses per ENI, the primary included.
@@ -321,7 +321,9 @@ impl Eni {
     /// known to be on the ENI (I2).
     pub async fn survey_done(&self, until: Instant) -> Result<(), Error> {
         let mut surveyed = self.surveyed.clone();
-        let _ = timeout_at(until - LAST_WORD, surveyed.wait_for(Result::is_ok)).await;
-        surveyed.borrow().clone().map_err(Error::Missing)
+        // Only a person can change some reasons: those are told at once.
+        let is_settled = |state: &Result<(), Error>| state.as_ref().map_or_else(|why| !why.may_pass(), |()| true);
+        let _ = timeout_at(until - LAST_WORD, surveyed.wait_for(is_settled)).await;
+        surveyed.borrow().clone()
     }
 }

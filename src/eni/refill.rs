@@ -10,6 +10,7 @@ use crate::address::{Event, Row, State};
 use crate::ec2::Ec2;
 use crate::error::Error;
 use crate::fault::point;
+use crate::fill;
 use crate::id::Kind;
 use crate::plan;
 use crate::store::FreeClaim;
@@ -76,7 +77,7 @@ impl Task {
         // While EC2 leaves claims unclear nothing is claimed in reserve: each attempt would take more of the subnet.
         let is_clear = rows.iter().all(|row| row.state() != State::On);
         if warmth.target > 0 && now >= self.warm_retry_at && is_clear {
-            let census = self.outside.store.census(&self.subnet.id, until).await?;
+            let census = self.outside.store.census_lately(&self.subnet.id, until).await?;
             let free = census.iter().filter(|count| count.state == State::Free).map(|count| count.rows).sum();
             if !warmth.leaves_to_others(free, &self.subnet) {
                 size = self.burst.refill(waiting + warmth.lacking(rows), waiting > 0, now);
@@ -93,7 +94,14 @@ impl Task {
         };
         let ips = self.outside.store.claim_free(&wanted, until).await?;
         if ips.is_empty() {
-            self.answer_any(&Error::NoFreeAddress { subnet: self.subnet.id.clone(), range: sub_pool });
+            // No rows is not none free: the table may be new, or a restored backup.
+            if !fill::is_complete(&self.outside.store, &self.subnet, until).await?
+                && fill::refresh(&self.outside.store, ec2, &self.subnet, until).await?.inserted > 0
+            {
+                return Ok(None);
+            }
+            let (subnet, what_helps) = (self.subnet.id.clone(), self.what_helps(rows));
+            self.answer_any(&Error::NoFreeAddress { subnet, range: sub_pool, what_helps });
             self.warm_retry_at = now + WARM_BACK_OFF;
             return Ok(None);
         }
@@ -102,6 +110,29 @@ impl Task {
         let asked = claimed.len();
         let assigned = self.assign(ec2, claimed, true).await?;
         self.outcome(assigned, asked).await
+    }
+
+    /// What to do where no address of the subnet is free.
+    fn what_helps(&self, rows: &[Row]) -> String {
+        let (eni, subnet) = (&self.nic.eni, &self.subnet.id);
+        let on_link = self.shared.memory().on_link.clone();
+        let is_unknown = |row: &&Row| row.state() == State::Foreign && !row.primary && !on_link.contains(&row.ip);
+        let unknown = rows.iter().filter(is_unknown).count();
+        if unknown > 0 && self.outside.in_use.count().is_some() {
+            return format!(
+                ": {unknown} addresses of {eni} that the table did not know are still being looked at; those that no container \
+                 has are given out in about a minute"
+            );
+        }
+        if self.outside.store.is_private() {
+            return format!(
+                ": stop containers, run `ec2-ipam recycle {subnet}` on hosts that hold idle ones, or use a larger subnet"
+            );
+        }
+        format!(
+            ": stop containers, run `ec2-ipam recycle {subnet} --all` to take idle addresses back from other hosts, or use a \
+             larger subnet"
+        )
     }
 
     /// A full ENI has idle addresses all the same where a host agent has put them on the link itself (I7).

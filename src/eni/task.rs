@@ -34,7 +34,7 @@ pub(super) struct Task {
     pub(super) outside: Outside,
     pub(super) shared: Arc<Shared>,
     pub(super) inbox: mpsc::UnboundedReceiver<Want>,
-    pub(super) surveyed: watch::Sender<Result<(), String>>,
+    pub(super) surveyed: watch::Sender<Result<(), Error>>,
     /// EC2 refused an address as somebody else's: a table that no other host writes to knows too little of the subnet.
     pub(super) scan_wanted: bool,
     pub(super) queue: VecDeque<Order>,
@@ -77,7 +77,7 @@ impl Task {
         outside: Outside,
         shared: Arc<Shared>,
         inbox: mpsc::UnboundedReceiver<Want>,
-        surveyed: watch::Sender<Result<(), String>>,
+        surveyed: watch::Sender<Result<(), Error>>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -112,7 +112,6 @@ impl Task {
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let first_look = async {
             while let Err(why) = self.look().await {
-                let why = why.to_string();
                 if self.surveyed.send_replace(Err(why.clone())).err().as_ref() != Some(&why) {
                     tracing::warn!(eni = %self.nic.eni, "{why}");
                 }
@@ -194,6 +193,9 @@ impl Task {
                 Err(why) => {
                     self.shared.memory().last_error = Some(why.to_string());
                     tracing::warn!(eni = %self.nic.eni, "{why}");
+                    if matches!(why, Error::Store(_)) && !why.may_pass() {
+                        self.answer_all(&why);
+                    }
                     self.retry_at = Instant::now() + pause(self.failures);
                     self.failures += 1;
                 }

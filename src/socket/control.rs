@@ -55,6 +55,7 @@ pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> 
     let outcome = match path {
         "/v1/status" => Ok(json!(ipam.status().await)),
         "/v1/doctor" => Ok(json!(ipam.doctor(until).await)),
+        "/v1/schema" => ipam.schema(until).await.map(|lacking| json!(lacking)),
         "/v1/init" => init(ipam, body, until).await,
         "/v1/recycle" => recycle(ipam, body, until).await,
         "/v1/reconcile" => reconcile(ipam, body).await,

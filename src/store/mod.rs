@@ -25,6 +25,7 @@ mod schema;
 mod sqlite;
 mod url;
 
+pub use schema::whole as whole_schema;
 pub use url::{BadUrl, Database, Host, Server, Tls};
 
 /// Why the store could not do it. One sentence fit for a user: no SQL, no secret.
@@ -48,17 +49,30 @@ pub enum StoreError {
         "the database server is {found}, which cannot skip locked rows: MySQL 8.0.1 or MariaDB 10.6 is the oldest that can"
     )]
     TooOld { found: String },
-    /// The table does not fit and may not be changed by this user.
+    /// The tables do not fit and may not be changed by this user.
     #[error(
-        "the table `allocation` lacks {lacks}, and the database user may not change it; have an administrator run: {sql}"
+        "the database lacks {lacks}, and its user may not add that: have an administrator run what `ec2-ipam schema` prints"
     )]
     Schema { lacks: String, sql: String },
     /// Conflicts with other hosts until the time was up.
     #[error("the database {at} was busy with other hosts until the time was up")]
     Busy { at: String },
+    /// What it holds, or what it is, is nothing to work with.
+    #[error("the database {at} cannot be used: {why}")]
+    Unfit { at: String, why: String },
     /// Anything else that the server or the file says.
     #[error("the database {at} failed: {why}")]
     Failed { at: String, why: String },
+}
+
+impl StoreError {
+    /// Whether it may pass by itself; else somebody has to change something first.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::ReadOnly { .. } | Self::Busy { .. } | Self::Failed { .. } => true,
+            Self::Refused { .. } | Self::TooOld { .. } | Self::Schema { .. } | Self::Unfit { .. } => false,
+        }
+    }
 }
 
 /// Free addresses of a subnet to be taken for an ENI.
@@ -169,6 +183,17 @@ impl Store {
         }
     }
 
+    /// The statements that make its tables what they must be, as far as they are not yet; an SQLite file needs none.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; this one changes nothing.
+    pub async fn lacking(database: &Database, until: Instant) -> Result<Vec<&'static str>> {
+        match database {
+            Database::MySql(server) => mysql::lacking(server, until).await,
+            Database::Sqlite(_) => Ok(Vec::new()),
+        }
+    }
+
     /// Whether other hosts cannot see it: then only EC2 knows which addresses they have.
     pub fn is_private(&self) -> bool {
         matches!(self, Self::Sqlite(_))
@@ -212,6 +237,18 @@ impl Store {
     /// The rows of a subnet counted by state and ENI.
     pub async fn census(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
         either!(self, s => s.census(subnet, until))
+    }
+
+    /// The same for a look now and then: how many rows there are in all may have been counted minutes ago, as nobody takes
+    /// any away, and counting a large subnet's costs the database more than all else.
+    pub async fn census_lately(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
+        match self {
+            Self::MySql(s) => {
+                let _underway = Underway::here();
+                s.census_lately(subnet, until).await
+            }
+            Self::Sqlite(_) => self.census(subnet, until).await,
+        }
     }
 
     /// free -> allocated, on: the coldest free rows, skipping those that other hosts have locked. Empty only when a plain

@@ -134,6 +134,11 @@ pub(super) fn lacking(found: &Found) -> Result<Vec<&'static Step>, String> {
         .collect())
 }
 
+/// All statements, for an empty database of a MySQL server.
+pub fn whole() -> impl Iterator<Item = &'static str> {
+    STEPS.iter().map(|step| step.sql)
+}
+
 /// What works and could be better.
 pub(super) fn advice(found: &Found) -> Option<String> {
     let engine = found.engine.as_deref()?;

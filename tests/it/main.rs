@@ -33,6 +33,7 @@ mod link;
 mod model;
 mod protocol;
 mod reconcile;
+mod refusals;
 mod robustness;
 mod secrets;
 mod status;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mysql_async::{Conn, Opts};
 use tokio::time::timeout;
 
-use super::super::url::Server;
+use super::super::url::{Server, Tls};
 use super::session;
 use super::tries::ATTEMPT;
 use super::trouble::Trouble;
@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Hosts {
     hosts: Vec<Host>,
+    tls: Tls,
     /// The one that worked last, or the next one to try.
     now: AtomicUsize,
     /// What was wrong with each since one let us in.
@@ -36,7 +37,7 @@ impl Hosts {
             .map(|host| Host { at: host.to_string(), options: session::options(server, host) })
             .collect();
         let troubles = Mutex::new(vec![None; hosts.len()]);
-        Self { hosts, now: AtomicUsize::new(0), troubles }
+        Self { hosts, tls: server.tls.clone(), now: AtomicUsize::new(0), troubles }
     }
 
     /// The host to use.
@@ -49,7 +50,7 @@ impl Hosts {
         let (first, count) = (self.now(), self.hosts.len());
         for (n, (index, host)) in self.hosts.iter().enumerate().cycle().skip(first).take(count).enumerate() {
             let patience = if n + 1 < count { PATIENCE } else { ATTEMPT };
-            match timeout(patience, session::connect(&host.options)).await {
+            match timeout(patience, session::connect(&host.options, &self.tls)).await {
                 Ok(Ok(conn)) => {
                     self.now.store(index, Ordering::Relaxed);
                     self.troubles().fill(None);

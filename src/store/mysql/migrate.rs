@@ -106,6 +106,23 @@ async fn look(conn: &mut Leased) -> Result<Found, Trouble> {
     Ok(found)
 }
 
+/// The steps that are lacking, none of them taken.
+pub(super) async fn wanted(pool: &Arc<Pool>, until: Instant) -> Result<Vec<&'static str>, StoreError> {
+    let attempt = || async {
+        let mut conn = pool.get().await?;
+        let steps = lacking(&look(&mut conn).await?)?;
+        conn.keep();
+        Ok(steps.iter().map(|step| step.sql).collect())
+    };
+    let mut tries = Tries::new(pool, until);
+    loop {
+        match tries.bound(attempt()).await {
+            Ok(statements) => return Ok(statements),
+            Err(trouble) => tries.after(trouble).await?,
+        }
+    }
+}
+
 pub(super) async fn describe(pool: &Arc<Pool>, until: Instant) -> Result<Description, StoreError> {
     let mut tries = Tries::new(pool, until);
     loop {

@@ -76,6 +76,10 @@ impl MySql {
         read::census(&self.pool, subnet, until).await
     }
 
+    pub(super) async fn census_lately(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
+        read::census_lately(&self.pool, subnet, until).await
+    }
+
     pub(super) async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Ipv4Addr>> {
         take::claim_free(&self.pool, wanted, until).await
     }
@@ -95,6 +99,11 @@ impl MySql {
     pub(super) async fn hold_task(&self, name: &str, holder: &str, span: Duration, until: Instant) -> Result<bool> {
         task::hold(&self.pool, name, holder, span, until).await
     }
+}
+
+/// What the tables on a server lack.
+pub(super) async fn lacking(server: &Server, until: Instant) -> Result<Vec<&'static str>> {
+    migrate::wanted(&Pool::new(server), until).await
 }
 
 impl fmt::Debug for MySql {

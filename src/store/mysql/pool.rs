@@ -4,13 +4,16 @@
 //! calls that gave up on a stalled server use it up for good. Here a connection on which anything failed or timed out is
 //! closed at once, and only one whose every answer was read comes back.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::id::SubnetId;
 
 use super::super::clock::Clock;
 use super::super::raw::LeftOut;
@@ -32,6 +35,8 @@ pub(super) struct Pool {
     /// The server's clock; of whichever host.
     pub(super) clock: Clock,
     pub(super) left_out: LeftOut,
+    /// How many rows each subnet has, and when they were counted.
+    totals: Mutex<HashMap<SubnetId, (Instant, u64)>>,
     permits: Arc<Semaphore>,
     /// Last used last.
     idle: Mutex<Vec<Idle>>,
@@ -50,6 +55,7 @@ impl Pool {
             hosts: Hosts::new(server),
             clock: Clock::default(),
             left_out: LeftOut::default(),
+            totals: Mutex::default(),
             permits: Arc::new(Semaphore::new(CONNECTIONS)),
             idle: Mutex::default(),
         })
@@ -111,7 +117,11 @@ impl Pool {
         }
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+    pub(super) fn totals(&self) -> MutexGuard<'_, HashMap<SubnetId, (Instant, u64)>> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

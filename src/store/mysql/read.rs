@@ -3,10 +3,11 @@
 use std::cmp::Reverse;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::address::Row;
+use crate::address::{Row, State};
 use crate::id::{EniId, SubnetId};
 
 use super::super::clock::{AHEAD, EARLIEST};
@@ -19,6 +20,9 @@ use super::{column, list, text};
 
 const ROWS: &str = "SELECT ip,subnet,status,iface,`primary`,claim,holder,CAST(UNIX_TIMESTAMP(ts) AS SIGNED),\
     CAST(UNIX_TIMESTAMP(claimed)*1000 AS SIGNED),CAST(UNIX_TIMESTAMP(NOW(3))*1000 AS SIGNED) FROM allocation WHERE ";
+
+/// On KEY cold each other status is a range of its own; the free rows in between are not read.
+const TAKEN: &str = "status IN ('ready','allocated','occupied','reserved')";
 
 /// Addresses to a statement.
 const CHUNK: usize = 1000;
@@ -47,8 +51,7 @@ pub(super) async fn rows_of_subnet(
     free_too: bool,
     until: Instant,
 ) -> Result<Vec<Row>, StoreError> {
-    // On KEY cold each other status is a range of its own; the free rows in between are not read.
-    let taken = if free_too { "" } else { " AND status IN ('ready','allocated','occupied','reserved')" };
+    let taken = if free_too { String::new() } else { format!(" AND {TAKEN}") };
     let mut rows = matching(pool, &format!("subnet={}{taken}", text(subnet.as_str())), until).await?;
     rows.sort_unstable_by_key(|row| row.ip);
     Ok(rows)
@@ -71,28 +74,59 @@ pub(super) async fn subnets(pool: &Arc<Pool>, until: Instant) -> Result<Vec<Subn
     }
 }
 
+/// How long a count of all rows of a subnet is believed.
+const COUNTED: Duration = Duration::from_secs(600);
+
 pub(super) async fn census(pool: &Arc<Pool>, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>, StoreError> {
-    let kind = raw::CLAIM_KIND;
-    let subnet = text(subnet.as_str());
-    let read = format!(
-        "SELECT status,{kind} AS kind,iface,COUNT(*) FROM allocation WHERE subnet={subnet} GROUP BY status,kind,iface"
+    // From KEY cold alone, which the other statuses are not counted from: their rows are read.
+    let free = format!(
+        "SELECT 'free',NULL,NULL,COUNT(*) FROM allocation WHERE subnet={} AND status='free'",
+        text(subnet.as_str())
     );
+    let mut counts = counted(pool, &format!("{};{free}", taken(subnet)), 2, until).await?;
+    pool.totals().insert(subnet.clone(), (Instant::now(), counts.iter().map(|count| count.rows).sum()));
+    counts.retain(|count| count.rows > 0);
+    Ok(counts)
+}
+
+pub(super) async fn census_lately(
+    pool: &Arc<Pool>,
+    subnet: &SubnetId,
+    until: Instant,
+) -> Result<Vec<Count>, StoreError> {
+    let known = pool.totals().get(subnet).copied().filter(|(at, rows)| at.elapsed() < COUNTED && *rows > 0);
+    let Some((_, total)) = known else { return census(pool, subnet, until).await };
+    let mut counts = counted(pool, &taken(subnet), 1, until).await?;
+    let taken: u64 = counts.iter().map(|count| count.rows).sum();
+    let free = Count { state: State::Free, iface: None, rows: total.saturating_sub(taken) };
+    counts.extend((free.rows > 0).then_some(free));
+    Ok(counts)
+}
+
+fn taken(subnet: &SubnetId) -> String {
+    let (kind, subnet) = (raw::CLAIM_KIND, text(subnet.as_str()));
+    format!(
+        "SELECT status,{kind} AS kind,iface,COUNT(*) FROM allocation WHERE subnet={subnet} AND {TAKEN} GROUP BY status,kind,iface"
+    )
+}
+
+async fn counted(pool: &Arc<Pool>, packet: &str, statements: usize, until: Instant) -> Result<Vec<Count>, StoreError> {
     let mut tries = Tries::new(pool, until);
     loop {
-        match tries.bound(groups(pool, &read)).await {
-            Ok(groups) => {
-                return Ok(raw::census(groups, &pool.left_out));
-            }
+        match tries.bound(groups(pool, packet, statements)).await {
+            Ok(groups) => return Ok(raw::census(groups, &pool.left_out)),
             Err(trouble) => tries.after(trouble).await?,
         }
     }
 }
 
-async fn groups(pool: &Arc<Pool>, read: &str) -> Result<Vec<raw::Group>, Trouble> {
+async fn groups(pool: &Arc<Pool>, packet: &str, statements: usize) -> Result<Vec<raw::Group>, Trouble> {
     let mut conn = pool.get().await?;
-    let rows = conn.rows(read).await?;
+    let answers = conn.send(packet, statements).await?;
     conn.keep();
-    rows.into_iter()
+    answers
+        .into_iter()
+        .flat_map(|answer| answer.rows)
         .map(|mut row| Ok((column(&mut row, 0)?, column(&mut row, 1)?, column(&mut row, 2)?, column(&mut row, 3)?)))
         .collect()
 }

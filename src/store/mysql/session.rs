@@ -23,19 +23,6 @@ const STANDING: &str = "SHOW VARIABLES WHERE variable_name IN ('read_only','inno
     SHOW STATUS LIKE 'wsrep\\_ready'";
 
 pub(super) fn options(server: &Server, host: &Host) -> Opts {
-    let tls = match &server.tls {
-        Tls::Disabled => None,
-        Tls::Required => Some(SslOpts::default().with_danger_accept_invalid_certs(true)),
-        Tls::VerifyIdentity { ca, name } => {
-            let known = match ca {
-                Some(ca) => {
-                    SslOpts::default().with_root_certs(vec![ca.clone().into()]).with_disable_built_in_roots(true)
-                }
-                None => SslOpts::default(),
-            };
-            Some(known.with_danger_tls_hostname_override(name.clone()))
-        }
-    };
     let socket = server.socket.as_ref().map(|path| path.to_string_lossy().into_owned());
     OptsBuilder::default()
         .ip_or_hostname(host.name.clone())
@@ -44,7 +31,6 @@ pub(super) fn options(server: &Server, host: &Host) -> Opts {
         .pass(Some(server.password().to_owned()))
         .db_name(Some(server.database.clone()))
         .socket(socket)
-        .ssl_opts(tls)
         // Else a guarded change to what is there already reads as "somebody moved".
         .client_found_rows(true)
         .tcp_keepalive(Some(Duration::from_secs(10)))
@@ -58,8 +44,9 @@ pub(super) fn options(server: &Server, host: &Host) -> Opts {
 
 /// Logs in and sets the session up, on a server to write to: two round trips after the login's own, three on a Galera
 /// cluster.
-pub(super) async fn connect(options: &Opts) -> Result<Conn, Trouble> {
-    let mut coming = Coming(Some(Conn::new(options.clone()).await?));
+pub(super) async fn connect(options: &Opts, tls: &Tls) -> Result<Conn, Trouble> {
+    let options = OptsBuilder::from_opts(options.clone()).ssl_opts(protection(tls).await?);
+    let mut coming = Coming(Some(Conn::new(options).await?));
     let conn = coming.0.as_mut().ok_or_else(Trouble::silent)?;
     let mut answer = conn.query_iter(format!("{SESSION};{STANDING}")).await?;
     for _ in 0..3 {
@@ -82,6 +69,28 @@ pub(super) async fn connect(options: &Opts) -> Result<Conn, Trouble> {
     }
     coming.0.take().ok_or_else(Trouble::silent)
 }
+
+/// Made for each connection, with `ssl-ca` as it is now: authorities are renewed while the driver runs.
+async fn protection(tls: &Tls) -> Result<Option<SslOpts>, Trouble> {
+    let (ca, name) = match tls {
+        Tls::Disabled => return Ok(None),
+        Tls::Required => return Ok(Some(SslOpts::default().with_danger_accept_invalid_certs(true))),
+        Tls::VerifyIdentity { ca, name } => (ca, name),
+    };
+    let mut known = SslOpts::default();
+    if let Some(file) = ca {
+        let unfit = |why: String| Trouble::Refused(format!("TLS fails: the file {} of ssl-ca {why}", file.display()));
+        let bytes = tokio::fs::read(file).await.map_err(|error| unfit(format!("cannot be read ({})", error.kind())))?;
+        // PEM, or the one certificate itself.
+        if !bytes.starts_with(&[0x30]) && !bytes.windows(PEM.len()).any(|part| part == PEM) {
+            return Err(unfit("holds no certificate".to_owned()));
+        }
+        known = known.with_root_certs(vec![bytes.into()]).with_disable_built_in_roots(true);
+    }
+    Ok(Some(known.with_danger_tls_hostname_override(name.clone())))
+}
+
+const PEM: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 /// A connection that is not set up yet.
 struct Coming(Option<Conn>);

@@ -1,6 +1,6 @@
 //! What a server or the way to it can do to us, sorted by what helps.
 
-use mysql_async::{DriverError, Error, IoError};
+use mysql_async::{DriverError, Error, IoError, TlsError};
 
 use super::super::StoreError;
 
@@ -82,9 +82,10 @@ impl Trouble {
                 let why = format!(
                     "its tables are not as the driver left them, and nothing is lacking that it could add: {why}"
                 );
-                StoreError::Failed { at, why }
+                StoreError::Unfit { at, why }
             }
-            Self::Unknown(why) | Self::Strange(why) => StoreError::Failed { at, why },
+            Self::Strange(why) => StoreError::Unfit { at, why },
+            Self::Unknown(why) => StoreError::Failed { at, why },
         }
     }
 }
@@ -94,8 +95,11 @@ impl From<Error> for Trouble {
         match error {
             Error::Server(error) => server(error.code, &error.message),
             // rustls wraps what it thinks of a certificate into an IO error.
-            Error::Io(IoError::Io(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+            Error::Io(IoError::Io(error)) if is_tls(TlsError::Tls, &error) => {
                 Self::Refused(format!("TLS fails: {error}"))
+            }
+            Error::Io(IoError::Io(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+                Self::Lost(NOT_MYSQL.to_owned())
             }
             Error::Io(IoError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
                 Self::Lost(format!("{} (a socket or certificate file)", plain(&error)))
@@ -108,6 +112,13 @@ impl From<Error> for Trouble {
         }
     }
 }
+
+/// Whether an error of this kind is within. The TLS library's own type has no name here but in its wrapper.
+fn is_tls<E: std::error::Error + 'static>(_: fn(E) -> TlsError, error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|within| within.is::<E>())
+}
+
+const NOT_MYSQL: &str = "what answers does not speak MySQL's protocol";
 
 /// "Connection refused", without "(os error 111)".
 fn plain(error: &std::io::Error) -> String {
@@ -133,9 +144,7 @@ fn driver(error: &DriverError) -> Trouble {
         DriverError::MysqlOldPasswordDisabled | DriverError::CleartextPluginDisabled => {
             Trouble::Refused("its user logs in by a method that gives the password away".to_owned())
         }
-        DriverError::UnexpectedPacket { .. } => {
-            Trouble::Lost("what answers does not speak MySQL's protocol".to_owned())
-        }
+        DriverError::UnexpectedPacket { .. } => Trouble::Lost(NOT_MYSQL.to_owned()),
         other => Trouble::Unknown(other.to_string().trim_end_matches('.').to_owned()),
     }
 }
@@ -229,6 +238,12 @@ mod tests {
             assert_eq!(server(code, "Gone."), Trouble::Unknown(format!("Gone (error {code})")));
             assert!(server(code, "Gone.").may_pass());
         }
+    }
+
+    #[test]
+    fn garbage_is_not_called_tls() {
+        let garbage = std::io::Error::new(std::io::ErrorKind::InvalidData, "bad handshake");
+        assert_eq!(Trouble::from(Error::from(garbage)), Trouble::Lost(NOT_MYSQL.into()));
     }
 
     #[test]

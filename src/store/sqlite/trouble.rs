@@ -12,6 +12,8 @@ pub(super) enum Trouble {
     Silent,
     /// A table or column is missing that was there.
     Schema(String),
+    /// The disk is full, or fails.
+    Disk(String),
     /// An error that will be there the next time too.
     Broken(String),
 }
@@ -31,7 +33,8 @@ impl Trouble {
         match self {
             Self::Busy => StoreError::Busy { at },
             Self::Silent => StoreError::Unreachable { at, why: "no answer from the disk in time".to_owned() },
-            Self::Schema(why) | Self::Broken(why) => StoreError::Failed { at, why },
+            Self::Disk(why) => StoreError::Failed { at, why },
+            Self::Schema(why) | Self::Broken(why) => StoreError::Unfit { at, why },
         }
     }
 }
@@ -52,8 +55,8 @@ impl From<rusqlite::Error> for Trouble {
             }
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => "it may not be written to".to_owned(),
             Some(ErrorCode::CannotOpen) => "it cannot be opened for writing".to_owned(),
-            Some(ErrorCode::DiskFull) => "the disk is full".to_owned(),
-            Some(ErrorCode::SystemIoFailure) => "the disk fails to read or write".to_owned(),
+            Some(ErrorCode::DiskFull) => return Self::Disk("the disk is full".to_owned()),
+            Some(ErrorCode::SystemIoFailure) => return Self::Disk("the disk fails to read or write".to_owned()),
             Some(code) => format!("SQLite gives up ({code:?})"),
             None => "a row is not what it should be".to_owned(),
         };

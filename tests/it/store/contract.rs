@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ec2_ipam::address::{Change, Event, Guard, Holder, NewRow, State, Status, Target};
 use ec2_ipam::id::{Claim, Kind};
+use ec2_ipam::store::Count;
 
 use super::bed::{Bed, eni, ip, new_row, on_all, soon, subnet};
 
@@ -14,6 +15,7 @@ on_all! {
     a_halfway_init_is_completed
     another_subnets_address_refuses_the_whole_init
     the_states_are_counted
+    a_look_now_and_then_counts_what_is_taken
     a_change_needs_its_row_as_it_was
     null_equals_null_in_a_guard
     changes_of_one_call_report_each_for_itself
@@ -202,6 +204,28 @@ async fn ages_are_whole_seconds_and_never_negative(bed: Bed) {
     let row = bed.row(10).await;
     assert_eq!(row.idle, Duration::ZERO);
     assert!(row.claimed.unwrap() >= Duration::from_secs(90) && row.claimed.unwrap().subsec_nanos() == 0);
+}
+
+async fn a_look_now_and_then_counts_what_is_taken(bed: Bed) {
+    bed.free(100..=110).await;
+    bed.warm(1, &[10, 11], 10).await;
+    let both = async || {
+        let sorted = |mut counts: Vec<Count>| {
+            counts.sort_by_key(|count| (count.state, count.iface.clone()));
+            counts
+        };
+        let whole = bed.store.census(&subnet(), soon()).await.unwrap();
+        (sorted(whole), sorted(bed.store.census_lately(&subnet(), soon()).await.unwrap()))
+    };
+    let (whole, lately) = both().await;
+    assert_eq!(whole, lately);
+    bed.claim_free(&bed.claim(1, Kind::On), 3, |_| ()).await;
+    bed.grant(|_| ()).await.unwrap();
+    let lately = bed.store.census_lately(&subnet(), soon()).await.unwrap();
+    let rows = |state| lately.iter().filter(|count| count.state == state).map(|count| count.rows).sum::<u64>();
+    assert_eq!([State::Free, State::On, State::Ready, State::Lease].map(rows), [8, 3, 1, 1]);
+    let (whole, lately) = both().await;
+    assert_eq!(whole, lately);
 }
 
 async fn texts_are_not_sql(bed: Bed) {

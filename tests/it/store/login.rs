@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::bed::{open, soon};
 use crate::support::mariadb::{Db, PASSWORD, server};
+use crate::support::proxy::Proxy;
 use crate::support::secrets;
 
 const WRONG: &str = "aWrongSecretQ3";
@@ -77,4 +78,42 @@ async fn tls_goes_as_far_as_it_is_asked_to() {
     let url = format!("mysql://{0}_tls:p@127.0.0.1:{1}/{0}", db.name, server().port);
     assert!(matches!(refusal(&url).await, StoreError::Refused { .. }));
     open(&format!("{url}?ssl-mode=required")).await;
+}
+
+#[tokio::test]
+async fn an_authority_is_read_for_each_connection_and_its_file_named() {
+    let (db, ways) = (Db::new().await, Proxy::to(server().port).await);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ca.pem");
+    let url = format!("{}?ssl-name=localhost&ssl-ca={}", db.url_at(ways.port), file.display());
+    let error = refusal(&url).await;
+    assert!(matches!(&error, StoreError::Refused { .. }), "{error}");
+    let named = format!("{} of ssl-ca cannot be read", file.display());
+    assert!(error.to_string().contains(&named), "{error}");
+    std::fs::write(&file, "no certificate").unwrap();
+    assert!(refusal(&url).await.to_string().contains("of ssl-ca holds no certificate"));
+    let known = |name: &str| std::fs::copy(server().dir.join(name), &file).unwrap();
+    known("ca.pem");
+    let store = open(&url).await;
+    known("other.pem");
+    ways.cut();
+    let error = store.describe(soon()).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Refused { .. }) && error.to_string().contains("TLS"), "{error}");
+    known("ca.pem");
+    store.describe(soon()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_not_called_a_failure_of_tls() {
+    let garbage = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = garbage.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = garbage.accept().await {
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"\x05\0\0\0hello").await;
+        }
+    });
+    for tls in ["", "?ssl-mode=required"] {
+        let error = refusal(&format!("mysql://u:p@127.0.0.1:{port}/d{tls}")).await;
+        assert!(matches!(&error, StoreError::Unreachable { why, .. } if why.contains("does not speak")), "{error}");
+    }
 }
