@@ -14,6 +14,7 @@ use crate::doctor::{Check, Verdict};
 use crate::eni::Recycled;
 use crate::fill::Refreshed;
 use crate::id::SubnetId;
+use crate::plain::PlainLines;
 use crate::reconcile::Found;
 use crate::socket::control::{HowToReconcile, OfAddress, OfSubnet};
 use crate::status::{Listed, Status};
@@ -22,24 +23,24 @@ use driver::{Driver, Sockets};
 
 /// Runs a command other than `serve` and prints what came of it.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let mut out = Vec::new();
+    let mut out = PlainLines(Vec::new());
     if let Command::Doctor { json, asked } = &cli.command
         && asked.conformance
     {
         let code = Box::pin(conformance::run(&cli.given.settings()?, asked, *json, &mut out)).await?;
-        show(&out)?;
+        show(&out.0)?;
         return Ok(code);
     }
     if matches!(cli.command, Command::Schema { all: true }) {
         print::schema(&mut out, store::whole_schema())?;
-        show(&out)?;
+        show(&out.0)?;
         return Ok(ExitCode::SUCCESS);
     }
     let sockets = Sockets::look(cli.given.listen()?).await;
     let driver = Driver::choose(&cli, &sockets).await?;
     let is_well = answer(cli.command, &driver, &sockets, &mut out).await?;
     driver.end().await;
-    show(&out)?;
+    show(&out.0)?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -53,7 +54,7 @@ fn show(text: &[u8]) -> std::io::Result<()> {
 }
 
 /// Does it, and says whether all is well.
-async fn answer(command: Command, driver: &Driver, sockets: &Sockets, out: &mut Vec<u8>) -> anyhow::Result<bool> {
+async fn answer(command: Command, driver: &Driver, sockets: &Sockets, out: &mut impl Write) -> anyhow::Result<bool> {
     let mut is_well = true;
     match command {
         Command::Serve { .. } => {}

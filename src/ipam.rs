@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::id::{Boot, EniId, PoolId};
 use crate::imds::{Host, Imds, Nic};
 use crate::in_use::InUse;
-use crate::late::{Late, pause};
+use crate::late::{Away, Late, pause};
 use crate::link::{Link, LinkError, Links};
 use crate::reconcile::Reconciler;
 use crate::scan::Scanner;
@@ -40,6 +40,7 @@ pub struct Ipam {
     pub ec2: Late<Ec2>,
     /// IMDS.
     pub imds: Imds,
+    imds_away: Away,
     /// The host's interfaces.
     pub links: Links,
     /// Tokens of this life.
@@ -115,6 +116,7 @@ impl Ipam {
             store,
             ec2,
             imds,
+            imds_away: Away::default(),
             links: Links::new()?,
             claims: Arc::new(Claims::new(Boot::random()?)),
             in_use: Arc::default(),
@@ -205,13 +207,13 @@ impl Ipam {
     /// It waits for what is missing for a moment and then goes on by itself, since Docker never repeats it.
     pub async fn release_address(self: &Arc<Self>, pool: &str, address: &str) {
         let (Ok(pool), Ok(ip)) = (pool.parse::<PoolId>(), address.parse::<Ipv4Addr>()) else {
-            tracing::info!("nothing to release: {address:?} of pool {pool:?} is not ours");
+            tracing::info!(?address, ?pool, "nothing to release: it is not ours");
             return;
         };
         let ipam = Arc::clone(self);
         let mut work = self.tasks.spawn(supervised("a release", async move { ipam.release(pool.eni, ip).await }));
         if timeout(RELEASE_PATIENCE, &mut work).await.is_err() {
-            tracing::warn!(%ip, "the release of {ip} waits for what is missing, and goes on by itself");
+            tracing::warn!(%ip, "a release waits for what is missing, and goes on by itself");
         }
     }
 
@@ -221,7 +223,7 @@ impl Ipam {
             match self.eni(&id, Instant::now() + self.settings.request_timeout).await {
                 Ok(eni) => return eni.release(ip).await,
                 Err(why) if self.is_gone(&id).await => return tracing::info!(%ip, "nothing to release: {why}"),
-                Err(why) if failures == 0 => tracing::warn!(%ip, "the release of {ip} waits: {why}"),
+                Err(why) if failures == 0 => tracing::warn!(%ip, "a release waits: {why}"),
                 Err(_) => {}
             }
             sleep(pause(failures)).await;
@@ -275,7 +277,9 @@ impl Ipam {
     /// that does not answer.
     pub async fn host(&self) -> Result<Host, Error> {
         let within = self.settings.request_timeout / 2;
-        self.imds.host(within).await.map_err(|e| Error::Missing(e.to_string()))
+        let host = self.imds.host(within).await;
+        self.imds_away.note("the instance metadata service", host.as_ref().err());
+        host.map_err(|e| Error::Missing(e.to_string()))
     }
 
     /// IMDS answers, and the ENI is not among this host's.

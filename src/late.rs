@@ -1,5 +1,7 @@
 //! Something outside that may not answer yet: reached in the background, waited for within a deadline.
 
+use std::fmt::Display;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -78,6 +80,28 @@ impl<T: Clone + Send + Sync + 'static> Late<T> {
     /// The thing if it is there now, else why not.
     pub fn now(&self) -> Result<T, String> {
         self.state.borrow().clone().map_err(|why| why.to_string())
+    }
+}
+
+/// Tells once that something outside has stopped to answer, and once that it answers again.
+#[derive(Debug, Default)]
+pub struct Away(Mutex<Option<Instant>>);
+
+impl Away {
+    /// What came of asking it: why it does not answer, if it does not.
+    pub fn note(&self, what: &str, why: Option<impl Display>) {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match (*since, why) {
+            (None, Some(why)) => {
+                *since = Some(Instant::now());
+                tracing::warn!("{why}");
+            }
+            (Some(then), None) => {
+                *since = None;
+                tracing::info!("{what} answers again, after {} s", then.elapsed().as_secs());
+            }
+            (None, None) | (Some(_), Some(_)) => {}
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The process: settings, logging, socket, driver, and an orderly end.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -18,7 +19,10 @@ use ec2_ipam::{cli, commands, random, telemetry};
 
 fn main() -> ExitCode {
     random::seed_this_thread();
-    let cli = Cli::from_arg_matches(&cli::command().get_matches()).unwrap_or_else(|why| why.exit());
+    let cli = match parsed(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(why) => return told(why),
+    };
     let outcome = tokio::runtime::Builder::new_multi_thread()
         // It waits for sockets nearly all of the time, and what blocks has threads of its own. With a second worker the two
         // wake each other at each step of a request, which costs more than a step.
@@ -33,6 +37,23 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "ec2-ipam: {}", plain(&format!("{why:#}")));
         ExitCode::FAILURE
     })
+}
+
+fn parsed<A: Into<OsString> + Clone>(words: impl Iterator<Item = A>) -> Result<Cli, clap::Error> {
+    Cli::from_arg_matches(&cli::command().try_get_matches_from(words)?)
+}
+
+/// Help, or what is wrong with the command.
+fn told(why: clap::Error) -> ExitCode {
+    if !why.use_stderr() {
+        // Where nobody reads the help there is nobody to tell so.
+        let _ = why.print();
+        return ExitCode::SUCCESS;
+    }
+    // It quotes what was typed, between line breaks of its own.
+    let typed = std::env::args_os().map(|arg| plain(&arg.to_string_lossy()).into_owned());
+    let _ = parsed(typed).err().unwrap_or(why).print();
+    ExitCode::from(2)
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {

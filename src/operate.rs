@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::address::{Event, Row, State};
+use crate::address::{Event, FIXED, Row, State};
 use crate::eni::{Recycled, unassign};
 use crate::error::Error;
 use crate::fill::{self, Refreshed};
 use crate::id::{EniId, SubnetId};
 use crate::ipam::Ipam;
+use crate::plain::is_odd;
 use crate::store::Store;
 
 impl Ipam {
@@ -84,12 +85,24 @@ impl Ipam {
 
     /// `reserve`: a free address is never given out.
     pub async fn reserve(&self, ip: Ipv4Addr, name: Option<String>, until: Instant) -> Result<(), Error> {
+        name.as_deref().map_or(Ok(()), check_name)?;
         self.change(ip, Event::Reserve { holder: name }, until).await
     }
 
     /// `unreserve`: a reserved address may be given out again. AWS's own five may not.
     pub async fn unreserve(&self, ip: Ipv4Addr, until: Instant) -> Result<(), Error> {
         self.change(ip, Event::Unreserve, until).await
+    }
+
+    /// Whether the address is one of its subnet's five. Its holder alone does not tell: anybody may be called AWS.
+    async fn is_aws_reserved(&self, row: &Row, until: Instant) -> Result<bool, Error> {
+        let served =
+            self.served().await.into_iter().map(|eni| eni.subnet.clone()).find(|subnet| subnet.id == row.subnet);
+        let subnet = match served {
+            Some(subnet) => subnet,
+            None => self.ec2(until).await?.subnet(&row.subnet).await?,
+        };
+        Ok(subnet.is_aws_reserved(row.ip))
     }
 
     async fn change(&self, ip: Ipv4Addr, event: Event, until: Instant) -> Result<(), Error> {
@@ -105,7 +118,7 @@ impl Ipam {
             let wanted = if reserving { "only a free address can be reserved" } else { "it is not reserved" };
             Error::Asked(format!("{ip} is {:?}{holder}: {wanted}", row.state()).to_lowercase())
         };
-        if row.holder.as_deref() == Some(fill::AWS) && !reserving {
+        if !reserving && row.holder.as_deref() == Some(fill::AWS) && self.is_aws_reserved(&row, until).await? {
             return Err(Error::Asked(format!("{ip} is reserved by AWS itself and can never be given to a container")));
         }
         // An address that a call is in flight for is nobody's to reserve.
@@ -118,4 +131,18 @@ impl Ipam {
             _ => Err(Error::Asked(format!("{ip} was taken at this moment; look again"))),
         }
     }
+}
+
+/// A name that says who reserved an address, and nothing else.
+fn check_name(name: &str) -> Result<(), Error> {
+    let wrong = if name.chars().any(is_odd) {
+        "has control characters"
+    } else if name.eq_ignore_ascii_case(fill::AWS) {
+        "stands for the five addresses that AWS keeps of every subnet"
+    } else if name.starts_with(FIXED) {
+        "begins as that of a container which named its address does"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Asked(format!("the name {name:?} {wrong}: choose another")))
 }

@@ -5,6 +5,10 @@
 //! where they are printed.
 
 use std::borrow::Cow;
+use std::fmt::Arguments;
+use std::io::{self, Write};
+
+use serde::Serialize;
 
 /// The text with whatever would not stand in its line written out: `\n`, `\u{1b}`.
 pub fn plain(text: &str) -> Cow<'_, str> {
@@ -19,6 +23,39 @@ fn written_out(c: char) -> String {
 pub fn is_odd(c: char) -> bool {
     let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// Lines for a terminal: whatever is written at once is one line, and plain.
+pub struct PlainLines<W>(pub W);
+
+impl<W: Write> Write for PlainLines<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+
+    /// `writeln!` comes here with all of its line.
+    fn write_fmt(&mut self, line: Arguments<'_>) -> io::Result<()> {
+        let line = line.to_string();
+        let (text, end) = line.strip_suffix('\n').map_or((line.as_str(), ""), |text| (text, "\n"));
+        self.0.write_all(plain(text).as_bytes())?;
+        self.0.write_all(end.as_bytes())
+    }
+}
+
+/// JSON, whose own escapes serde_json leaves out for what is odd but no ASCII.
+///
+/// # Errors
+/// Of the writer.
+pub fn write_json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    for line in serde_json::to_string_pretty(value)?.lines() {
+        let escaped = |c| if is_odd(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+        writeln!(out, "{}", line.chars().map(escaped).collect::<String>())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -36,6 +73,13 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(plain(text), expected);
+            let mut out = PlainLines(Vec::new());
+            writeln!(&mut &mut out, "{text} has\t{}", 1).unwrap();
+            assert_eq!(String::from_utf8(out.0).unwrap(), format!("{expected} has\\t1\n"));
+            let mut out = PlainLines(Vec::new());
+            write_json(&mut out, &[text]).unwrap();
+            assert_eq!(serde_json::from_slice::<Vec<String>>(&out.0).unwrap(), [text]);
+            assert_eq!(String::from_utf8(out.0).unwrap().chars().filter(|c| is_odd(*c)).collect::<String>(), "\n\n\n");
         }
     }
 }

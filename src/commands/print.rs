@@ -7,17 +7,16 @@ use serde::Serialize;
 use super::driver::{Driver, note};
 use crate::address::State;
 use crate::doctor::{Check, Verdict};
-use crate::plain::plain;
+use crate::plain::write_json;
 use crate::reconcile::Found;
 use crate::status::{DockerStatus, EniStatus, Listed, Status};
 
 pub(super) fn json(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(writeln!(out, "{}", serde_json::to_string_pretty(value)?)?)
+    Ok(write_json(out, value)?)
 }
 
-/// A line: what comes from outside, such as a container's name, neither leaves it nor moves the terminal.
 fn line(out: &mut impl Write, text: &str) -> anyhow::Result<()> {
-    Ok(writeln!(out, "{}", plain(text))?)
+    Ok(writeln!(out, "{text}")?)
 }
 
 pub(super) fn schema<'s>(out: &mut impl Write, statements: impl Iterator<Item = &'s str>) -> anyhow::Result<()> {

@@ -19,6 +19,7 @@ use crate::config::Settings;
 use crate::ec2::{Ec2, Ec2Error};
 use crate::id::EniId;
 use crate::imds::Imds;
+use crate::plain::{PlainLines, write_json};
 use bench::Bench;
 use report::Report;
 
@@ -103,7 +104,7 @@ pub(crate) async fn run(
     report.left_behind = bench.commands();
 
     if json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        write_json(out, &report)?;
     } else {
         report.print(out)?;
     }
@@ -115,7 +116,7 @@ const INTERRUPT: &str = "SIGINT";
 
 /// To stderr; whether anybody reads it is no matter, for the clean-up is still to come.
 fn progress(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(PlainLines(std::io::stderr()), "{text}");
 }
 
 /// RFC 3339, in seconds.

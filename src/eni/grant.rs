@@ -44,12 +44,12 @@ impl Eni {
         };
         // I10: before its cool-down is over an address is given only where failing is all that is left.
         if let Some(lease) = self.grant(Choice::Any, sub_pool, holder.as_deref(), until).await? {
-            tracing::warn!(eni = %self.nic.eni, ip = %lease.ip, "granted {} before its cool-down is over: {why}", lease.ip);
+            tracing::warn!(eni = %self.nic.eni, ip = %lease.ip, "granted an address before its cool-down is over: {why}");
             return Ok(lease);
         }
         if matches!(why, Error::NoFreeAddress { .. }) && !cooldown.is_zero() {
             let lease = self.order(None, sub_pool, Duration::ZERO, holder, until - LAST_WORD / 2).await?;
-            tracing::warn!(eni = %self.nic.eni, ip = %lease.ip, "granted {} before its cool-down is over: {why}", lease.ip);
+            tracing::warn!(eni = %self.nic.eni, ip = %lease.ip, "granted an address before its cool-down is over: {why}");
             return Ok(lease);
         }
         Err(why)

@@ -68,7 +68,7 @@ impl Weak {
             None => match self.lease_in_table(ip).await.filter(|claim| !claim.is_of(self.outside.claims.boot())) {
                 Some(claim) => claim,
                 None => {
-                    tracing::info!(eni = %self.id, %ip, "nothing to release: {ip} is no lease of this interface");
+                    tracing::info!(eni = %self.id, %ip, "nothing to release: it is no lease of this interface");
                     return;
                 }
             },

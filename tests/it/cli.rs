@@ -406,6 +406,8 @@ fn manifest_command_line_and_readme_have_the_same_settings() {
     known.extend(OF_AWS.map(str::to_owned));
 
     let manifest: Value = serde_json::from_str(include_str!("../../config.json")).unwrap();
+    // Else a wrong setting would keep it from starting, and from saying so.
+    assert_eq!(manifest["entrypoint"], json!(["/usr/bin/ec2-ipam", "serve", "--plugin"]));
     let env = manifest["env"].as_array().unwrap();
     let name = |entry: &Value| entry["name"].as_str().unwrap().to_owned();
     assert_eq!(env.iter().map(name).collect::<BTreeSet<_>>(), known);

@@ -36,10 +36,12 @@ mod reconcile;
 mod refusals;
 mod robustness;
 mod secrets;
+mod settings;
 mod status;
 mod store;
 mod stub;
 #[cfg(feature = "fail-points")]
 mod supervise;
+mod telemetry;
 mod twins;
 mod vpc;

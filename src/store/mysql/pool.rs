@@ -22,6 +22,7 @@ use super::hosts::Hosts;
 use super::session::{self, goodbye};
 use super::tries::ATTEMPT;
 use super::trouble::Trouble;
+use crate::late::Away;
 use crate::supervise::supervised;
 
 /// A fleet of a thousand hosts must fit into a small server's connections.
@@ -37,6 +38,7 @@ pub(super) struct Pool {
     pub(super) left_out: LeftOut,
     /// How many rows each subnet has, and when they were counted.
     totals: Mutex<HashMap<SubnetId, (Instant, u64)>>,
+    away: Away,
     permits: Arc<Semaphore>,
     /// Last used last.
     idle: Mutex<Vec<Idle>>,
@@ -56,6 +58,7 @@ impl Pool {
             clock: Clock::default(),
             left_out: LeftOut::default(),
             totals: Mutex::default(),
+            away: Away::default(),
             permits: Arc::new(Semaphore::new(CONNECTIONS)),
             idle: Mutex::default(),
         })
@@ -94,7 +97,11 @@ impl Pool {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| Trouble::silent())?;
         let (host, conn) = match self.take_idle() {
             Some(idle) => (idle.host, idle.conn),
-            None => self.hosts.connect().await?,
+            None => {
+                let connected = self.hosts.connect().await;
+                self.away.note("the database", connected.as_ref().err().map(|why| why.clone().into_error(&self.at)));
+                connected?
+            }
         };
         Ok(Leased { conn: Some(conn), host, pool: Arc::clone(self), _permit: permit })
     }
