@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::address::{Row, State};
-use crate::ec2::{Action, Ec2};
+use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::engine::{Engine, EngineError};
 use crate::fill;
 use crate::imds::{Host, Nic};
@@ -82,6 +82,9 @@ impl Ipam {
             Err(why) => bad("region", why, "make IMDS reachable or set AWS_REGION"),
         });
         let mut enis = Vec::new();
+        if let (Ok(host), Ok(ec2)) = (&host, &ec2) {
+            check_metadata(ec2, host, &mut checks).await;
+        }
         if let Ok(host) = &host {
             enis = self.enis_to_check(host, &mut checks).await;
         }
@@ -107,12 +110,12 @@ impl Ipam {
                 warning("Docker network", found, "addresses of the VPC should be nowhere else on this host")
             }),
         );
-        checks.push(self.check_agreement());
+        checks.push(self.check_agreement().await);
         checks
     }
 
-    fn check_agreement(&self) -> Check {
-        let problems = self.problems();
+    async fn check_agreement(&self) -> Check {
+        let problems = self.problems().await;
         if problems.is_empty() {
             ok("agreement", "nothing that only a person can mend")
         } else {
@@ -267,6 +270,20 @@ impl Ipam {
             // It may be on its way up or down; anything else lasts until somebody mends it.
             Err(why @ EngineError::Silent { .. }) => warning("Docker", why.to_string(), DOCKER_REMEDY),
             Err(why) => bad("Docker", why, DOCKER_REMEDY),
+        }
+    }
+}
+
+/// IMDS may list an ENI for hours after it was deleted.
+async fn check_metadata(ec2: &Ec2, host: &Host, checks: &mut Vec<Check>) {
+    for nic in &host.interfaces {
+        if let Err(Ec2Error::NoSuchEni { .. }) = ec2.interface(&nic.eni).await {
+            checks.push(warning(
+                "IMDS",
+                format!("lists {} ({}), which EC2 does not know: it is left out", nic.eni, nic.mac),
+                "nothing, if it was deleted: a restart of the instance brings IMDS up to date; else see whether the credentials are \
+                 this account's and region's",
+            ));
         }
     }
 }

@@ -161,6 +161,15 @@ impl Imds {
         text.split_whitespace().map(|ip| parsed(&path, ip)).collect()
     }
 
+    /// Whether it lists this ENI, which has this MAC; none: it does not tell.
+    pub async fn lists(&self, mac: &str, eni: &EniId) -> Option<bool> {
+        match self.item::<EniId>(mac, "interface-id").await {
+            Ok(listed) => Some(listed == *eni),
+            Err(ImdsError::Absent { .. }) => Some(false),
+            Err(_) => None,
+        }
+    }
+
     async fn item<T: FromStr>(&self, mac: &str, name: &str) -> Result<T, ImdsError> {
         let path = of_mac(mac, name);
         parsed(&path, self.get(&path).await?.trim())

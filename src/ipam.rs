@@ -53,15 +53,10 @@ pub struct Ipam {
     pub(crate) poke: Arc<Notify>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
-    enis: Mutex<HashMap<EniId, Served>>,
+    /// Those served, and those that left since and have not come back.
+    enis: Mutex<HashMap<EniId, Arc<Eni>>>,
     /// Set by GetDefaultAddressSpaces, spent by an answer to an empty Pool.
     asked_for_spaces: AtomicBool,
-}
-
-/// An ENI that this driver serves, and the lock that keeps every other driver of this host from it.
-struct Served {
-    eni: Arc<Eni>,
-    _lock: UnixListener,
 }
 
 /// How long a release waits before it is answered and goes on alone.
@@ -233,7 +228,19 @@ impl Ipam {
 
     /// The ENIs served now.
     pub async fn served(&self) -> Vec<Arc<Eni>> {
-        self.enis.lock().await.values().map(|served| Arc::clone(&served.eni)).collect()
+        self.enis.lock().await.values().filter(|eni| eni.lost().is_none()).cloned().collect()
+    }
+
+    /// Why ENIs that were served here are not any more: they are not this instance's.
+    pub async fn lost(&self) -> Vec<String> {
+        let mut lost: Vec<String> = self.enis.lock().await.values().filter_map(|eni| eni.lost()).collect();
+        lost.sort();
+        lost
+    }
+
+    /// Lost ENIs of which this host has no network any more are forgotten.
+    pub(crate) async fn forget_lost(&self, has_network: impl Fn(&Eni) -> bool) {
+        self.enis.lock().await.retain(|_, eni| eni.lost().is_none() || has_network(eni));
     }
 
     /// The store, waited for until then, and no longer than a request may take: an operator has more time for the work, but
@@ -289,11 +296,14 @@ impl Ipam {
 
     /// The ENI of a pool, taken up if this life of the driver has not served it yet.
     pub async fn eni(&self, id: &EniId, until: Instant) -> Result<Arc<Eni>, Error> {
-        if let Some(served) = self.enis.lock().await.get(id) {
-            return Ok(Arc::clone(&served.eni));
+        let known = self.enis.lock().await.get(id).cloned();
+        let lost = known.as_ref().and_then(|eni| eni.lost());
+        if let (Some(eni), None) = (known, &lost) {
+            return Ok(eni);
         }
         let host = self.host().await?;
-        let nic = host.interfaces.iter().find(|nic| nic.eni == *id).ok_or_else(|| not_here(id))?;
+        let nic = host.interfaces.iter().find(|nic| nic.eni == *id);
+        let nic = nic.ok_or_else(|| lost.map_or_else(|| not_here(id), Error::Missing))?;
         self.serve(&host, nic, until).await
     }
 
@@ -302,8 +312,11 @@ impl Ipam {
         let link = self.link_of(nic).await?;
         let subnet = Subnet::new(nic.subnet.clone(), nic.cidr)?;
         let mut enis = self.enis.lock().await;
-        if let Some(served) = enis.get(&nic.eni) {
-            return Ok(Arc::clone(&served.eni));
+        if let Some(eni) = enis.get(&nic.eni) {
+            if eni.lost().is_none() {
+                return Ok(Arc::clone(eni));
+            }
+            eni.ended().await;
         }
         let lock = lock(&nic.eni).map_err(|e| {
             Error::Missing(format!(
@@ -312,8 +325,8 @@ impl Ipam {
             ))
         })?;
         let outside = self.outside(store);
-        let eni = Eni::start(nic.clone(), subnet, link, host.instance_type.clone(), outside, self.stop.clone());
-        enis.insert(nic.eni.clone(), Served { eni: Arc::clone(&eni), _lock: lock });
+        let eni = Eni::start(nic.clone(), subnet, link, host, lock, outside, self.stop.clone());
+        enis.insert(nic.eni.clone(), Arc::clone(&eni));
         Ok(eni)
     }
 

@@ -56,7 +56,7 @@
 //! socket (docker, wire, control)          Docker's calls, the driver's own calls
 //! conformance                             what real EC2 and IMDS answer where it is assumed; needs no driver
 //! ipam, pool, operate, doctor, status     the driver: its ENIs; pools; operators' wishes; checks; the picture
-//! eni                                     one ENI: grants (grant, idle, lease), and the one task that calls EC2 for it
+//! eni                                     one ENI: grants (grant, idle, lease), whose it is (attached), and the one task that calls EC2 for it
 //!                                         (task: survey, refill, assign, serve, unassign, repair)
 //! reconcile, scan, fill                   rows compared with EC2 and Docker: of the ENIs served, of whole subnets; new rows
 //! store, ec2, imds, link, engine          adapters: the table, EC2, metadata, interfaces, Docker's API

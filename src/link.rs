@@ -1,5 +1,6 @@
 //! The host's network interfaces, read over rtnetlink. Nothing is changed here.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -111,6 +112,11 @@ impl Links {
     /// `IFLA_LINK` alone does not tell, for a veth has it too: it is its peer's index.
     pub async fn by_mac(&self, mac: &str) -> Result<Option<Link>, LinkError> {
         Ok(lowest(&self.dump().await?, mac))
+    }
+
+    /// The MACs of all links, lowercase.
+    pub async fn macs(&self) -> Result<HashSet<String>, LinkError> {
+        Ok(self.dump().await?.iter().map(|message| read(message).mac).collect())
     }
 
     /// The IPv4 addresses of this link; none if there is no such link.

@@ -164,9 +164,14 @@ impl Ipam {
             }
             (Some(nic), _) | (None, Some(nic)) => nic,
             (None, None) => {
-                let mut second = host.interfaces.iter().filter(|nic| nic.device_number == 1);
-                match (second.next(), second.next()) {
-                    (Some(nic), None) => nic,
+                let mut second: Vec<&Nic> = host.interfaces.iter().filter(|nic| nic.device_number == 1).collect();
+                if second.len() > 1 {
+                    // IMDS may list for hours what was deleted; that has no link.
+                    let links = self.links.macs().await.map_err(missing)?;
+                    second.retain(|nic| links.contains(&nic.mac));
+                }
+                match second.as_slice() {
+                    [nic] => *nic,
                     _ => {
                         let all: Vec<_> = host.interfaces.iter().map(|nic| nic.eni.as_str()).collect();
                         return Err(Error::Asked(format!(

@@ -14,20 +14,21 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::address::{Row, State};
-use crate::ec2::Ec2Error;
-use crate::engine::{Engine, Snapshot};
+use crate::engine::{Engine, Network, Snapshot};
 use crate::eni::{Eni, Known};
 use crate::error::Error;
 use crate::fault::point;
 use crate::id::EniId;
 use crate::imds::Host;
 use crate::ipam::Ipam;
+use crate::plan::attachment::{Whose, Word};
 use crate::plan::ledger::{Ledger, Sight};
 use crate::plan::reconcile::{Finding, Look, compare, is_blind};
 use crate::plan::settle_age;
 use crate::supervise::supervised;
 
 mod docker;
+mod listing;
 mod networks;
 
 /// What rounds know of each other.
@@ -85,9 +86,6 @@ pub struct Found {
 
 /// The bound of what a round asks of the store, and of an ENI's task.
 const ROUND: Duration = Duration::from_secs(30);
-/// While IMDS agrees with the rows EC2 itself is asked every so many intervals only: a thousand hosts that describe their
-/// ENI each minute would use up the account's whole rate.
-const CALM: u32 = 10;
 
 impl Reconciler {
     pub(crate) fn new(engine: Option<Engine>) -> Self {
@@ -138,15 +136,21 @@ impl Ipam {
         let mut watched = self.reconciler.enis.lock().await;
         let now = Instant::now();
         let until = now + ROUND;
-        let enis: Vec<Arc<Eni>> = self.served().await.into_iter().filter(|eni| eni.not_ready().is_none()).collect();
+        let served = self.served().await;
+        watched.retain(|id, _| served.iter().any(|eni| eni.nic.eni == *id));
+        let host = self.host().await.ok();
         let mut read = Vec::new();
-        for eni in enis {
+        for eni in served.into_iter().filter(|eni| eni.not_ready().is_none()) {
             let rows = self.store(until).await?.rows_of_eni(&eni.nic.eni, until).await?;
-            let listed = self.listed(&eni, &rows, watched.entry(eni.nic.eni.clone()).or_default(), thorough).await;
-            read.push((eni, rows, listed));
+            let imds = host.as_ref().map(|host| host.interfaces.iter().any(|nic| nic.eni == eni.nic.eni));
+            let thorough = thorough || imds == Some(false);
+            let known = watched.entry(eni.nic.eni.clone()).or_default();
+            let (listed, ec2) = self.listed(&eni, &rows, known, thorough).await;
+            if eni.judge(&Word { imds, ec2 }) == Whose::Ours {
+                read.push((eni, rows, listed));
+            }
         }
         point("reconcile:read").await;
-        let host = self.host().await.ok();
         let docker = self.docker(host.as_ref()).await;
         let mut found = Vec::new();
         let mut whole = docker.is_some() || self.reconciler.engine.is_none();
@@ -168,6 +172,9 @@ impl Ipam {
             let unjudged = look.unjudged(&eni).filter(|_| docker.is_some());
             watched.problems.extend(unjudged.map(|problem| (eni.nic.eni.to_string(), problem)));
         }
+        if let Some(docker) = &docker {
+            self.forget_lost(|eni| docker.networks.iter().any(|network| is_on(network, eni))).await;
+        }
         if !dry_run {
             let misfits = match (&docker, &host) {
                 (Some(docker), Some(host)) => Some(self.misfits(docker, host).await),
@@ -177,42 +184,6 @@ impl Ipam {
             self.reconciler.tell(&watched, misfits, self.silence(), whole.then_some(now));
         }
         Ok(found)
-    }
-
-    /// What is on the ENI; none: nobody said.
-    async fn listed(
-        &self,
-        eni: &Eni,
-        rows: &[Row],
-        watched: &mut Watched,
-        thorough: bool,
-    ) -> Option<Vec<(Ipv4Addr, bool)>> {
-        let long = self.settings.reconcile_interval * CALM;
-        let is_calm = !thorough
-            && watched.rounds >= 2
-            && watched.asked.is_some_and(|asked| asked.elapsed() < long)
-            && !watched.ledger.waits(|sight| is_blind(sight, false, true));
-        if is_calm && let Ok(ips) = self.imds.addresses(&eni.nic.mac).await {
-            let is_there = |row: &&Row| matches!(row.state(), State::Ready | State::Lease | State::Foreign);
-            let expected: BTreeSet<Ipv4Addr> = rows.iter().filter(is_there).map(|row| row.ip).collect();
-            if ips.iter().copied().collect::<BTreeSet<_>>() == expected {
-                return Some(ips.into_iter().enumerate().map(|(n, ip)| (ip, n == 0)).collect());
-            }
-        }
-        match self.ec2.now().ok()?.interface(&eni.nic.eni).await {
-            Ok(interface) => {
-                watched.asked = Some(Instant::now());
-                Some(interface.addresses.iter().map(|address| (address.ip, address.primary)).collect())
-            }
-            Err(why @ Ec2Error::NoSuchEni { .. }) => {
-                tracing::error!(eni = %eni.nic.eni, "{why}");
-                None
-            }
-            Err(why) => {
-                tracing::warn!(eni = %eni.nic.eni, "what is on {} is not known: {why}", eni.nic.eni);
-                None
-            }
-        }
     }
 
     async fn complete(
@@ -283,9 +254,8 @@ impl Seen {
 impl Watched {
     /// Whether this Engine's word on the ENI's addresses is worth anything: another one on the same host shows none of them in
     /// use, and would have every lease released.
-    fn is_shown_by(&mut self, shown: &Snapshot, eni: &Eni) -> bool {
-        let is_on_it = |network| networks::is_of_a_driver(network) && network.subnets.contains(&eni.subnet.cidr);
-        self.is_dockers |= shown.networks.iter().any(is_on_it);
+    fn is_shown_by(&mut self, docker: &Snapshot, eni: &Eni) -> bool {
+        self.is_dockers |= docker.networks.iter().any(|network| is_on(network, eni));
         self.is_dockers
     }
 
@@ -351,4 +321,9 @@ impl Reconciler {
             outcome.whole = whole.or(outcome.whole);
         });
     }
+}
+
+/// Whether its addresses may be this ENI's.
+fn is_on(network: &Network, eni: &Eni) -> bool {
+    networks::is_of_a_driver(network) && network.subnets.contains(&eni.subnet.cidr)
 }

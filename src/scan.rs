@@ -4,9 +4,9 @@
 //! Poor sight must not harm, so each finding has to be seen by two scans, an answer without our own interface is discarded,
 //! and a scan that would free very many rows changes nothing.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as Plain, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
@@ -18,7 +18,9 @@ use crate::error::Error;
 use crate::fault::point;
 use crate::fill::in_use;
 use crate::id::{EniId, SubnetId};
+use crate::imds::Nic;
 use crate::ipam::Ipam;
+use crate::plan::drain_age;
 use crate::plan::ledger::Ledger;
 use crate::plan::scan::{Finding, compare, limit, unseen};
 use crate::reconcile::Found;
@@ -31,6 +33,9 @@ use crate::supervise::supervised;
 pub struct Scanner {
     subnets: Mutex<HashMap<SubnetId, Ledger>>,
     problems: watch::Sender<HashMap<SubnetId, String>>,
+    /// ENIs that IMDS lists and EC2 did not know, and since when.
+    unknown: Plain<HashMap<EniId, Instant>>,
+    left_out: Plain<HashSet<EniId>>,
 }
 
 /// What an operator wants of a scan.
@@ -57,6 +62,20 @@ impl Scanner {
         let mut problems: Vec<String> = self.problems.borrow().values().cloned().collect();
         problems.sort();
         problems
+    }
+
+    fn unknown(&self) -> MutexGuard<'_, HashMap<EniId, Instant>> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave_out(&self, nic: &Nic) {
+        if self.left_out.lock().unwrap_or_else(PoisonError::into_inner).insert(nic.eni.clone()) {
+            tracing::warn!(
+                "IMDS lists {} ({}), which is not this instance's by EC2's word: it is left out",
+                nic.eni,
+                nic.mac
+            );
+        }
     }
 
     /// What stands in the way is told once in the log, and shown by `status` for as long as it lasts.
@@ -95,14 +114,18 @@ impl Ipam {
     /// One scan of each subnet in which an ENI is served.
     pub async fn scan(&self, manner: Manner) -> Result<Vec<Found>, Error> {
         let mut ledgers = self.scanner.subnets.lock().await;
+        let served = self.served().await;
         let subnets: HashMap<SubnetId, Subnet> =
-            self.served().await.iter().map(|eni| (eni.subnet.id.clone(), eni.subnet.clone())).collect();
+            served.iter().map(|eni| (eni.subnet.id.clone(), eni.subnet.clone())).collect();
         let host = self.host().await?;
         let mut found = Vec::new();
         for (id, subnet) in subnets {
             let ledger = ledgers.entry(id.clone()).or_default();
-            let own: Vec<&EniId> = host.interfaces.iter().filter(|nic| nic.subnet == id).map(|nic| &nic.eni).collect();
-            let outcome = self.scan_one(&subnet, &own, ledger, manner).await;
+            let mut own: Vec<&Nic> = host.interfaces.iter().filter(|nic| nic.subnet == id).collect();
+            // IMDS may leave one out for a while.
+            let omitted = served.iter().filter(|eni| eni.subnet.id == id).map(|eni| &eni.nic);
+            own.extend(omitted.filter(|nic| host.interfaces.iter().all(|listed| listed.eni != nic.eni)));
+            let outcome = self.scan_one(&subnet, &own, &host.instance, ledger, manner).await;
             let is_blind = outcome.as_ref().is_err_and(|why| !matches!(why, Error::Asked(_)));
             if is_blind
                 && manner == Manner::Usual
@@ -122,7 +145,8 @@ impl Ipam {
     async fn scan_one(
         &self,
         subnet: &Subnet,
-        own: &[&EniId],
+        own: &[&Nic],
+        instance: &str,
         ledger: &mut Ledger,
         manner: Manner,
     ) -> Result<Vec<Found>, Error> {
@@ -135,14 +159,7 @@ impl Ipam {
         }
         let ec2 = self.ec2(until).await?;
         let interfaces = ec2.interfaces_of_subnet(&subnet.id).await?;
-        let is_seen = |eni: &EniId| interfaces.iter().any(|i| i.id == *eni && i.primary().is_some());
-        if own.is_empty() || own.iter().any(|eni| !is_seen(eni)) {
-            return Err(Error::Missing(format!(
-                "EC2's list of the interfaces in {} lacks those of this very host, so the scan changed nothing: are the \
-                 credentials another account's?",
-                subnet.id
-            )));
-        }
+        self.sees_itself(&ec2, &interfaces, own, instance, &subnet.id).await?;
         let (findings, rows) = findings(&store, &ec2, subnet, &interfaces, until).await?;
         point("scan:read").await;
         let told = |finding: &Finding, repaired| Found {
@@ -187,6 +204,53 @@ impl Ipam {
         Ok(found)
     }
 
+    /// EC2's list has to have what is this very host's. IMDS, too, may be behind: what was deleted, or went to another
+    /// instance, is listed for hours.
+    async fn sees_itself(
+        &self,
+        ec2: &Ec2,
+        interfaces: &[Interface],
+        own: &[&Nic],
+        instance: &str,
+        subnet: &SubnetId,
+    ) -> Result<(), Error> {
+        let is_here = |interface: &Interface| interface.instance.as_deref() == Some(instance);
+        let mut seen = 0;
+        for nic in own {
+            let listed = interfaces.iter().find(|interface| interface.id == nic.eni && interface.primary().is_some());
+            if listed.is_some_and(is_here) {
+                seen += 1;
+                continue;
+            }
+            let is_elsewhere = match listed {
+                Some(_) => true,
+                None => match ec2.interface(&nic.eni).await {
+                    Ok(interface) => !is_here(&interface),
+                    Err(Ec2Error::NoSuchEni { .. }) => self.is_deleted(nic).await,
+                    Err(_) => false,
+                },
+            };
+            if !is_elsewhere {
+                seen = 0;
+                break;
+            }
+            self.scanner.leave_out(nic);
+        }
+        if seen > 0 {
+            return Ok(());
+        }
+        Err(Error::Missing(format!(
+            "EC2's list of the interfaces in {subnet} lacks those of this very host, so the scan changed nothing: are the \
+             credentials another account's?"
+        )))
+    }
+
+    /// What EC2 does not know was deleted, or is so new that EC2 does not show it yet: then it has a link here.
+    async fn is_deleted(&self, nic: &Nic) -> bool {
+        let since = *self.scanner.unknown().entry(nic.eni.clone()).or_insert_with(Instant::now);
+        since.elapsed() >= drain_age() || self.links.by_mac(&nic.mac).await.is_ok_and(|link| link.is_none())
+    }
+
     /// So that the fleet has one scan an interval, and another host takes over from a dead one.
     fn scan_span(&self) -> Duration {
         self.settings.scan_interval.mul_f64(1.5)
@@ -197,11 +261,11 @@ impl Ipam {
         &self,
         store: &Store,
         subnet: &Subnet,
-        own: &[&EniId],
+        own: &[&Nic],
         span: Duration,
         until: Instant,
     ) -> Result<bool, Error> {
-        let holder = own.first().map_or("nobody", |eni| eni.as_str());
+        let holder = own.first().map_or("nobody", |nic| nic.eni.as_str());
         Ok(store.hold_task(&format!("scan:{}", subnet.id), holder, span, until).await?)
     }
 }

@@ -140,7 +140,7 @@ impl Ipam {
         let ((described, left_out), _) = tokio::join!(self.describe_store(until), timeout_at(until, look));
         let ec2 = self.ec2.now();
         let reconciled = self.reconciler.outcome();
-        let mut problems = self.problems();
+        let mut problems = self.problems().await;
         problems.extend(left_out.iter().map(|row| format!("left out: {row}")));
         let mut status = Status {
             version: env!("EC2_IPAM_VERSION").to_owned(),

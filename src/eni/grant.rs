@@ -73,6 +73,7 @@ impl Eni {
                     }
                 }
                 Some(State::Ready) if mine => {
+                    self.is_ours(until).await?;
                     self.nobody_has(ip).await?;
                     let row = row.ok_or(Error::Stopping)?;
                     // I1: a lease that the database lost stands again; then it is somebody's, and waited for.
@@ -148,10 +149,11 @@ impl Eni {
             let first = self.propose(choice, sub_pool, holder, &except);
             let wanted =
                 WarmGrant { eni: &self.nic.eni, sub_pool, choice, first, except: &except, claim: &claim, holder };
-            // The kernel and the database are asked at once, since both answers are nearly always yes.
-            let (on_link, granted) = tokio::join!(self.on_link(), self.outside.store.grant_warm(&wanted, until));
+            // All are asked at once, since their answers are nearly always yes.
+            let (on_link, granted, ours) =
+                tokio::join!(self.on_link(), self.outside.store.grant_warm(&wanted, until), self.is_ours(until));
             let Some(ip) = granted? else {
-                return Ok(None);
+                return ours.map(|()| None);
             };
             let (known, is_listed) = {
                 let memory = self.shared.memory();
@@ -159,9 +161,10 @@ impl Eni {
             };
             // I7: a host agent may have put a secondary address of the ENI on the link itself since it became warm.
             let is_free = on_link.as_ref().is_ok_and(|own| !own.contains(&ip));
-            if known.is_none() && !(is_listed && is_free) {
+            if ours.is_err() || known.is_none() && !(is_listed && is_free) {
                 // I2: or EC2 has not told this life that it is on the ENI; the next look will.
                 self.weak().change(ip, &claim, Event::TakeBack, until).await?;
+                ours?;
                 on_link?;
                 except.push(ip);
                 continue;
@@ -199,6 +202,10 @@ impl Eni {
         idle.propose(choice, holder, |ip| in_range(ip) && listed.contains(&ip) && !except.contains(&ip))
     }
 
+    async fn is_ours(&self, until: Instant) -> Result<(), Error> {
+        timeout_at(until - LAST_WORD / 2, self.weak().is_ours()).await.unwrap_or(Ok(()))
+    }
+
     async fn nobody_has(&self, ip: Ipv4Addr) -> Result<(), Error> {
         if self.on_link().await?.contains(&ip) {
             let link = &self.link.name;
@@ -234,9 +241,9 @@ impl Eni {
         let asked = Instant::now();
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         let outcome = async {
-            self.wants.send(Want::Order(order)).map_err(|_| Error::Stopping)?;
+            self.wants.send(Want::Order(order)).map_err(|_| self.closed())?;
             match timeout_at(until, lease).await {
-                Ok(outcome) => outcome.map_err(|_| Error::Stopping)?,
+                Ok(outcome) => outcome.map_err(|_| self.closed())?,
                 Err(_) => {
                     let why = self.last_error().unwrap_or_else(|| "EC2 has not answered yet".into());
                     Err(Error::Late { waited: asked.elapsed(), why })

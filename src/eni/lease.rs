@@ -59,8 +59,11 @@ impl Drop for Lease {
 
 impl Weak {
     pub(super) async fn release(&self, ip: Ipv4Addr) {
-        // Forgotten before the row changes, so that the next grant of this address is not mistaken for a lost commit.
         self.outside.in_use.released(ip);
+        if let Err(why) = self.is_ours().await {
+            return tracing::info!(eni = %self.id, %ip, "nothing to release: {why}");
+        }
+        // Forgotten before the row changes, so that the next grant of this address is not mistaken for a lost commit.
         let known = self.shared.memory().leases.remove(&ip);
         let claim = match known {
             Some(claim) => claim,

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::address::{Row, State};
 use crate::ec2::Ec2;
 use crate::error::Error;
 use crate::id::{Boot, Claim, Kind};
-use crate::imds::{Imds, Nic};
+use crate::imds::{Host, Imds, Nic};
 use crate::in_use::InUse;
 use crate::late::Late;
 use crate::link::{Link, Links};
@@ -30,6 +31,7 @@ use crate::subnet::Subnet;
 use crate::supervise::supervised;
 
 mod assign;
+mod attached;
 mod grant;
 mod idle;
 mod lease;
@@ -40,6 +42,7 @@ mod survey;
 mod task;
 pub mod unassign;
 
+use attached::Place;
 use idle::Idle;
 pub use lease::Lease;
 use lease::Weak;
@@ -147,6 +150,7 @@ pub struct Eni {
 
 /// What grants and the task both know of the ENI.
 struct Shared {
+    place: Place,
     memory: Mutex<Memory>,
     waiting: AtomicUsize,
 }
@@ -213,29 +217,36 @@ const STORE_TIME: Duration = Duration::from_secs(20);
 const LAST_WORD: Duration = Duration::from_millis(1500);
 
 impl Eni {
-    /// Starts serving an ENI: its task runs until the driver stops.
+    /// Starts serving an ENI of this host: its task runs until the driver stops, or until the ENI is not this host's any more;
+    /// so long it holds the `lock`.
     pub fn start(
         nic: Nic,
         subnet: Subnet,
         link: Link,
-        instance_type: String,
+        host: &Host,
+        lock: UnixListener,
         outside: Outside,
         stop: CancellationToken,
     ) -> Arc<Self> {
         let (wants, inbox) = mpsc::unbounded_channel();
         let (sender, surveyed) = watch::channel(Err(Error::Missing("the ENI has not been looked at yet".into())));
-        let shared = Arc::new(Shared { memory: Mutex::new(Memory::empty()), waiting: AtomicUsize::new(0) });
+        let place = Place::new(nic.clone(), host);
+        let shared = Arc::new(Shared { place, memory: Mutex::new(Memory::empty()), waiting: AtomicUsize::new(0) });
         let task = task::Task::new(
             nic.clone(),
             subnet.clone(),
             link.clone(),
-            instance_type,
+            host.instance_type.clone(),
+            lock,
             outside.clone(),
             Arc::clone(&shared),
             inbox,
             sender,
         );
-        outside.tasks.spawn(supervised("an interface's task", task.run(stop)));
+        let left = shared.place.left.clone();
+        // Cut short as by a crash: nothing more may be done for an ENI that is not ours.
+        let work = async move { Box::pin(left.run_until_cancelled(task.run(stop))).await };
+        outside.tasks.spawn(supervised("an interface's task", work));
         Arc::new(Self { nic, subnet, link, outside, wants, surveyed, shared })
     }
 
@@ -254,9 +265,9 @@ impl Eni {
     /// This ENI's idle addresses back to the subnet.
     pub async fn recycle(&self, until: Instant) -> Result<Recycled, Error> {
         let (answer, recycled) = oneshot::channel();
-        self.wants.send(Want::Recycle(answer)).map_err(|_| Error::Stopping)?;
+        self.wants.send(Want::Recycle(answer)).map_err(|_| self.closed())?;
         match timeout_at(until, recycled).await {
-            Ok(outcome) => outcome.map_err(|_| Error::Stopping)?,
+            Ok(outcome) => outcome.map_err(|_| self.closed())?,
             Err(_) => Err(Error::Missing(self.last_error().unwrap_or_else(|| "the ENI's task is busy".into()))),
         }
     }
@@ -264,9 +275,9 @@ impl Eni {
     /// Puts right what reconciling found.
     pub async fn repair(&self, findings: Vec<Finding>, until: Instant) -> Result<Repaired, Error> {
         let (answer, repaired) = oneshot::channel();
-        self.wants.send(Want::Repair(Repair { findings, answer })).map_err(|_| Error::Stopping)?;
+        self.wants.send(Want::Repair(Repair { findings, answer })).map_err(|_| self.closed())?;
         match timeout_at(until, repaired).await {
-            Ok(outcome) => outcome.map_err(|_| Error::Stopping)?,
+            Ok(outcome) => outcome.map_err(|_| self.closed())?,
             Err(_) => Err(Error::Missing(self.last_error().unwrap_or_else(|| "the ENI's task is busy".into()))),
         }
     }
@@ -324,6 +335,7 @@ impl Eni {
         // Only a person can change some reasons: those are told at once.
         let is_settled = |state: &Result<(), Error>| state.as_ref().map_or_else(|why| !why.may_pass(), |()| true);
         let _ = timeout_at(until - LAST_WORD, surveyed.wait_for(is_settled)).await;
+        self.shared.place.check()?;
         surveyed.borrow().clone()
     }
 }

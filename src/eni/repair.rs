@@ -26,7 +26,15 @@ pub struct Repaired {
 
 impl Task {
     /// Puts right what can be. What has changed since it was found is left as it is now (I5).
-    pub(super) async fn repair(&mut self, ec2: &Ec2, findings: Vec<Finding>) -> Result<Repaired, Error> {
+    pub(super) async fn repair(&mut self, ec2: &Ec2, mut findings: Vec<Finding>) -> Result<Repaired, Error> {
+        // An ENI that has left has its new host's containers, which this host's Docker does not show.
+        if findings.iter().any(Finding::gives_up)
+            && let Err(why) = self.weak().may_give_up().await
+        {
+            tracing::debug!(eni = %self.nic.eni, "{why}");
+            self.shared.place.check()?;
+            findings.retain(|finding| !finding.gives_up());
+        }
         let mut repaired = Repaired::default();
         let mut missing: Vec<Row> = Vec::new();
         let mut cut_off: Vec<Row> = Vec::new();

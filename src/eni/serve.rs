@@ -1,11 +1,9 @@
 //! Addresses to those who wait.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::lease::Weak;
 use super::task::Task;
 use super::{Lease, Order, STORE_TIME};
 use crate::address::{Event, Row, State};
@@ -74,9 +72,7 @@ impl Task {
                 continue;
             }
             self.shared.memory().leases.insert(ip, claim.clone());
-            let eni =
-                Weak { id: self.nic.eni.clone(), outside: self.outside.clone(), shared: Arc::clone(&self.shared) };
-            let _ = order.answer.send(Ok(Lease::new(ip, claim, eni)));
+            let _ = order.answer.send(Ok(Lease::new(ip, claim, self.weak())));
         }
         Ok(())
     }

@@ -9,10 +9,12 @@ use tokio::time::Instant;
 use super::STORE_TIME;
 use super::task::Task;
 use crate::address::{Event, Row, State};
-use crate::ec2::Ec2;
+use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
+use crate::plan::attachment::{Attachment, Word};
 use crate::plan::reconcile::{Finding, Look, What, compare};
+use crate::plan::settle_age;
 
 /// Who said which addresses an ENI has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,11 +102,15 @@ impl Task {
         let why = match ec2 {
             Ok(ec2) => match ec2.interface(&self.nic.eni).await {
                 Ok(interface) => {
+                    self.is_attached(Attachment::of(interface.instance.as_deref(), &self.shared.place.instance))?;
                     let listed = interface.addresses.iter().map(|a| (a.ip, a.primary)).collect();
                     return Ok((listed, Witness::Ec2));
                 }
                 Err(why) => {
                     self.note(Some(&why));
+                    if matches!(why, Ec2Error::NoSuchEni { .. }) {
+                        self.is_attached(Attachment::Deleted)?;
+                    }
                     Error::Ec2(why)
                 }
             },
@@ -115,6 +121,18 @@ impl Task {
             Ok(ips) => Ok((ips.into_iter().enumerate().map(|(n, ip)| (ip, n == 0)).collect(), Witness::Imds)),
             Err(_) => Err(why),
         }
+    }
+
+    /// An ENI may have been attached so short a while ago that EC2 does not show it yet; one that was here already has left.
+    fn is_attached(&self, ec2: Attachment) -> Result<(), Error> {
+        if ec2 == Attachment::Here {
+            return Ok(());
+        }
+        let word = Word { imds: None, ec2: Some(ec2) };
+        if self.surveyed.borrow().is_ok() || self.began.elapsed() >= settle_age() {
+            self.shared.place.judge(&word);
+        }
+        Err(self.shared.place.refusal(&word))
     }
 
     async fn learn_limit(&self, ec2: &Ec2) {

@@ -5,6 +5,7 @@
 //! a step has no call of this process in flight.
 
 use std::collections::VecDeque;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::assign::Assigned;
+use super::lease::Weak;
 use super::survey::Witness;
 use super::{Order, Outside, Recycled, Repair, STORE_TIME, Shared, Want, unassign};
 use crate::address::{Row, State};
@@ -33,6 +35,8 @@ pub(super) struct Task {
     pub(super) instance_type: String,
     pub(super) outside: Outside,
     pub(super) shared: Arc<Shared>,
+    /// Keeps every other driver of this host from the ENI. Before the inbox: who waits for that to close may lock anew.
+    pub(super) _lock: UnixListener,
     pub(super) inbox: mpsc::UnboundedReceiver<Want>,
     pub(super) surveyed: watch::Sender<Result<(), Error>>,
     /// EC2 refused an address as somebody else's: a table that no other host writes to knows too little of the subnet.
@@ -54,6 +58,10 @@ pub(super) struct Task {
     pub(super) warm_retry_at: Instant,
     pub(super) survey_at: Instant,
     pub(super) trim_at: Instant,
+    /// Whose the ENI is was not sure: nothing is given up until then.
+    pub(super) give_up_at: Instant,
+    /// When this life of the ENI began.
+    pub(super) began: Instant,
     /// A container asked for an address, or released one.
     pub(super) last_call: Instant,
 }
@@ -63,7 +71,7 @@ const TOP_UP_DELAY: Duration = Duration::from_secs(1);
 /// After a refusal nothing is asked of EC2 for warmth alone for so long (vpc-cni waits as long for a full subnet).
 pub(super) const WARM_BACK_OFF: Duration = Duration::from_secs(120);
 /// Between two attempts at claims that could not be settled.
-const SETTLE_PAUSE: Duration = Duration::from_secs(10);
+pub(super) const SETTLE_PAUSE: Duration = Duration::from_secs(10);
 /// Nothing to do: look at the rows again after so long.
 const REST: Duration = Duration::from_secs(60);
 
@@ -74,6 +82,7 @@ impl Task {
         subnet: Subnet,
         link: Link,
         instance_type: String,
+        lock: UnixListener,
         outside: Outside,
         shared: Arc<Shared>,
         inbox: mpsc::UnboundedReceiver<Want>,
@@ -87,6 +96,7 @@ impl Task {
             instance_type,
             outside,
             shared,
+            _lock: lock,
             inbox,
             surveyed,
             scan_wanted: false,
@@ -104,6 +114,8 @@ impl Task {
             warm_retry_at: now,
             survey_at: now,
             trim_at: now + settle_age(),
+            give_up_at: now,
+            began: now,
             last_call: now,
         }
     }
@@ -147,6 +159,10 @@ impl Task {
             }
             wake = self.work().await;
         }
+    }
+
+    pub(super) fn weak(&self) -> Weak {
+        Weak { id: self.nic.eni.clone(), outside: self.outside.clone(), shared: Arc::clone(&self.shared) }
     }
 
     async fn look(&mut self) -> Result<(), Error> {
@@ -207,6 +223,7 @@ impl Task {
     /// long. An error is one that may pass: those who wait go on waiting.
     async fn step(&mut self, now: Instant) -> Result<Option<Duration>, Error> {
         let ec2 = self.outside.ec2.now().map_err(Error::Missing)?;
+        self.weak().is_ours().await?;
         if self.witness == Some(Witness::Imds) && now >= self.survey_at {
             self.look().await?;
         }
@@ -229,7 +246,8 @@ impl Task {
         }
         self.release_orphans(&rows).await?;
         let due: Vec<Row> = rows.iter().filter(|row| unassign::is_due(row)).cloned().collect();
-        if !due.is_empty() {
+        let may_give_up = now >= self.give_up_at;
+        if !due.is_empty() && may_give_up {
             return self.give_up(&ec2, &due).await;
         }
         if let Some(Repair { findings, answer }) = self.repairs.pop_front().filter(|repair| !repair.answer.is_closed())
@@ -271,11 +289,11 @@ impl Task {
         // A container that named its address may come back on another host.
         let named: Vec<Row> =
             idle.iter().filter(|row| row.is_fixed() && row.has_cooled(warmth.cooldown)).cloned().collect();
-        if !named.is_empty() {
+        if !named.is_empty() && may_give_up {
             return self.give_up(&ec2, &named).await;
         }
         // Not one by one, so that many go with one Unassign.
-        if now >= self.trim_at {
+        if now >= self.trim_at && may_give_up {
             self.trim_at = now + settle_age();
             let in_use = rows.iter().any(|row| row.state() == State::Lease);
             let quiet = !in_use && now.duration_since(self.last_call) >= drain_age();
@@ -297,16 +315,11 @@ impl Task {
         let unsettled = unsettled.map(|_| self.settle_at.saturating_duration_since(now));
         let settled = rows.iter().filter(|row| row.state() == State::Off);
         let settled = settled.map(|row| settle_age().saturating_sub(row.claimed.unwrap_or_default()));
+        let given_up = cooled.chain(settled).map(|rest| rest.max(self.give_up_at.saturating_duration_since(now)));
         let survey = (self.witness == Some(Witness::Imds)).then_some(self.survey_at);
         let planned = self.top_up_at.into_iter().chain(survey).chain([self.trim_at]);
         let planned = planned.map(|at| at.saturating_duration_since(now));
-        cooled
-            .chain(unsettled)
-            .chain(settled)
-            .chain(planned)
-            .min()
-            .unwrap_or(REST)
-            .clamp(Duration::from_millis(10), REST)
+        given_up.chain(unsettled).chain(planned).min().unwrap_or(REST).clamp(Duration::from_millis(10), REST)
     }
 
     /// Claims of an earlier life, or whose call was unclear: assigned again, which is right whichever way that call went.
@@ -318,42 +331,6 @@ impl Task {
             self.settle_at = Instant::now() + SETTLE_PAUSE;
         }
         self.outcome(assigned, asked).await
-    }
-
-    pub(super) async fn give_up(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<Option<Duration>, Error> {
-        let (_, trouble) = self.unassign(ec2, rows).await?;
-        self.note(trouble.as_ref());
-        trouble.map_or(Ok(None), |why| Err(Error::Ec2(why)))
-    }
-
-    pub(super) async fn unassign(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<(Recycled, Option<Ec2Error>), Error> {
-        // I2: not even if the database loses what is committed now, and has them idle again. A look under way may have seen
-        // them on the ENI: it is not to be believed.
-        {
-            let mut memory = self.shared.memory();
-            memory.touch(rows.iter().map(|row| row.ip));
-            memory.listed.retain(|ip| rows.iter().all(|row| row.ip != *ip));
-        }
-        let outcome = unassign::give_up(&self.outside, ec2, &self.nic.eni, rows).await;
-        self.shared.memory().touch(rows.iter().map(|row| row.ip));
-        if outcome.as_ref().is_ok_and(|(done, _)| done.freed > 0) {
-            self.room = None;
-        }
-        outcome
-    }
-
-    async fn recycle(&mut self, ec2: &Ec2, idle: &[Row]) -> Result<Option<Duration>, Error> {
-        // What an operator gives back shall not be refilled for the sake of an earlier call.
-        self.top_up_at = None;
-        let outcome = self.unassign(ec2, idle).await;
-        let outcome = outcome.and_then(|(done, trouble)| match trouble {
-            Some(why) if done.freed == 0 => Err(Error::Ec2(why)),
-            _ => Ok(done),
-        });
-        for answer in self.recycles.drain(..) {
-            let _ = answer.send(outcome.clone());
-        }
-        Ok(None)
     }
 
     /// Serves those who wait with what EC2 has on the ENI now; then what stood in the way of the rest decides.

@@ -5,9 +5,11 @@
 //! tried again only once its claim is older than [`settle_age`], and every attempt renews the claim.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::task::{SETTLE_PAUSE, Task};
 use super::{Outside, Recycled, STORE_TIME};
 use crate::address::{Event, Row, State};
 use crate::ec2::{Ec2, Ec2Error};
@@ -19,6 +21,48 @@ use crate::plan::settle_age;
 /// Rows that were left off, and are old enough to be tried again.
 pub fn is_due(row: &Row) -> bool {
     row.state() == State::Off && row.claimed.is_none_or(|age| age >= settle_age())
+}
+
+impl Task {
+    pub(super) async fn give_up(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<Option<Duration>, Error> {
+        let (_, trouble) = self.unassign(ec2, rows).await?;
+        self.note(trouble.as_ref());
+        trouble.map_or(Ok(None), |why| Err(Error::Ec2(why)))
+    }
+
+    pub(super) async fn unassign(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<(Recycled, Option<Ec2Error>), Error> {
+        if let Err(why) = self.weak().may_give_up().await {
+            self.give_up_at = Instant::now() + SETTLE_PAUSE;
+            return Err(why);
+        }
+        // I2: not even if the database loses what is committed now, and has them idle again. A look under way may have seen
+        // them on the ENI: it is not to be believed.
+        {
+            let mut memory = self.shared.memory();
+            memory.touch(rows.iter().map(|row| row.ip));
+            memory.listed.retain(|ip| rows.iter().all(|row| row.ip != *ip));
+        }
+        let outcome = give_up(&self.outside, ec2, &self.nic.eni, rows).await;
+        self.shared.memory().touch(rows.iter().map(|row| row.ip));
+        if outcome.as_ref().is_ok_and(|(done, _)| done.freed > 0) {
+            self.room = None;
+        }
+        outcome
+    }
+
+    pub(super) async fn recycle(&mut self, ec2: &Ec2, idle: &[Row]) -> Result<Option<Duration>, Error> {
+        // What an operator gives back shall not be refilled for the sake of an earlier call.
+        self.top_up_at = None;
+        let outcome = self.unassign(ec2, idle).await;
+        let outcome = outcome.and_then(|(done, trouble)| match trouble {
+            Some(why) if done.freed == 0 => Err(Error::Ec2(why)),
+            _ => Ok(done),
+        });
+        for answer in self.recycles.drain(..) {
+            let _ = answer.send(outcome.clone());
+        }
+        Ok(None)
+    }
 }
 
 /// Unassigns these rows' addresses, idle or left off, with as few calls as EC2 lets us, and frees what is gone.

@@ -1,5 +1,5 @@
 //! What an ENI needs next, decided from its rows as pure functions; what a look at EC2 and Docker calls for
-//! ([`reconcile`], [`scan`]), and when to believe it ([`ledger`]).
+//! ([`reconcile`], [`scan`]), when to believe it ([`ledger`]), and whose an ENI is ([`attachment`]).
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::address::{Row, State};
 use crate::subnet::Subnet;
 
+pub mod attachment;
 pub mod ledger;
 pub mod reconcile;
 pub mod scan;

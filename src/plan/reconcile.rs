@@ -190,6 +190,11 @@ impl Finding {
         missing.then_some(NewRow { ip: self.ip, status, iface, primary, holder: None })
     }
 
+    /// Whether the mend takes the address from whoever has it by its row.
+    pub fn gives_up(&self) -> bool {
+        matches!(self.what, What::Missing | What::Gone | What::Ended | What::Unused)
+    }
+
     /// Whether nothing but a person can mend it.
     pub fn is_for_a_person(&self) -> bool {
         matches!(self.what, What::Conflict | What::Contradiction)

@@ -55,12 +55,13 @@ impl Ipam {
     }
 
     /// What only a person can put right, as far as it is known now.
-    pub(crate) fn problems(&self) -> Vec<String> {
+    pub(crate) async fn problems(&self) -> Vec<String> {
         let mut problems = self.reconciler.outcome().problems;
         problems.remove(DOCKER);
         problems.extend(self.silence());
         let wrong = self.settings.wrong.iter().cloned();
-        wrong.chain(problems.into_values()).chain(self.scanner.problems()).collect()
+        let lost = self.lost().await;
+        wrong.chain(problems.into_values()).chain(self.scanner.problems()).chain(lost).collect()
     }
 
     /// Docker's silence, once it lasts longer than a restart of dockerd.

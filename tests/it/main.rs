@@ -31,6 +31,7 @@ mod imds;
 mod link;
 #[cfg(feature = "fail-points")]
 mod model;
+mod moved;
 mod protocol;
 mod reconcile;
 mod refusals;

@@ -30,6 +30,7 @@ on_both! {
     a_calm_interface_is_not_described_every_time
     what_others_take_and_let_go_is_scanned
     a_container_that_comes_back_gets_the_address_it_had
+    an_interface_that_is_deleted_and_still_listed_is_left_out_and_named
 }
 
 const SETTLE: Duration = Duration::from_secs(1);
@@ -437,6 +438,24 @@ async fn a_container_that_comes_back_gets_the_address_it_had(kind: Kind) {
     agree(&[&host]).await;
 }
 
+async fn an_interface_that_is_deleted_and_still_listed_is_left_out_and_named(kind: Kind) {
+    let fleet = Fleet::new(kind).await;
+    let (host, docker, pool) = bed(&fleet, 1, &[]).await;
+    let lives = host.request(&pool, "10.77.0.40").await.unwrap();
+    docker.runs(&[lives]);
+    let deleted = "eni-0ccccccccccccccc4";
+    host.attach(deleted, 2, 150, "eth2");
+    fleet.vpc.imds_lag(Duration::ZERO, Duration::from_secs(600));
+    fleet.vpc.remove_eni(deleted);
+    host.ip("link del eth2");
+    fleet.vpc.take(RDS, ip(200));
+    eventually("the scan sees what others take", async || host.row(ip(200)).await.state == State::Foreign).await;
+    let (_, text) = host.ask(&["doctor"]).await;
+    assert!(text.contains(deleted) && text.contains("does not know"), "{text}");
+    assert!(host.log().contains(deleted), "{}", host.log());
+    assert!(status(&host).await.problems.is_empty());
+}
+
 /// Hosts of a fleet on one table.
 mod fleet {
     use super::*;
@@ -536,7 +555,9 @@ mod fleet {
             .await;
         // Another account's credentials would show such a list; here an interface is so new that only IMDS shows it.
         fleet.vpc.describe_lag(Duration::from_secs(600));
-        fleet.vpc.add_eni(EniSpec::new("eni-0ccccccccccccccc3", SUBNET, ip(150)).on(&host.instance, 2));
+        let mac = "0a:77:00:00:02:96";
+        fleet.vpc.add_eni(EniSpec::new("eni-0ccccccccccccccc3", SUBNET, ip(150)).on(&host.instance, 2).mac(mac));
+        host.ip(&format!("link add eth2 address {mac} type veth peer name eth2far"));
         eventually("it is reported", async || {
             status(&host).await.problems.iter().any(|problem| problem.contains("lacks"))
         })

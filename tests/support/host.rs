@@ -302,6 +302,16 @@ impl Host {
         self.ip(&format!("link set {link} up"));
     }
 
+    /// An interface of another host comes here as this device; its link gets this name. The link over there stays: the
+    /// driver is not to depend on that.
+    pub fn take_over(&self, other: &Self, device: u32, link: &str) {
+        self.vpc.move_eni(&other.eni, &self.instance, device);
+        let mac = &self.vpc.mac(&other.eni);
+        self.ip(&format!("link add {link} type veth peer name {link}far"));
+        self.ip(&format!("link set {link} address {mac}"));
+        self.ip(&format!("link set {link} up"));
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("ipam.sock")
     }

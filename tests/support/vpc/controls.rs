@@ -101,6 +101,26 @@ impl Vpc {
         }
     }
 
+    /// Leaves an attached ENI out of what IMDS lists, or not any more.
+    pub(crate) fn imds_omits(&self, eni: &str, is_left_out: bool) {
+        let mut state = self.lock();
+        if is_left_out {
+            state.imds_omits.insert(eni.to_owned());
+        } else {
+            state.imds_omits.remove(eni);
+        }
+    }
+
+    /// Answers paths that end with `item` with nothing, or not any more.
+    pub(crate) fn imds_blank(&self, item: &str, is_blank: bool) {
+        let mut state = self.lock();
+        if is_blank {
+            state.imds_blank.insert(item.to_owned());
+        } else {
+            state.imds_blank.remove(item);
+        }
+    }
+
     /// Whether the instances have an IAM role, hence credentials.
     pub(crate) fn imds_role(&self, has_role: bool) {
         self.lock().imds_has_role = has_role;

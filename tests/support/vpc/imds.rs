@@ -95,8 +95,15 @@ fn respond(state: &mut State, instance: &str, asked: &Asked) -> Reply {
     if state.imds_absent.iter().any(|item| path.trim_end_matches('/').ends_with(item)) {
         return refuse(404);
     }
+    if state.imds_blank.iter().any(|item| path.trim_end_matches('/').ends_with(item)) {
+        return Reply::Answer(200, headers, String::new());
+    }
     let world = state.world.lagging(state.imds_assign_lag, state.imds_unassign_lag);
-    let items = items(&world, instance, state.imds_has_role);
+    let mut items = items(&world, instance, state.imds_has_role);
+    for eni in state.imds_omits.iter().filter_map(|id| world.enis.get(id)) {
+        let left_out = format!("meta-data/network/interfaces/macs/{}/", eni.mac);
+        items.retain(|path, _| !path.starts_with(&left_out));
+    }
     find(&items, path).map_or_else(|| refuse(404), |text| Reply::Answer(200, headers, text))
 }
 

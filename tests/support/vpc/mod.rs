@@ -235,6 +235,20 @@ impl Vpc {
         state.world.apply(Change::Detached(eni.to_owned(), instance));
     }
 
+    /// Attaches a detached ENI.
+    pub(crate) fn attach_eni(&self, eni: &str, instance: &str, device_number: u32) {
+        let mut state = self.lock();
+        assert!(state.world.instances.contains_key(instance), "no instance {instance}");
+        assert!(state.world.enis[eni].instance.is_none(), "{eni} is attached");
+        state.world.apply(Change::Attached(eni.to_owned(), instance.to_owned(), device_number));
+    }
+
+    /// Detaches the ENI, and attaches it to another instance.
+    pub(crate) fn move_eni(&self, eni: &str, instance: &str, device_number: u32) {
+        self.detach_eni(eni);
+        self.attach_eni(eni, instance, device_number);
+    }
+
     /// Tags the ENI.
     pub(crate) fn tag(&self, eni: &str, key: &str, value: &str) {
         let mut state = self.lock();
@@ -250,6 +264,11 @@ impl Vpc {
     /// The ENI's primary address.
     pub(crate) fn primary(&self, eni: &str) -> Ipv4Addr {
         self.lock().world.enis[eni].primary
+    }
+
+    /// The ENI's MAC.
+    pub(crate) fn mac(&self, eni: &str) -> String {
+        self.lock().world.enis[eni].mac.clone()
     }
 
     /// The ENI that holds the address, if one does.

@@ -39,6 +39,10 @@ pub(super) struct State {
     /// Items that answer 404, by the end of their path.
     pub(super) imds_absent: BTreeSet<String>,
     pub(super) imds_has_role: bool,
+    /// ENIs that IMDS does not list, though they are attached.
+    pub(super) imds_omits: BTreeSet<String>,
+    /// Items that are empty, by the end of their path.
+    pub(super) imds_blank: BTreeSet<String>,
     /// Instance and token, to when it expires.
     pub(super) imds_tokens: HashMap<(String, String), Instant>,
     /// All tokens ever handed out.

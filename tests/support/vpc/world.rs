@@ -86,13 +86,15 @@ pub(super) enum Change {
     EniMade(String),
     EniGone(Box<Eni>),
     Detached(String, String),
+    /// To an instance, as a device.
+    Attached(String, String, u32),
 }
 
 impl Change {
     /// Something came, as opposed to went; IMDS is quick with the one and slow with the other.
     fn is_gain(&self) -> bool {
         match self {
-            Self::Assigned(..) | Self::PrefixOn(..) | Self::EniMade(_) => true,
+            Self::Assigned(..) | Self::PrefixOn(..) | Self::EniMade(_) | Self::Attached(..) => true,
             Self::Unassigned(..) | Self::PrefixOff(..) | Self::EniGone(_) | Self::Detached(..) => false,
         }
     }
@@ -122,6 +124,10 @@ impl World {
             Change::PrefixOff(eni, net) => assert!(self.eni_mut(eni).prefixes.remove(net), "{net} is not on {eni}"),
             Change::EniGone(eni) => drop(self.enis.remove(&eni.id)),
             Change::Detached(eni, _) => self.eni_mut(eni).instance = None,
+            Change::Attached(eni, instance, device) => {
+                let eni = self.eni_mut(eni);
+                (eni.instance, eni.device_number) = (Some(instance.clone()), *device);
+            }
             Change::EniMade(_) => {}
         }
         let now = Instant::now();
@@ -164,6 +170,7 @@ impl World {
             Change::PrefixOn(id, net) => self.undo_in(id, |eni| drop_entry(&mut eni.prefixes, net)),
             Change::PrefixOff(id, net) => self.undo_in(id, |eni| eni.prefixes.extend([*net])),
             Change::Detached(id, instance) => self.undo_in(id, |eni| eni.instance = Some(instance.clone())),
+            Change::Attached(id, ..) => self.undo_in(id, |eni| eni.instance = None),
         }
     }
 

@@ -1,0 +1,162 @@
+//! Whether the ENI still is this instance's: asked before anything is done with its addresses. Once it is not, the life that
+//! served it ends, and its rows belong to whoever has it now.
+
+use std::sync::{Mutex as Plain, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Eni;
+use super::lease::Weak;
+use crate::ec2::Ec2Error;
+use crate::error::Error;
+use crate::imds::{Host, Nic};
+use crate::plan::attachment::{Attachment, Whose, Word};
+
+/// The ENI and the instance that it is attached to for as long as it is served.
+pub(super) struct Place {
+    pub(super) nic: Nic,
+    pub(super) instance: String,
+    /// Ends everything that is done for the ENI.
+    pub(super) left: CancellationToken,
+    /// Why it is served no more.
+    lost: OnceLock<Error>,
+    /// Until when nobody needs to be asked. Locked while somebody is, so that requests share an answer.
+    sure_until: Mutex<Instant>,
+    doubted: Plain<Option<Instant>>,
+}
+
+/// IMDS's word is good for so long: requests come by the hundred.
+const FRESH: Duration = Duration::from_secs(1);
+/// Neither silence nor EC2's word against IMDS's is asked for again for so long.
+const REST: Duration = Duration::from_secs(10);
+/// IMDS is a link-local hop away; what does not answer says nothing.
+const IMDS: Duration = Duration::from_secs(1);
+/// The same of EC2. Short, for requests wait for it.
+const EC2: Duration = Duration::from_secs(3);
+
+impl Place {
+    pub(super) fn new(nic: Nic, host: &Host) -> Self {
+        Self {
+            nic,
+            instance: host.instance.clone(),
+            left: CancellationToken::new(),
+            lost: OnceLock::new(),
+            sure_until: Mutex::new(Instant::now()),
+            doubted: Plain::default(),
+        }
+    }
+
+    /// The refusal once it is served no more.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.lost.get().map_or(Ok(()), |why| Err(why.clone()))
+    }
+
+    /// What a word means, after what was said before. If the ENI is not ours, its service ends.
+    pub(super) fn judge(&self, word: &Word) -> Whose {
+        let whose = {
+            let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+            let since = *doubted.get_or_insert_with(Instant::now);
+            let whose = word.whose(since.elapsed());
+            if whose == Whose::Ours {
+                *doubted = None;
+            }
+            whose
+        };
+        if whose == Whose::NotOurs {
+            self.leave(word);
+        }
+        whose
+    }
+
+    fn leave(&self, word: &Word) {
+        let why = self.refusal(word);
+        tracing::warn!(eni = %self.nic.eni, "{why}");
+        let _ = self.lost.set(why);
+        self.left.cancel();
+    }
+
+    pub(super) fn refusal(&self, word: &Word) -> Error {
+        Error::Missing(format!(
+            "{} is {word}, so nothing of it is granted, released or given back here: attach it to this instance, or create \
+             the network for another interface",
+            self.nic.eni
+        ))
+    }
+}
+
+impl Weak {
+    /// Before a grant or a release. It goes on unless the ENI is known to be another's: what nobody tells is no reason to stop.
+    pub(super) async fn is_ours(&self) -> Result<(), Error> {
+        let place = &self.shared.place;
+        place.check()?;
+        let mut sure_until = place.sure_until.lock().await;
+        if Instant::now() < *sure_until {
+            return Ok(());
+        }
+        let imds = self.ask_imds().await;
+        let ec2 = if imds == Some(false) { self.ask_ec2().await } else { None };
+        let rest = if imds == Some(true) { FRESH } else { REST };
+        *sure_until = Instant::now() + rest;
+        place.judge(&Word { imds, ec2 });
+        place.check()
+    }
+
+    /// Before an address is given up: both are asked, and it has to be sure.
+    pub(super) async fn may_give_up(&self) -> Result<(), Error> {
+        let (imds, ec2) = tokio::join!(self.ask_imds(), self.ask_ec2());
+        let word = Word { imds, ec2 };
+        self.shared.place.judge(&word);
+        self.shared.place.check()?;
+        if word.may_give_up() {
+            return Ok(());
+        }
+        Err(Error::Missing(format!(
+            "IMDS and EC2 do not both say that {} is attached to this instance, so nothing of it is given up: try again",
+            self.id
+        )))
+    }
+
+    async fn ask_imds(&self) -> Option<bool> {
+        let nic = &self.shared.place.nic;
+        timeout(IMDS, self.outside.imds.lists(&nic.mac, &nic.eni)).await.ok()?
+    }
+
+    async fn ask_ec2(&self) -> Option<Attachment> {
+        let ec2 = self.outside.ec2.now().ok()?;
+        match timeout(EC2, ec2.interface(&self.id)).await.ok()? {
+            Ok(interface) => Some(Attachment::of(interface.instance.as_deref(), &self.shared.place.instance)),
+            Err(Ec2Error::NoSuchEni { .. }) => Some(Attachment::Deleted),
+            Err(_) => None,
+        }
+    }
+}
+
+impl Eni {
+    /// Why it is served no more: it is not this instance's. A new life of it may begin once [`Self::ended`].
+    pub fn lost(&self) -> Option<String> {
+        self.shared.place.check().err().map(|why| why.to_string())
+    }
+
+    /// The instance that it is served on.
+    pub fn instance(&self) -> &str {
+        &self.shared.place.instance
+    }
+
+    /// What a look has learnt of whose it is. If it is not ours, its service ends.
+    pub fn judge(&self, word: &Word) -> Whose {
+        self.shared.place.judge(word)
+    }
+
+    /// Its task is gone, and its lock free.
+    pub async fn ended(&self) {
+        self.wants.closed().await;
+    }
+
+    /// Why nobody answers any more.
+    pub(super) fn closed(&self) -> Error {
+        self.shared.place.check().err().unwrap_or(Error::Stopping)
+    }
+}
