@@ -307,7 +307,8 @@ async fn a_network_on_the_wrong_parent_is_told(kind: Kind) {
 #[tokio::test]
 async fn networks_that_merely_have_numbers_of_the_vpc_count_for_nothing() {
     let fleet = Fleet::new(Kind::Sqlite).await;
-    let (host, docker, pool) = bed(&fleet, 1, &[]).await;
+    // So long that the idle address is not drained meanwhile.
+    let (host, docker, pool) = bed(&fleet, 1, &[("EC2_IPAM_SETTLE_AGE", "2s")]).await;
     fleet.vpc.add_eni(EniSpec::new(RDS, SUBNET, ip(200)));
     // A parent that is no ENI's interface.
     host.ip("link add lan type veth peer name lanfar");
