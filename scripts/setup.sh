@@ -25,6 +25,8 @@ need() { # PACKAGE: what follows must succeed, else the package is lacking
     package=$1; shift
     "$@" >/dev/null 2>&1 || packages="$packages $package"
 }
+# The package makes the user that a cluster's nodes run as; mariadb-server-core has the program alone.
+mariadb_and_user() { command -v mariadbd && id mysql; }
 static_busybox() { command -v busybox && ! ldd "$(command -v busybox)"; }
 
 need gcc command -v cc
@@ -39,7 +41,7 @@ if [ "$target" = test ] || [ "$target" = demo ]; then
     need curl command -v curl
 fi
 if [ "$target" = test ]; then
-    need mariadb-server command -v mariadbd
+    need mariadb-server mariadb_and_user
     need galera-4 test -e /usr/lib/galera/libgalera_smm.so
     need rsync command -v rsync
     need shellcheck command -v shellcheck

@@ -16,6 +16,7 @@
 mod support;
 
 mod allocation;
+mod beds;
 mod cli;
 mod clocks;
 mod conformance;
@@ -36,6 +37,7 @@ mod protocol;
 mod reconcile;
 mod refusals;
 mod robustness;
+mod scripts;
 mod secrets;
 mod settings;
 mod status;

@@ -342,6 +342,40 @@ async fn networks_that_merely_have_numbers_of_the_vpc_count_for_nothing() {
     assert!(!host.ask(&["doctor"]).await.1.contains("Docker's network"), "it is gone");
 }
 
+/// Whoever may write to that socket is root on the host; the driver has no use for it.
+#[tokio::test]
+async fn docker_is_only_ever_read() {
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let (mut host, docker, pool) = bed(&fleet, 1, &[("EC2_IPAM_WARM_TARGET", "2")]).await;
+    let (gone, lives) = (host.lease(&pool).await, host.lease_for(&pool, "web").await);
+    docker.runs(&[lives]);
+    eventually("a lost release is mended", async || !host.mine(State::Lease).await.contains(&gone)).await;
+    docker.with(|docker| docker.parent = "eth0".to_owned());
+    rounds(&docker, 2).await;
+    for command in [
+        &["status"][..],
+        &["list", "--free"],
+        &["doctor"],
+        &["init", SUBNET],
+        &["reconcile"],
+        &["reconcile", "--dry-run"],
+        &["reconcile", "--force"],
+        &["recycle", SUBNET],
+        &["reserve", "10.77.0.99", "printer"],
+        &["unreserve", "10.77.0.99"],
+    ] {
+        host.ask(command).await;
+    }
+    host.restart().await;
+    host.release(&pool, lives).await;
+    rounds(&docker, 2).await;
+    assert!(host.stop().await.success());
+    let requests = docker.with(|docker| docker.requests.clone());
+    assert!(requests.len() >= 4, "{requests:?}");
+    let others: Vec<_> = requests.iter().filter(|line| !line.starts_with("GET /")).collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
 #[tokio::test]
 async fn whatever_has_addresses_of_the_interface_counts_whoever_gives_them() {
     let fleet = Fleet::new(Kind::Sqlite).await;

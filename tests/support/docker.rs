@@ -27,6 +27,8 @@ pub struct State {
     pub fails: bool,
     /// How often it has listed its containers.
     pub listings: usize,
+    /// The first line of each kind of request that ever came.
+    pub requests: BTreeSet<String>,
 }
 
 /// A network beside the driver's own.
@@ -57,13 +59,19 @@ impl Docker {
             others: Vec::new(),
             fails: false,
             listings: 0,
+            requests: BTreeSet::new(),
         };
         let docker = Self(Arc::new(Mutex::new(state)));
         let (listener, answering) = (UnixListener::bind(path).unwrap(), docker.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let docker = answering.clone();
-                tokio::spawn(converse(stream, move |path| Some(docker.with(|state| state.answer(path)))));
+                tokio::spawn(converse(stream, move |line| {
+                    docker.with(|state| {
+                        state.requests.insert(line.to_owned());
+                        Some(state.answer(line.split(' ').nth(1).unwrap_or_default()))
+                    })
+                }));
             }
         });
         docker
@@ -134,7 +142,8 @@ fn container(ip: &Ipv4Addr, network: &str, id: &str) -> Value {
     })
 }
 
-/// Answers what is asked on a connection, by status and body for each path; none: no answer, until the caller hangs up.
+/// Answers what is asked on a connection, by status and body for each request's first line; none: no answer, until the caller
+/// hangs up.
 pub async fn converse(mut stream: UnixStream, mut answer: impl FnMut(&str) -> Option<(u16, Value)>) {
     let mut read = Vec::new();
     loop {
@@ -145,9 +154,9 @@ pub async fn converse(mut stream: UnixStream, mut answer: impl FnMut(&str) -> Op
                 Ok(n) => read.extend_from_slice(&chunk[..n]),
             }
         }
-        let path = String::from_utf8_lossy(&read).split(' ').nth(1).unwrap_or_default().to_owned();
+        let line = String::from_utf8_lossy(&read).lines().next().unwrap_or_default().to_owned();
         read.clear();
-        let (status, body) = match answer(&path) {
+        let (status, body) = match answer(&line) {
             Some((status, body)) => (status, body.to_string()),
             None => std::future::pending().await,
         };

@@ -314,13 +314,28 @@ impl Drop for Engine {
         }
         self.wake();
         drop(self.input.take());
-        let _ = self.keeper.wait();
+        let mut ended = ends(&mut self.keeper);
         if let Ok(mut dockerd) = self.dockerd.lock()
             && let Some(mut dockerd) = dockerd.take()
         {
-            let _ = dockerd.wait();
+            ended &= ends(&mut dockerd);
+        }
+        if !ended {
+            eprintln!("not ended within {PATIENCE:?}: the processes of {}", self.dir.display());
         }
     }
+}
+
+/// Whether it ended within a while.
+fn ends(child: &mut Child) -> bool {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if child.try_wait().is_ok_and(|status| status.is_some()) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    false
 }
 
 /// Asks until it is so; what it last said is the failure.

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::server::{Alone, Db, Server, Shared, Shell, Turn, needs, ports};
+use super::server::{Alone, Db, Server, Shared, Shell, Turn, needs, once, ports};
 
 const PROVIDER: &str = "/usr/lib/galera/libgalera_smm.so";
 const STATE: &str = "SHOW STATUS LIKE 'wsrep_local_state_comment'";
@@ -31,13 +31,18 @@ pub async fn alone() -> Option<(&'static Galera, Alone)> {
 }
 
 async fn cluster() -> Option<&'static Galera> {
-    static CLUSTER: OnceLock<Option<Galera>> = OnceLock::new();
-    tokio::task::spawn_blocking(|| CLUSTER.get_or_init(start).as_ref()).await.unwrap()
+    static CLUSTER: OnceLock<Option<Option<Galera>>> = OnceLock::new();
+    tokio::task::spawn_blocking(|| once(&CLUSTER, start).as_ref()).await.unwrap()
 }
 
 fn start() -> Option<Galera> {
     let root = nix::unistd::geteuid().is_root();
-    if !needs(root, "root, for a Galera cluster,") || !needs(Path::new(PROVIDER).exists(), "galera-4") {
+    // The server's package makes it; mariadb-server-core alone does not.
+    let user = nix::unistd::User::from_name("mysql").is_ok_and(|user| user.is_some());
+    if !needs(root, "root, for a Galera cluster,")
+        || !needs(Path::new(PROVIDER).exists(), "galera-4")
+        || !needs(user, "the user mysql (adduser --system --group mysql), which nodes of a cluster run as,")
+    {
         return None;
     }
     let dir = tempfile::tempdir().unwrap().keep();
@@ -64,7 +69,11 @@ start() {{
   eval pid$n=$!
 }}
 start 1 --wsrep-new-cluster
-until mariadb --no-defaults -uroot --socket="$0/sock1" -Ne "{STATE}" 2>&1 | grep -q Synced; do sleep 0.1; done
+n=0
+until timeout 20 mariadb --no-defaults -uroot --socket="$0/sock1" -Ne "{STATE}" 2>&1 | grep -q Synced; do
+  n=$((n + 1)); [ $n -lt 1200 ] && kill -0 $pid1 || break
+  sleep 0.1
+done
 start 2; start 3
 while read -r verb n; do
   case $verb in

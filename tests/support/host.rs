@@ -713,9 +713,11 @@ impl Wire<'_> {
                 }
             }
             let mut chunk = [0; 4096];
-            match self.stream.read(&mut chunk).await {
-                Ok(0) | Err(_) => return None,
-                Ok(n) => self.read.extend_from_slice(&chunk[..n]),
+            // The longest that the driver takes for any call is five minutes.
+            match tokio::time::timeout(Duration::from_secs(330), self.stream.read(&mut chunk)).await {
+                Ok(Ok(0) | Err(_)) => return None,
+                Ok(Ok(n)) => self.read.extend_from_slice(&chunk[..n]),
+                Err(_) => panic!("no answer, and no end: {}", self.host.log()),
             }
         }
     }

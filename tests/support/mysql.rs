@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use super::server::{Alone, Db, Server, Shared, Shell, Turn, needs, ports};
+use super::server::{Alone, Db, Server, Shared, Shell, Turn, needs, once, ports};
 
 struct Mysql {
     server: Server,
@@ -27,8 +27,8 @@ pub async fn alone() -> Option<(Db, Alone)> {
 }
 
 async fn db() -> Option<Db> {
-    static SERVER: OnceLock<Option<Mysql>> = OnceLock::new();
-    let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(start).as_ref()).await.unwrap()?;
+    static SERVER: OnceLock<Option<Option<Mysql>>> = OnceLock::new();
+    let server = tokio::task::spawn_blocking(|| once(&SERVER, start).as_ref()).await.unwrap()?;
     Some(Db::on(&server.server).await)
 }
 
@@ -40,11 +40,11 @@ fn cache() -> PathBuf {
 
 // One process fetches while others wait. What is half there has another name.
 const FETCH: &str = r#"
-mkdir -p "$CACHE" && exec 9>"$CACHE/mysql.lock" && flock 9
+mkdir -p "$CACHE" && exec 9>"$CACHE/mysql.lock" && flock -w 900 9 || exit 1
 tree=$(ls -d "$CACHE"/mysql-[0-9]*/ 2>/dev/null | tail -n 1)
 if [ -z "$tree" ]; then
   new=$CACHE/mysql-new; rm -rf "$new"
-  mmdebstrap --variant=extract --include=mysql-server-core,mysql-client-core --aptopt='Acquire::Check-Valid-Until "false"' sid "$new"
+  timeout 900 mmdebstrap --variant=extract --include=mysql-server-core,mysql-client-core --aptopt='Acquire::Check-Valid-Until "false"' sid "$new"
   for link in bin lib lib64 sbin; do [ -e "$new/$link" ] || ln -s usr/$link "$new/$link"; done
   echo 'root:x:0:0::/:/bin/sh' >"$new/etc/passwd"
   mkdir -p "$new/proc" "$new/data"

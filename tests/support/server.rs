@@ -1,14 +1,15 @@
 //! A database server of the test process's own, and fresh databases on it.
 //!
 //! A shell stands between: it waits for the end of its input, which comes when this process is gone however it ended,
-//! then ends the server that it started, by pid, and removes its files.
+//! then ends the server that it started, by pid, and removes its files. A second one watches over it: whatever the first one
+//! is at, it ends soon after. Where both were killed, the next run ends what they left.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, Once, OnceLock};
+use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
@@ -40,16 +41,38 @@ pub fn ports(count: u16) -> u16 {
 
 /// The shell that has the servers. What it is told, a line each, is up to its script.
 pub struct Shell {
-    _child: Child,
+    keeper: Child,
     input: Mutex<ChildStdin>,
 }
+
+/// It hands on what it is told, and after that gives the other one some seconds for an orderly end.
+const KEEPER: &str = r#"
+dir=$1 record=$2
+shift 2
+trap : HUP INT TERM
+mkfifo orders
+"$@" <orders & inner=$!
+cat >orders
+(sleep 20; kill -9 $inner) & timer=$!
+while kill -0 $inner; do wait $inner; done
+kill -9 $timer
+[ ! -s pid ] || kill -9 "$(cat pid)"
+rm -rf --one-file-system "$dir" "$record"
+"#;
 
 impl Shell {
     /// `$0` of the script is the folder, its working directory too.
     pub fn run(with: &[&str], script: &str, dir: &Path) -> Self {
-        let (program, arguments) = with.split_first().unwrap();
-        let mut child = Command::new(program)
-            .args(arguments)
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(sweep);
+        let record = records().join(dir.file_name().unwrap());
+        let me = std::process::id().to_string();
+        std::fs::create_dir_all(records()).unwrap();
+        std::fs::write(&record, format!("{me} {} {}", began(&me).unwrap(), dir.display())).unwrap();
+        let mut keeper = Command::new("sh")
+            .args(["-c", KEEPER, "keeper"])
+            .args([dir, record.as_path()])
+            .args(with)
             .args(["-c", script])
             .arg(dir)
             .current_dir(dir)
@@ -58,13 +81,78 @@ impl Shell {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let input = Mutex::new(child.stdin.take().unwrap());
-        Self { _child: child, input }
+        let input = Mutex::new(keeper.stdin.take().unwrap());
+        Self { keeper, input }
     }
 
     pub fn tell(&self, line: &str) {
         writeln!(self.input.lock().unwrap(), "{line}").unwrap();
     }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.keeper.id()
+    }
+}
+
+/// A file for each shell: the process that it is for, when that began, and its folder.
+fn records() -> PathBuf {
+    std::env::temp_dir().join("ec2-ipam-beds")
+}
+
+/// When a process began, in ticks since the machine did: an id alone may be another's by now.
+fn began(pid: &str) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19).map(ToOwned::to_owned)
+}
+
+/// The processes of a folder: those that have it in their command line.
+pub fn processes(dir: &Path) -> Vec<i32> {
+    let names = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let is_its = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(dir.to_str().unwrap())
+    };
+    names.filter_map(|name| name.parse().ok()).filter(is_its).collect()
+}
+
+/// Ends what a run left of which every process was killed.
+pub fn sweep() {
+    for record in std::fs::read_dir(records()).into_iter().flatten().flatten() {
+        let text = std::fs::read_to_string(record.path()).unwrap_or_default();
+        let [pid, at, dir] = text.splitn(3, ' ').collect::<Vec<_>>()[..] else { continue };
+        if began(pid).as_deref() == Some(at) || Path::new(dir).parent() != Some(std::env::temp_dir().as_path()) {
+            continue;
+        }
+        for pid in processes(Path::new(dir)) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+        let _ = std::fs::remove_dir_all(dir);
+        let _ = std::fs::remove_file(record.path());
+    }
+}
+
+/// The one bed of a kind, which the first test starts. One that did not come up is not tried again by every other test.
+pub fn once<T>(bed: &'static OnceLock<Option<T>>, start: fn() -> T) -> &'static T {
+    let bed = bed.get_or_init(|| std::panic::catch_unwind(start).ok());
+    bed.as_ref().expect("it did not come up; the test that began it says why")
+}
+
+/// Generous: a slow machine is not a failure.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The ends of what was logged in a bed's folder.
+fn logs(dir: &Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|kind| kind == "log") {
+            let log = String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).into_owned();
+            let lines: Vec<&str> = log.lines().collect();
+            text += &format!("\n{}:\n{}", path.display(), lines[lines.len().saturating_sub(15)..].join("\n"));
+        }
+    }
+    text
 }
 
 /// A server that answers, with our user on it.
@@ -78,16 +166,17 @@ pub struct Server {
 impl Server {
     /// Waits until the server answers this with one value.
     pub fn wait(&self, sql: &str, value: &str, dir: &Path) {
-        for attempt in 0.. {
-            let answer = Command::new("mariadb")
-                .args(["--no-defaults", "-uroot", "-N", "-e", sql])
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let answer = Command::new("timeout")
+                .args(["--kill-after=5", "20", "mariadb", "--no-defaults", "-uroot", "-N", "-e", sql])
                 .arg(format!("--socket={}", self.socket.display()))
                 .output()
                 .unwrap();
             if answer.status.success() && String::from_utf8_lossy(&answer.stdout).contains(value) {
                 return;
             }
-            assert!(attempt < 2400, "no database server: see {}", dir.display());
+            assert!(Instant::now() < end, "no database server after {PATIENCE:?}: {}", logs(dir));
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -95,7 +95,8 @@ pub fn serve(listener: UnixListener, shared: Shared, seat: usize) -> JoinHandle<
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let shared = shared.clone();
-            tokio::spawn(converse(stream, move |path| answer(&shared, seat, path)));
+            let answer = move |line: &str| answer(&shared, seat, line.split(' ').nth(1).unwrap_or_default());
+            tokio::spawn(converse(stream, answer));
         }
     })
 }
