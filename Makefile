@@ -2,6 +2,18 @@
 .DEFAULT_GOAL := help
 .PHONY: help build plugin install push test soak bench e2e e2e-quick lint demo fuzz clean
 
+# What a target lacks is said before the build, which may take long.
+ifneq ($(filter push,$(MAKECMDGOALS)),)
+ifndef REGISTRY
+$(error Which registry? make push REGISTRY=registry.example.com/team [TAG=1.0-amd64])
+endif
+endif
+ifneq ($(filter install,$(MAKECMDGOALS)),)
+ifneq ($(shell docker version >/dev/null 2>&1 && echo yes),yes)
+$(error No Docker Engine answers: start it, or set DOCKER_HOST)
+endif
+endif
+
 HEAVY  := crash:: contention:: docker_faults:: e2e:: model:: store::galera robustness::
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TAG    ?= latest
@@ -9,10 +21,11 @@ IMAGE   = $(REGISTRY)/ec2-ipam:$(TAG)
 
 help: ## What can be made
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-9s %s\n' "$$t" "$$d"; done
+	@echo 'The first build takes about eleven minutes on two cores, later ones one or two.'
 
 # The simulator with it: cargo then has one set of features for plugin, demo and tests, and builds dependencies once.
 build: ## The binary: target/release/ec2-ipam
-	cargo build --release --locked --bins --example vpc-sim
+	scripts/build.sh --release --locked --bins --example vpc-sim
 
 plugin: build ## The managed plugin: build/plugin
 	plugin/assemble.sh "$(TARGET)/release/ec2-ipam" build/plugin
@@ -21,7 +34,6 @@ install: plugin ## The plugin in this machine's Docker Engine, new or exchanged 
 	scripts/install.sh
 
 push: plugin ## The plugin to a registry: make push REGISTRY=host/path [TAG=latest], one tag per architecture
-	@[ -n "$(REGISTRY)" ] || { echo "which registry? make push REGISTRY=registry.example.com/team [TAG=1.0-amd64]" >&2; exit 2; }
 	docker plugin create "$(IMAGE)" build/plugin
 	@# The local copy goes, pushed or not: an Engine takes no second plugin of the same content, such as another tag.
 	docker plugin push "$(IMAGE)"; pushed=$$?; docker plugin rm "$(IMAGE)"; exit $$pushed
@@ -44,7 +56,7 @@ bench: ## What it costs, beside what it is made of: table, JSON and plots in bui
 	cargo bench --locked --bench fleet -- $(PARTS)
 
 # scripts/e2e/run.sh says what a suite is.
-e2e: ## Two hosts and a VPC in virtual machines, real ipvlan, three Engines: SUITES=trixie for one; root, an hour
+e2e: ## Two hosts and a VPC in virtual machines, real ipvlan, three Engines, or your own: SUITES=trixie DOCKERD=PATH DOCKER=PATH; root, an hour
 	scripts/setup.sh e2e
 	$(MAKE) plugin
 	SIMULATOR="$(TARGET)/release/examples/vpc-sim" scripts/e2e/run.sh all $(SUITES)
@@ -60,7 +72,7 @@ lint: ## Formatting, clippy, shellcheck
 	cargo clippy --release --locked --all-targets --features fail-points -- -D warnings
 	@if command -v shellcheck >/dev/null; then shellcheck plugin/*.sh scripts/*.sh scripts/e2e/*.sh .ci/run; else echo "shellcheck is missing: scripts not checked"; fi
 
-demo: ## A simulated VPC, the plugin in a Docker Engine, three containers with VPC addresses; root, under two minutes
+demo: ## A simulated VPC, the plugin in a Docker Engine, three containers with VPC addresses; KEEP=1 leaves it standing; root, under two minutes
 	scripts/setup.sh demo
 	$(MAKE) plugin
 	scripts/demo.sh build/plugin "$(TARGET)/release/examples/vpc-sim"

@@ -2,13 +2,12 @@
 # ec2-ipam on one machine without AWS (make demo): a simulated VPC, the managed plugin in a Docker Engine, an ipvlan
 # network, three containers with addresses of the VPC. Every step is checked; whatever was made is taken away again.
 #   demo.sh PLUGIN_DIRECTORY SIMULATOR
+#   demo.sh down                            takes away what KEEP=1 left standing; the next demo does so too
 set -euo pipefail
 
 PATH=$PATH:/usr/sbin:/sbin
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-plugin_dir=$(cd "$1" && pwd)
-simulator=$(realpath "$2")
-cli=$plugin_dir/rootfs/usr/bin/ec2-ipam
+kept=/var/tmp/ec2-ipam-demo.kept
 
 name='ec2-ipam-demo'
 parent=ec2ipam-demo0
@@ -18,16 +17,16 @@ subnet='subnet-0de30000000000001'
 cidr=10.77.0.0/24 router=10.77.0.1 primary=10.77.0.10 fixed=10.77.0.200
 containers=("$name-1" "$name-2" "$name-3")
 
-step() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+bold='' plain=''
+[ ! -t 1 ] || { bold=$'\e[1m' plain=$'\e[0m'; }
+step() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
 say() { printf '   %s\n' "$*"; }
 fail() { printf '\ndemo: FAILED: %s\n' "$*" >&2; exit 1; }
 # Runs a command with its output set off from ours.
-show() { printf '   $ %s\n' "$*"; "$@" 2>&1 | sed 's/^/     /'; }
+show() { printf '   $ %s\n' "${*//$'\n'/ }"; "$@" 2>&1 | sed 's/^/     /'; }
 
 [ "$(id -u)" = 0 ] || fail "it makes interfaces and runs containers, so it needs root"
-
-tmp=$(mktemp -d /var/tmp/ec2-ipam-demo.XXXXXX)
-simulator_pid='' engine_pid=''
+[ $# -gt 0 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
 
 # Also run at the start: an earlier demo may have been killed.
 remove_objects() {
@@ -68,6 +67,28 @@ clean_up() {
     [ $status -eq 0 ] && echo && echo "demo: all went well"
     exit $status
 }
+# The processes that KEEP=1 left, unless their ids are others' by now.
+is_ours() { [ -n "$1" ] && tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null | grep -qF -e vpc-sim -e "$tmp/"; }
+take_down() {
+    # shellcheck source=/dev/null
+    . "$kept"
+    rm -f "$kept"
+    is_ours "$simulator_pid" || simulator_pid=''
+    is_ours "$engine_pid" || engine_pid=''
+    (exit 0)
+    clean_up
+}
+if [ "$1" = down ]; then
+    [ -e "$kept" ] || { echo "demo: nothing is left standing"; exit; }
+    take_down
+fi
+[ ! -e "$kept" ] || (take_down) || true
+
+plugin_dir=$(cd "$1" && pwd)
+simulator=$(realpath "$2")
+cli=$plugin_dir/rootfs/usr/bin/ec2-ipam
+tmp=$(mktemp -d /var/tmp/ec2-ipam-demo.XXXXXX)
+simulator_pid='' engine_pid=''
 trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
@@ -173,7 +194,9 @@ for i in 0 1 2; do
 done
 
 step "What Docker knows"
-show docker network inspect "$name"
+# shellcheck disable=SC2016 # a template of Docker's
+show docker network inspect -f '{{.Driver}} on {{index .Options "parent"}}, {{range .IPAM.Config}}{{.Subnet}}{{end}} by {{.IPAM.Driver}}:
+{{- range .Containers}} {{.Name}} {{.IPv4Address}}{{end}}' "$name"
 
 step "What the driver knows"
 show "$cli" status || fail "ec2-ipam status"
@@ -186,3 +209,14 @@ state=$(curl -sf -m 5 "$ec2/_sim/state") || fail "the simulator does not answer"
 say "secondary addresses: $(tr -d '\n' <<<"$state" | sed 's/.*"secondaries": *\[\([^]]*\)\].*/\1/' | tr -s '" ,' ' ')"
 say "calls so far:$(tr -d '\n"' <<<"$state" | sed 's/.*calls: *{\([^}]*\)}.*/\1/' | tr -s ' ')"
 for ip in "${ips[@]}"; do grep -qF "\"$ip\"" <<<"$state" || fail "$ip is not on $eni"; done
+
+if [ "${KEEP:-}" = 1 ]; then
+    for variable in tmp simulator_pid engine_pid DOCKER_HOST; do printf '%s=%q\n' "$variable" "${!variable}"; done >"$kept"
+    echo "export DOCKER_HOST" >>"$kept"
+    trap - EXIT
+    step "It stays standing"
+    say "export DOCKER_HOST=$DOCKER_HOST"
+    say "docker run --rm --network $name $name ip addr"
+    say "$cli --socket ${EC2_IPAM_LISTEN#unix://} status"
+    say "$scripts/demo.sh down                 takes all of it away"
+fi

@@ -40,21 +40,58 @@ cidr=$(meta "$mac/subnet-ipv4-cidr-block") || fail "EC2 tells no IPv4 subnet of 
 
 settings() { printf 'driver %s\nIPAM driver %s\nsubnet %s\neni-id %s\nparent %s\n' "$@"; }
 wanted=$(settings "$network_driver" "$driver" "$cidr" "$eni" "$parent")
-if docker network inspect "$network" >/dev/null 2>&1; then
-    found=$(docker network inspect -f 'driver {{.Driver}}
+seen='driver {{.Driver}}
 IPAM driver {{.IPAM.Driver}}
 subnet {{range .IPAM.Config}}{{.Subnet}}{{end}}
 eni-id {{index .IPAM.Options "eni-id"}}
-parent {{index .Options "parent"}}' "$network")
+parent {{index .Options "parent"}}'
+range='' unseen=''
+# What a network that is there tells of a further option.
+also() { # LINE TEMPLATE
+    wanted="$wanted
+$1" seen="$seen
+$2"
+}
+option() { # NAME VALUE
+    case $1 in
+        ip-range) range=$2 ;;
+        gateway) also "gateway $2" 'gateway {{range .IPAM.Config}}{{.Gateway}}{{end}}' ;;
+        internal) also "internal $2" 'internal {{.Internal}}' ;;
+        attachable) also "attachable $2" 'attachable {{.Attachable}}' ;;
+        ipv6) also "ipv6 $2" 'ipv6 {{.EnableIPv6}}' ;;
+        o | opt) also "-o ${2%%=*} ${2#*=}" "-o ${2%%=*} {{index .Options \"${2%%=*}\"}}" ;;
+        ipam-opt) also "ipam-opt ${2%%=*} ${2#*=}" "ipam-opt ${2%%=*} {{index .IPAM.Options \"${2%%=*}\"}}" ;;
+        label) also "label ${2%%=*} ${2#*=}" "label ${2%%=*} {{index .Labels \"${2%%=*}\"}}" ;;
+        *) unseen="$unseen --$1 $2" ;;
+    esac
+}
+name=''
+for word in "$@"; do
+    if [ -n "$name" ]; then option "$name" "$word"; name=''; continue; fi
+    case $word in
+        --internal | --attachable | --ipv6) option "${word#--}" true ;;
+        --*=*) word=${word#--}; option "${word%%=*}" "${word#*=}" ;;
+        --*) name=${word#--} ;;
+        -o?*) option o "${word#-o}" ;;
+        -o) name=o ;;
+        *) unseen="$unseen $word" ;;
+    esac
+done
+also "ip-range ${range:-none}" 'ip-range {{range .IPAM.Config}}{{.IPRange}}{{end}}'
+
+if docker network inspect "$network" >/dev/null 2>&1; then
+    # Engines have several words for nothing.
+    found=$(docker network inspect -f "$seen" "$network" | sed 's/ $//; s/ <no value>$//; s/ invalid \(Prefix\|IP\)$//; s/^ip-range$/& none/')
     if [ "$found" = "$wanted" ]; then
         echo "mknet: network $network is there already: $eni, $cidr on $parent"
+        [ -z "$unseen" ] || echo "mknet: not compared, since a network that is there does not tell:$unseen" >&2
         exit
     fi
     echo "mknet: network $network is there already, but differs (docker network rm $network, then again):" >&2
     # Lines of both differ in their values only, one setting each.
     echo "$wanted" | while IFS= read -r line; do
         echo "$found" | grep -qxF -- "$line" ||
-            echo "  wanted $line, found $(echo "$found" | grep -- "^${line% *} ")" >&2
+            echo "  wanted $line, found $(echo "$found" | grep -- "^${line% *}\( \|$\)" || echo none)" >&2
     done
     exit 1
 fi
