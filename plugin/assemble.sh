@@ -34,6 +34,11 @@ echo "$libraries" | grep -o '/[^ ]*' | sort -u | while read -r library; do
     install -D -m 755 "$library" "$rootfs$library"
 done
 install -D -m 644 "$ca" "$rootfs$ca"
+install -D -m 644 "$top/LICENSE" "$rootfs/usr/share/doc/ec2-ipam/LICENSE"
+"$top/plugin/notices.sh" "$rootfs/usr/share/doc/ec2-ipam/NOTICES"
+# A megabyte of text; without a name and time in it, for the same tree each time.
+gzip -n9 "$rootfs/usr/share/doc/ec2-ipam/NOTICES"
+chmod 644 "$rootfs/usr/share/doc/ec2-ipam/NOTICES.gz"
 install -m 644 "$top/config.json" "$out/config.json"
 
 find "$out" -exec touch -h -d "@${SOURCE_DATE_EPOCH:-0}" {} +
