@@ -2,6 +2,8 @@
 # The driver in real Docker Engines on real ipvlan: two hosts and a VPC in virtual machines, and what users do on them.
 #   run.sh quick|all [SUITE...]      a SUITE of Debian stands for its Engine: bookworm 20.10, trixie 26.1, sid 28.5
 # CASES="install network ..." runs these alone; all but "install" need those two.
+# DOCKERD=PATH and DOCKER=PATH are another Engine and its client for the two hosts: static binaries, as in Docker's own archives.
+# What lies beside that dockerd (containerd, its shim, runc) goes with it: managed plugins on Engine 29 need runc newer than 1.1.5.
 # Needs build/plugin and the simulator (make plugin). Images are kept in ~/.cache/ec2-ipam/e2e. What failed leaves console
 # and journals of its machines in build/e2e.
 set -euo pipefail
@@ -15,8 +17,13 @@ shift
 case $which in
     quick) suites=("${@:-trixie}") ;;
     all) suites=("${@:-bookworm}") && [ $# -gt 0 ] || suites=(bookworm trixie sid) ;;
-    *) sed -n '2,6s/^# //p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,8s/^# //p' "$0" >&2; exit 2 ;;
 esac
+# Of several suites each would be the same Engine again.
+[ -z "${DOCKERD:-}" ] || [ $# -gt 0 ] || suites=(trixie)
+for program in "${DOCKERD:-}" "${DOCKER:-}"; do
+    [ -z "$program" ] || [ -x "$program" ] || { echo "e2e: $program is no program; DOCKERD=PATH and DOCKER=PATH name one" >&2; exit 2; }
+done
 [ "$(id -u)" = 0 ] || { echo "e2e: it makes disk images of other systems, so it needs root" >&2; exit 2; }
 [ -x "$top/build/plugin/rootfs/usr/bin/ec2-ipam" ] || { echo "e2e: nothing built; make plugin first" >&2; exit 2; }
 
@@ -83,6 +90,16 @@ set_up() { # SUITE
     put vpc "$bed/sim" /opt/sim
     put vpc "$here" /opt/e2e
     on vpc /opt/e2e/vpc.sh /opt/sim
+    if [ -n "${DOCKERD:-}" ]; then
+        local program
+        mkdir -p "$bed/engine"
+        install -m 755 "$DOCKERD" "$bed/engine/dockerd"
+        [ -z "${DOCKER:-}" ] || install -m 755 "$DOCKER" "$bed/engine/docker"
+        for program in containerd containerd-shim-runc-v2 runc docker-init docker-proxy; do
+            [ ! -x "${DOCKERD%/*}/$program" ] || install -m 755 "${DOCKERD%/*}/$program" "$bed/engine/$program"
+        done
+        for name in h1 h2; do put $name "$bed/engine" /usr/local/bin; done
+    fi
     for name in h1 h2; do
         put $name "$here" /opt/e2e
         on $name /opt/e2e/host.sh ${name#h}
