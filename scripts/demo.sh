@@ -23,7 +23,7 @@ step() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
 say() { printf '   %s\n' "$*"; }
 fail() { printf '\ndemo: FAILED: %s\n' "$*" >&2; exit 1; }
 # Runs a command with its output set off from ours.
-show() { printf '   $ %s\n' "${*//$'\n'/ }"; "$@" 2>&1 | sed 's/^/     /'; }
+show() { printf '   $ %s\n' "$*"; "$@" 2>&1 | sed 's/^/     /'; }
 
 [ "$(id -u)" = 0 ] || fail "it makes interfaces and runs containers, so it needs root"
 [ $# -gt 0 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
@@ -195,8 +195,9 @@ done
 
 step "What Docker knows"
 # shellcheck disable=SC2016 # a template of Docker's
-show docker network inspect -f '{{.Driver}} on {{index .Options "parent"}}, {{range .IPAM.Config}}{{.Subnet}}{{end}} by {{.IPAM.Driver}}:
-{{- range .Containers}} {{.Name}} {{.IPv4Address}}{{end}}' "$name"
+docker network inspect -f '   {{.Driver}} on {{index .Options "parent"}}, {{range .IPAM.Config}}{{.Subnet}}{{end}} by {{.IPAM.Driver}}
+{{- range .Containers}}
+   {{.Name}}: {{.IPv4Address}}{{end}}' "$name"
 
 step "What the driver knows"
 show "$cli" status || fail "ec2-ipam status"

@@ -294,6 +294,8 @@ fn measure(bed: &Bed) {
         .arg("serve")
         .env("EC2_IPAM_LISTEN", format!("unix://{}", socket.display()))
         .env("EC2_IPAM_DATABASE_URL", format!("sqlite://{}/db", dir.path().display()))
+        // Not this machine's Engine.
+        .env("EC2_IPAM_DOCKER_SOCKET", "")
         // Nobody answers there.
         .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
         .stdout(Stdio::null())
