@@ -129,11 +129,11 @@ fn release(target: &Target, n: usize) -> String {
 }
 
 fn is_stopped(pid: u32) -> bool {
-    let states = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten().map(|task| {
+    let mut states = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten().map(|task| {
         let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
         stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
     });
-    states.fold(true, |all, is_stopped| all && is_stopped)
+    states.all(|is_stopped| is_stopped)
 }
 
 /// Asks on each, while the driver is stopped, so that it finds all of it at once; all must be answered.
@@ -189,7 +189,7 @@ async fn requests_that_never_become_whole_keep_nobody_out() {
         for _ in 0..40 {
             let mut wire = target.host.connect().await;
             // One that was slow to ask may have gone for others.
-            let _ = wire.stream.write_all(whole[..end].as_bytes()).await;
+            let _ = wire.stream.write_all(&whole.as_bytes()[..end]).await;
             held.push(wire);
         }
         assert_eq!(target.host.call("/Plugin.Activate", "").await.status, 200);
