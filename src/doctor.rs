@@ -13,8 +13,11 @@ use crate::imds::{Host, Nic};
 use crate::ipam::{Ipam, is_locked};
 use crate::link::Link;
 use crate::plan;
-use crate::store::Store;
+use crate::store::{Connections, Store};
 use crate::subnet::Subnet;
+
+/// As many as one host takes at most.
+const CONNECTIONS: u64 = 4;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,14 +184,15 @@ impl Ipam {
             checks.push(bad("rows", found, "correct or delete them; all others are used meanwhile"));
         }
         match description.binlog_format.as_deref() {
-            None | Some("ROW") => checks.push(ok("binary log", description.binlog_format.as_deref().unwrap_or("none"))),
-            Some(format) => checks.push(warning(
+            Some("STATEMENT") => checks.push(bad(
                 "binary log",
-                format!("is written as {format}"),
+                "is written as STATEMENT",
                 "SET GLOBAL binlog_format = 'ROW', and in the server's configuration: claims that skip locked rows cannot be \
                  replicated as statements",
             )),
+            format => checks.push(ok("binary log", format.unwrap_or("none"))),
         }
+        checks.extend(description.connections.map(check_connections));
         Some(store)
     }
 
@@ -288,6 +292,18 @@ async fn check_metadata(ec2: &Ec2, host: &Host, checks: &mut Vec<Check>) {
     }
 }
 
+/// A host without a connection waits for one of another host's, for as long as a request may take.
+fn check_connections(found: Connections) -> Check {
+    let Connections { limit, now, most } = found;
+    let text = format!("{now} of the server's {limit} are in use, {most} at most since it started");
+    if now + CONNECTIONS > limit || most >= limit {
+        let remedy = "raise max_connections: one for each host of the fleet, and more for bursts (README, Capacity)";
+        warning("connections", text, remedy)
+    } else {
+        ok("connections", text)
+    }
+}
+
 async fn check_permissions(ec2: &Ec2, nic: &Nic, checks: &mut Vec<Check>) {
     for action in Action::ALL {
         let name = action.as_str();
@@ -315,5 +331,27 @@ async fn check_subnet(store: &Store, nic: &Nic, until: Instant, checks: &mut Vec
         let leases = rows.iter().filter(|row: &&Row| row.state() == State::Lease).count();
         checks
             .push(ok("addresses", format!("{} rows of {}, {leases} in use by containers", plan::used(&rows), nic.eni)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_without_connections_to_spare_is_warned_of() {
+        for (limit, now, most, verdict) in [
+            (151, 20, 30, Verdict::Ok),
+            (24, 20, 23, Verdict::Ok),
+            (24, 21, 21, Verdict::Warning),
+            (24, 2, 24, Verdict::Warning),
+            (24, 2, 25, Verdict::Warning),
+        ] {
+            assert_eq!(
+                check_connections(Connections { limit, now, most }).verdict,
+                verdict,
+                "{now} of {limit}, {most}"
+            );
+        }
     }
 }

@@ -91,7 +91,10 @@ impl Weak {
             }
         }
         let mut failures = 0;
-        while let Err(why) = self.change(ip, &claim, event.clone(), Instant::now() + STORE_TIME).await {
+        loop {
+            let turn = self.outside.store.background_turn().await;
+            let Err(why) = self.change(ip, &claim, event.clone(), Instant::now() + STORE_TIME).await else { break };
+            drop(turn);
             self.again(why, &mut failures).await;
         }
         self.shared.memory().idle.was_let_go();
@@ -100,7 +103,10 @@ impl Weak {
     async fn lease_in_table(&self, ip: Ipv4Addr) -> Option<Claim> {
         let mut failures = 0;
         loop {
-            match self.outside.store.row(ip, Instant::now() + STORE_TIME).await {
+            let turn = self.outside.store.background_turn().await;
+            let row = self.outside.store.row(ip, Instant::now() + STORE_TIME).await;
+            drop(turn);
+            match row {
                 Ok(row) => {
                     let ours = |row: &Row| row.state() == State::Lease && row.iface.as_ref() == Some(&self.id);
                     return row.filter(ours)?.claim;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::address::{Change, NewRow, Row, State};
@@ -54,9 +55,9 @@ pub enum StoreError {
         "the database lacks {lacks}, and its user may not add that: have an administrator run what `ec2-ipam schema` prints"
     )]
     Schema { lacks: String, sql: String },
-    /// Conflicts with other hosts until the time was up.
-    #[error("the database {at} was busy with other hosts until the time was up")]
-    Busy { at: String },
+    /// Somebody was in the way until the time was up.
+    #[error("the database {at} was busy until the time was up: {why}")]
+    Busy { at: String, why: &'static str },
     /// What it holds, or what it is, is nothing to work with.
     #[error("the database {at} cannot be used: {why}")]
     Unfit { at: String, why: String },
@@ -132,10 +133,23 @@ pub struct Description {
     pub version: String,
     /// The binary log's format; none where there is no binary log.
     pub binlog_format: Option<String>,
+    /// The server's connections; none where there is no server.
+    pub connections: Option<Connections>,
     /// Columns and keys that the schema lacks, and the SQL that adds them.
     pub lacking: Vec<String>,
     /// Rows that cannot be read and were left out of late: a sentence for each.
     pub left_out: Vec<String>,
+}
+
+/// Connections to a server, of whatever client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Connections {
+    /// What the server allows (`max_connections`).
+    pub limit: u64,
+    /// Open now.
+    pub now: u64,
+    /// The most that were open at once since the server started.
+    pub most: u64,
 }
 
 /// How many rows of a subnet are in a state.
@@ -191,6 +205,15 @@ impl Store {
         match database {
             Database::MySql(server) => mysql::lacking(server, until).await,
             Database::Sqlite(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// A turn for work that nobody waits for, such as a release: so few have one at a time that requests never wait behind
+    /// more than these. To be held for one attempt; none where it takes no time.
+    pub async fn background_turn(&self) -> Option<OwnedSemaphorePermit> {
+        match self {
+            Self::MySql(mysql) => mysql.background_turn().await,
+            Self::Sqlite(_) => None,
         }
     }
 

@@ -22,6 +22,7 @@ mod clocks;
 mod conformance;
 mod contention;
 mod crash;
+mod distance;
 mod docker_faults;
 mod drivers;
 mod e2e;

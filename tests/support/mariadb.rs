@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use tokio::sync::{Mutex, MutexGuard};
+
 use super::clock::Clock;
 pub use super::server::Db;
-use super::server::{Server, Shell};
+use super::server::{Server, Shell, ports};
 
 /// Every character that a URL, JSON or a quoted text has a use for, and a word that stands nowhere else.
 pub const PASSWORD: &str = r#"p@ss:w/r?d%#"\Kq7vZ2xTr9Wm"#;
@@ -23,43 +25,70 @@ pub struct Mariadb {
     pub dir: PathBuf,
     pub port: u16,
     pub server: Server,
-    _shell: Shell,
+    shell: Shell,
 }
 
 /// The server, started by the first test that needs it.
 pub fn server() -> &'static Mariadb {
     static SERVER: OnceLock<Mariadb> = OnceLock::new();
-    SERVER.get_or_init(|| start(""))
+    SERVER.get_or_init(|| start("", ""))
+}
+
+/// Another one, for tests that change what all of a server does: one test at a time, which leaves it as it was.
+pub async fn alone() -> (&'static Mariadb, MutexGuard<'static, ()>) {
+    static SERVER: OnceLock<Mariadb> = OnceLock::new();
+    static TURN: Mutex<()> = Mutex::const_new(());
+    let turn = TURN.lock().await;
+    (tokio::task::spawn_blocking(|| SERVER.get_or_init(|| start("", "--log-bin"))).await.unwrap(), turn)
+}
+
+impl Mariadb {
+    /// `stop` and `kill` end it, `start` starts it again, `keys` makes new ones for it and then the file `renewed`.
+    pub fn tell(&self, word: &str) {
+        self.shell.tell(word);
+    }
 }
 
 // Keys for "localhost" of an authority of their own, and another authority that signed nothing.
 const KEYS: &str = r#"
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=Test CA" -keyout ca.key -out ca.pem
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=Other CA" -keyout other.key -out other.pem
-openssl req -newkey rsa:2048 -nodes -subj "/CN=localhost" -keyout server.key -out server.csr
 printf 'subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n' >ext
+"#;
+const SERVER_KEY: &str = r#"
+openssl req -newkey rsa:2048 -nodes -subj "/CN=localhost" -keyout server.key -out server.csr
 openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out server.pem
 "#;
 
 /// A server of a test's own, whose clock is the test's to set.
 pub fn with_clock(clock: &Clock) -> &'static Mariadb {
     let environment = clock.environment().map(|(name, value)| format!("{name}={value}"));
-    Box::leak(Box::new(start(&environment.join(" "))))
+    Box::leak(Box::new(start(&environment.join(" "), "")))
 }
 
-/// With this before its command.
-fn start(environment: &str) -> Mariadb {
+/// With this before and behind its command.
+fn start(environment: &str, options: &str) -> Mariadb {
     let dir = tempfile::tempdir().unwrap().keep();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = ports(1);
     // A time zone with DST: sessions must not depend on it.
     let script = format!(
         r#"trap : INT TERM
-{{ {KEYS} }} >keys.log 2>&1
+{{ {KEYS} {SERVER_KEY} }} >keys.log 2>&1
 mariadb-install-db --no-defaults --auth-root-authentication-method=normal --skip-test-db --user=root --datadir="$0/data" >install.log 2>&1
-{environment} TZ=Europe/Berlin mariadbd --no-defaults --user=root --datadir="$0/data" --socket="$0/sock" --pid-file="$0/pid" \
+start() {{
+  {environment} TZ=Europe/Berlin mariadbd --no-defaults --user=root --datadir="$0/data" --socket="$0/sock" --pid-file="$0/pid" \
   --bind-address=127.0.0.1 --port={port} --max-connections=500 --innodb-buffer-pool-size=64M --innodb-log-file-size=48M \
-  --ssl-ca="$0/ca.pem" --ssl-cert="$0/server.pem" --ssl-key="$0/server.key" >server.log 2>&1 </dev/null & pid=$!
-read -r _
+  --ssl-ca="$0/ca.pem" --ssl-cert="$0/server.pem" --ssl-key="$0/server.key" {options} >>server.log 2>&1 </dev/null & pid=$!
+}}
+start
+while read -r word; do
+  case $word in
+    stop) kill $pid; wait $pid ;;
+    kill) kill -9 $pid; wait $pid ;;
+    start) start ;;
+    keys) {{ {SERVER_KEY} touch renewed; }} >>keys.log 2>&1 ;;
+  esac
+done
 kill -9 $pid
 wait $pid
 rm -rf "$0""#
@@ -67,7 +96,7 @@ rm -rf "$0""#
     let shell = Shell::run(&["sh"], &script, &dir);
     let server = Server { port, socket: dir.join("sock"), init: "SET time_zone='+00:00'" };
     server.make_user(&dir);
-    Mariadb { dir, port, server, _shell: shell }
+    Mariadb { dir, port, server, shell }
 }
 
 impl Db {

@@ -209,6 +209,14 @@ impl Server {
         root.disconnect().await.unwrap();
     }
 
+    /// One value, as root is told it.
+    pub async fn ask(&self, sql: &str) -> String {
+        let mut root = self.root(None).await;
+        let value: Option<String> = root.query_first(sql).await.unwrap().unwrap();
+        root.disconnect().await.unwrap();
+        value.unwrap_or_default()
+    }
+
     /// Root's session, in UTC.
     pub async fn root(&self, database: Option<&str>) -> Conn {
         let opts = OptsBuilder::default()
@@ -249,6 +257,15 @@ impl Db {
     pub fn url_here(&self) -> String {
         let socket = self.server.socket.display();
         format!("mysql://ipam:{}@localhost/{}?socket={socket}", secrets::percent(PASSWORD), self.name)
+    }
+
+    /// As the user of the README, with the rights to this database that the driver needs and no other.
+    pub async fn url_of_plain_user(&self) -> String {
+        let Self { name, server } = self;
+        self.exec(&format!("CREATE USER IF NOT EXISTS plain_{name} IDENTIFIED BY 'p'")).await;
+        let rights = "SELECT, INSERT, UPDATE, CREATE, ALTER, INDEX";
+        self.exec(&format!("GRANT {rights} ON {name}.* TO plain_{name}")).await;
+        format!("mysql://plain_{name}:p@127.0.0.1:{}/{name}", server.port)
     }
 
     /// Through a proxy on this port.

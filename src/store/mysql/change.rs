@@ -22,7 +22,8 @@ pub(super) async fn apply(pool: &Arc<Pool>, changes: &[Change], until: Instant) 
     order.sort_by_key(|(_, change)| change.ip);
     let mut tries = Tries::new(pool, until);
     loop {
-        match tries.bound(once(pool, &order, tries.unclear())).await {
+        let unclear = tries.unclear();
+        match tries.attempt(|conn| once(conn, &order, unclear)).await {
             Ok(mut found) => {
                 found.sort_by_key(|(index, _)| *index);
                 return Ok(found.into_iter().map(|(_, found)| found).collect());
@@ -32,8 +33,7 @@ pub(super) async fn apply(pool: &Arc<Pool>, changes: &[Change], until: Instant) 
     }
 }
 
-async fn once(pool: &Arc<Pool>, order: &[(usize, &Change)], unclear: bool) -> Result<Vec<(usize, bool)>, Trouble> {
-    let mut conn = pool.get().await?;
+async fn once(mut conn: Leased, order: &[(usize, &Change)], unclear: bool) -> Result<Vec<(usize, bool)>, Trouble> {
     let mut found = Vec::with_capacity(order.len());
     if let [(index, change)] = order {
         let answers = conn.send(&sql(change), 1).await?;

@@ -4,40 +4,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mysql_async::{Conn, Opts};
-use tokio::time::timeout;
+use mysql_async::Conn;
+use tokio::time::Instant;
 
-use super::super::url::{Server, Tls};
-use super::session;
+use super::super::url::Server;
+use super::host::Host;
 use super::tries::ATTEMPT;
-use super::trouble::Trouble;
+use super::trouble::{Trouble, together};
 
 /// A host's time to let us in while there is another one to try: a black hole must not eat a request's deadline.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// A name server's time, for all names of the list together. Resolvers ask a second one after five seconds.
+const LOOK_UP: Duration = Duration::from_secs(8);
 
 pub(super) struct Hosts {
     hosts: Vec<Host>,
-    tls: Tls,
     /// The one that worked last, or the next one to try.
     now: AtomicUsize,
     /// What was wrong with each since one let us in.
     troubles: Mutex<Vec<Option<Trouble>>>,
 }
 
-struct Host {
-    at: String,
-    options: Opts,
-}
-
 impl Hosts {
     pub(super) fn new(server: &Server) -> Self {
-        let hosts: Vec<_> = server
-            .hosts
-            .iter()
-            .map(|host| Host { at: host.to_string(), options: session::options(server, host) })
-            .collect();
+        let hosts: Vec<_> = server.hosts.iter().map(|host| Host::new(server, host)).collect();
         let troubles = Mutex::new(vec![None; hosts.len()]);
-        Self { hosts, tls: server.tls.clone(), now: AtomicUsize::new(0), troubles }
+        Self { hosts, now: AtomicUsize::new(0), troubles }
     }
 
     /// The host to use.
@@ -48,16 +40,17 @@ impl Hosts {
     /// A session on the host that worked last, or on the next one that lets us in.
     pub(super) async fn connect(&self) -> Result<(usize, Conn), Trouble> {
         let (first, count) = (self.now(), self.hosts.len());
+        let found_by = Instant::now() + LOOK_UP;
+        self.hosts.iter().for_each(Host::look_up);
         for (n, (index, host)) in self.hosts.iter().enumerate().cycle().skip(first).take(count).enumerate() {
             let patience = if n + 1 < count { PATIENCE } else { ATTEMPT };
-            match timeout(patience, session::connect(&host.options, &self.tls)).await {
-                Ok(Ok(conn)) => {
+            match host.connect(found_by, patience).await {
+                Ok(conn) => {
                     self.now.store(index, Ordering::Relaxed);
                     self.troubles().fill(None);
                     return Ok((index, conn));
                 }
-                Ok(Err(trouble)) => self.fails(index, trouble),
-                Err(_) => self.fails(index, Trouble::silent()),
+                Err(trouble) => self.fails(index, trouble),
             }
         }
         Err(self.verdict())
@@ -78,25 +71,22 @@ impl Hosts {
 
     /// A time-out: of the host in use; or on the way to one, when others have failed already.
     pub(super) fn silent(&self) -> Trouble {
+        let silence = self.hosts.get(self.now()).map_or_else(Trouble::silent, Host::silence);
         if self.troubles().iter().all(Option::is_none) {
-            return Trouble::silent();
+            return silence;
         }
-        self.fails(self.now(), Trouble::silent());
+        self.fails(self.now(), silence);
         self.verdict()
     }
 
     fn verdict(&self) -> Trouble {
         let troubles = self.troubles();
-        let found = || self.hosts.iter().zip(troubles.iter()).filter_map(|(host, t)| Some((host, t.as_ref()?)));
-        if let (1, Some((_, trouble))) = (self.hosts.len(), found().next()) {
+        let found = self.hosts.iter().zip(troubles.iter());
+        let found: Vec<_> = found.filter_map(|(host, t)| Some((host.at.clone(), t.clone()?))).collect();
+        if let ([_], [(_, trouble)]) = (self.hosts.as_slice(), found.as_slice()) {
             return trouble.clone();
         }
-        if found().all(|(_, trouble)| *trouble == Trouble::ReadOnly) {
-            return Trouble::ReadOnly;
-        }
-        let why = found().map(|(host, trouble)| format!("{}: {}", host.at, trouble.why())).collect::<Vec<_>>();
-        let why = why.join("; ");
-        if found().any(|(_, trouble)| trouble.may_pass()) { Trouble::Lost(why) } else { Trouble::Refused(why) }
+        together(found)
     }
 
     fn troubles(&self) -> MutexGuard<'_, Vec<Option<Trouble>>> {

@@ -30,7 +30,7 @@ pub(super) async fn insert_missing(
     for chunk in rows.chunks(CHUNK) {
         let mut tries = Tries::new(pool, until);
         loop {
-            match tries.bound(there(pool, subnet, chunk)).await {
+            match tries.attempt(|conn| there(conn, subnet, chunk)).await {
                 Ok(ips) => break present.extend(ips),
                 Err(trouble) => tries.after(trouble).await?,
             }
@@ -41,7 +41,7 @@ pub(super) async fn insert_missing(
         let mut missing: Vec<&NewRow> = chunk.iter().filter(|row| !present.contains(&row.ip)).collect();
         let mut tries = Tries::new(pool, until);
         while !missing.is_empty() {
-            match tries.bound(insert(pool, subnet, &missing)).await {
+            match tries.attempt(|conn| insert(conn, subnet, &missing)).await {
                 Ok(new) => {
                     inserted += new;
                     point("init:chunk").await;
@@ -51,7 +51,7 @@ pub(super) async fn insert_missing(
             }
             // Somebody was quicker, or it was us and the answer was lost: either way, not again.
             let ips = loop {
-                match tries.bound(there(pool, subnet, chunk)).await {
+                match tries.attempt(|conn| there(conn, subnet, chunk)).await {
                     Ok(ips) => break ips,
                     Err(trouble) => tries.after(trouble).await?,
                 }
@@ -67,8 +67,7 @@ pub(super) async fn insert_missing(
 }
 
 /// Which of the addresses have a row; a plain read by primary key.
-async fn there(pool: &Arc<Pool>, subnet: &SubnetId, rows: &[NewRow]) -> Result<HashSet<Ipv4Addr>, Trouble> {
-    let mut conn = pool.get().await?;
+async fn there(mut conn: Leased, subnet: &SubnetId, rows: &[NewRow]) -> Result<HashSet<Ipv4Addr>, Trouble> {
     let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
     let read = format!("SELECT ip,subnet FROM allocation WHERE ip IN ({})", list(&ips));
     let found = conn.rows(&read).await?;
@@ -85,7 +84,7 @@ async fn there(pool: &Arc<Pool>, subnet: &SubnetId, rows: &[NewRow]) -> Result<H
 }
 
 /// One statement, one commit. A plain INSERT: IGNORE would hide more than a duplicate key.
-async fn insert(pool: &Arc<Pool>, subnet: &SubnetId, rows: &[&NewRow]) -> Result<u64, Trouble> {
+async fn insert(mut conn: Leased, subnet: &SubnetId, rows: &[&NewRow]) -> Result<u64, Trouble> {
     let subnet = text(subnet.as_str());
     let values: Vec<String> = rows
         .iter()
@@ -103,7 +102,6 @@ async fn insert(pool: &Arc<Pool>, subnet: &SubnetId, rows: &[&NewRow]) -> Result
         .collect();
     let packet =
         format!("INSERT INTO allocation (ip,subnet,status,iface,`primary`,ts,holder) VALUES {}", values.join(","));
-    let mut conn: Leased = pool.get().await?;
     let answers = conn.send(&packet, 1).await?;
     conn.keep();
     Ok(answers.iter().map(|answer| answer.found).sum())

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::fault::point;
 
 use super::super::schema::{self, Column, Found, Key, Step};
-use super::super::{Description, StoreError};
+use super::super::{Connections, Description, StoreError};
 use super::column;
 use super::pool::{Leased, Pool};
 use super::tries::Tries;
@@ -31,7 +31,7 @@ pub(super) async fn migrate(pool: &Arc<Pool>, until: Instant) -> Result<(), Stor
     // A key on a big table takes its time, and giving up on it half way would only begin it again.
     let mut tries = Tries::patient(pool, until);
     loop {
-        match tries.bound(step(pool)).await {
+        match tries.attempt(step).await {
             Ok(Progress::Whole) => return Ok(()),
             Ok(Progress::Stepped) => point("init:stepped").await,
             Ok(Progress::MayNot(steps)) => {
@@ -52,8 +52,7 @@ enum Progress {
     MayNot(Vec<&'static Step>),
 }
 
-async fn step(pool: &Arc<Pool>) -> Result<Progress, Trouble> {
-    let mut conn = pool.get().await?;
+async fn step(mut conn: Leased) -> Result<Progress, Trouble> {
     let steps = lacking(&look(&mut conn).await?)?;
     let Some(next) = steps.first() else {
         conn.keep();
@@ -108,15 +107,14 @@ async fn look(conn: &mut Leased) -> Result<Found, Trouble> {
 
 /// The steps that are lacking, none of them taken.
 pub(super) async fn wanted(pool: &Arc<Pool>, until: Instant) -> Result<Vec<&'static str>, StoreError> {
-    let attempt = || async {
-        let mut conn = pool.get().await?;
+    let attempt = async |mut conn: Leased| {
         let steps = lacking(&look(&mut conn).await?)?;
         conn.keep();
         Ok(steps.iter().map(|step| step.sql).collect())
     };
     let mut tries = Tries::new(pool, until);
     loop {
-        match tries.bound(attempt()).await {
+        match tries.attempt(&attempt).await {
             Ok(statements) => return Ok(statements),
             Err(trouble) => tries.after(trouble).await?,
         }
@@ -126,15 +124,14 @@ pub(super) async fn wanted(pool: &Arc<Pool>, until: Instant) -> Result<Vec<&'sta
 pub(super) async fn describe(pool: &Arc<Pool>, until: Instant) -> Result<Description, StoreError> {
     let mut tries = Tries::new(pool, until);
     loop {
-        match tries.bound(description(pool)).await {
+        match tries.attempt(|conn| description(conn, pool)).await {
             Ok(description) => return Ok(description),
             Err(trouble) => tries.after(trouble).await?,
         }
     }
 }
 
-async fn description(pool: &Arc<Pool>) -> Result<Description, Trouble> {
-    let mut conn = pool.get().await?;
+async fn description(mut conn: Leased, pool: &Pool) -> Result<Description, Trouble> {
     let found = look(&mut conn).await?;
     let mut version = String::new();
     for mut row in conn.rows("SELECT VERSION()").await? {
@@ -147,6 +144,17 @@ async fn description(pool: &Arc<Pool>) -> Result<Description, Trouble> {
             _ => format = Some(column(&mut row, 1)?),
         }
     }
+    let mut connections = Connections { limit: 0, now: 0, most: 0 };
+    let asked = "SHOW VARIABLES LIKE 'max\\_connections'; SHOW GLOBAL STATUS WHERE variable_name IN \
+                 ('Threads_connected','Max_used_connections')";
+    for mut row in conn.send(asked, 2).await?.into_iter().flat_map(|answer| answer.rows) {
+        let count = column(&mut row, 1)?;
+        match column::<String>(&mut row, 0)?.as_str() {
+            "max_connections" => connections.limit = count,
+            "Threads_connected" => connections.now = count,
+            _ => connections.most = count,
+        }
+    }
     conn.keep();
     let steps = lacking(&found)?;
     let lacking =
@@ -157,6 +165,7 @@ async fn description(pool: &Arc<Pool>) -> Result<Description, Trouble> {
         at: pool.at.clone(),
         version,
         binlog_format,
+        connections: Some(connections),
         lacking,
         left_out: pool.left_out.told(),
     })

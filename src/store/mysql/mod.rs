@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use crate::address::{Change, NewRow, Row};
@@ -20,16 +21,19 @@ use pool::Pool;
 use trouble::Trouble;
 
 mod change;
+mod host;
 mod hosts;
 mod insert;
 mod migrate;
 mod pool;
+mod pulse;
 mod read;
 mod session;
 mod take;
 mod task;
 mod tries;
 mod trouble;
+mod variables;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -41,11 +45,15 @@ pub struct MySql {
 impl MySql {
     pub(super) async fn open(server: &Server, until: Instant) -> Result<Self> {
         let pool = Pool::new(server);
-        let first = timeout_at(until, pool.get()).await;
+        let first = timeout_at(until, pool.get(until)).await;
         first.unwrap_or_else(|_| Err(pool.hosts.silent())).map_err(|trouble| trouble.into_error(&pool.at))?.keep();
         migrate::migrate(&pool, until).await?;
         Pool::watch(&pool);
         Ok(Self { pool })
+    }
+
+    pub(super) async fn background_turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.pool.background_turn().await
     }
 
     pub(super) async fn describe(&self, until: Instant) -> Result<Description> {

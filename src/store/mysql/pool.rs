@@ -1,4 +1,4 @@
-//! The connections of this host: four at most, closed when idle for a minute.
+//! The connections of this host: four at most, of which one stays.
 //!
 //! Not mysql_async's pool. That one reads a dropped connection's answer to the end before it counts it as gone, so four
 //! calls that gave up on a stalled server use it up for good. Here a connection on which anything failed or timed out is
@@ -19,15 +19,21 @@ use super::super::clock::Clock;
 use super::super::raw::LeftOut;
 use super::super::url::Server;
 use super::hosts::Hosts;
+use super::pulse::Pulse;
 use super::session::{self, goodbye};
 use super::tries::ATTEMPT;
-use super::trouble::Trouble;
+use super::trouble::{By, Trouble};
 use crate::late::Away;
 use crate::supervise::supervised;
 
 /// A fleet of a thousand hosts must fit into a small server's connections.
 const CONNECTIONS: usize = 4;
-const IDLE: Duration = Duration::from_secs(60);
+/// Work that nobody waits for leaves one to requests, and waits behind those that wait for another.
+const BACKGROUND: usize = 3;
+/// Connections beyond the one that stays are closed when idle for so long: other hosts may lack them.
+const IDLE: Duration = Duration::from_secs(3);
+/// How often the server is asked whether it still is one to write to.
+const LOOK: Duration = Duration::from_secs(15);
 
 pub(super) struct Pool {
     /// Where it leads, for sentences.
@@ -39,7 +45,9 @@ pub(super) struct Pool {
     /// How many rows each subnet has, and when they were counted.
     totals: Mutex<HashMap<SubnetId, (Instant, u64)>>,
     away: Away,
-    permits: Arc<Semaphore>,
+    pub(super) pulse: Pulse,
+    turns: Arc<Semaphore>,
+    background: Arc<Semaphore>,
     /// Last used last.
     idle: Mutex<Vec<Idle>>,
 }
@@ -59,7 +67,9 @@ impl Pool {
             left_out: LeftOut::default(),
             totals: Mutex::default(),
             away: Away::default(),
-            permits: Arc::new(Semaphore::new(CONNECTIONS)),
+            pulse: Pulse::default(),
+            turns: Arc::new(Semaphore::new(CONNECTIONS)),
+            background: Arc::new(Semaphore::new(BACKGROUND)),
             idle: Mutex::default(),
         })
     }
@@ -68,11 +78,15 @@ impl Pool {
     pub(super) fn watch(pool: &Arc<Self>) {
         let pool = Arc::downgrade(pool);
         tokio::spawn(supervised("watching connections", async move {
+            let mut looked = Instant::now();
             loop {
-                sleep(IDLE / 4).await;
+                sleep(IDLE / 3).await;
                 let Some(pool) = Weak::upgrade(&pool) else { return };
-                pool.close_idle(IDLE).await;
-                pool.look().await;
+                pool.close_surplus().await;
+                if looked.elapsed() >= LOOK {
+                    pool.look().await;
+                    looked = Instant::now();
+                }
             }
         }));
     }
@@ -80,30 +94,56 @@ impl Pool {
     /// Leaves a host that has become read-only. Calls cannot tell: reads go on there, and a user with the right to write
     /// on a read-only server is not even told when writing.
     async fn look(self: &Arc<Self>) {
-        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
+        let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else { return };
         let Some(Idle { conn, host, .. }) = self.take_idle() else { return };
-        let mut leased = Leased { conn: Some(conn), host, pool: Arc::clone(self), _permit: permit };
+        let mut leased = Leased { conn: Some(conn), host, pool: Arc::clone(self), _turn: turn };
         match timeout(ATTEMPT, leased.stands()).await {
             Ok(Ok(())) => leased.keep(),
             Ok(Err(_)) | Err(_) => {
                 self.hosts.leave(host);
-                self.close_idle(Duration::ZERO).await;
+                self.close_all().await;
             }
         }
     }
 
-    /// An idle connection or a new one.
-    pub(super) async fn get(self: &Arc<Self>) -> Result<Leased, Trouble> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| Trouble::silent())?;
+    /// Held beside a turn by work that nobody waits for.
+    pub(super) async fn background_turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.background).acquire_owned().await.ok()
+    }
+
+    /// An idle connection or a new one, when it is this call's turn. In a crowd a call whose time ends before an answer can
+    /// come is not begun: it would have nothing, and cost its connection.
+    pub(super) async fn get(self: &Arc<Self>, until: Instant) -> Result<Leased, Trouble> {
+        let turns = Arc::clone(&self.turns);
+        let turn = match Arc::clone(&turns).try_acquire_owned() {
+            Ok(turn) => turn,
+            Err(_) => {
+                let came = Instant::now();
+                let turn = tokio::time::timeout_at(until, turns.acquire_owned()).await;
+                match turn {
+                    Ok(Ok(turn)) if until.saturating_duration_since(Instant::now()) > self.need() => turn,
+                    _ if self.pulse.was_answered_since(came) => return Err(Trouble::Conflict(By::Calls)),
+                    _ => return Err(self.hosts.silent()),
+                }
+            }
+        };
         let (host, conn) = match self.take_idle() {
             Some(idle) => (idle.host, idle.conn),
             None => {
+                self.pulse.asked();
+                let begun = Instant::now();
                 let connected = self.hosts.connect().await;
                 self.away.note("the database", connected.as_ref().err().map(|why| why.clone().into_error(&self.at)));
-                connected?
+                let found = connected?;
+                self.pulse.let_in(begun);
+                found
             }
         };
-        Ok(Leased { conn: Some(conn), host, pool: Arc::clone(self), _permit: permit })
+        Ok(Leased { conn: Some(conn), host, pool: Arc::clone(self), _turn: turn })
+    }
+
+    fn need(&self) -> Duration {
+        self.pulse.need(self.idle().is_empty())
     }
 
     /// One to the host in use. Those to a host that was left are closed.
@@ -115,13 +155,20 @@ impl Pool {
         idle.pop()
     }
 
-    /// Says goodbye on connections idle for so long. Zero: on all, after the server was lost.
-    pub(super) async fn close_idle(&self, idle_for: Duration) {
+    async fn close_surplus(&self) {
         let now = Instant::now();
-        let old: Vec<_> = self.idle().extract_if(.., |idle| now.duration_since(idle.since) >= idle_for).collect();
-        for idle in old {
-            let _ = timeout(Duration::from_secs(1), idle.conn.disconnect()).await;
-        }
+        let old: Vec<_> = {
+            let mut idle = self.idle();
+            let surplus = idle.len().saturating_sub(1);
+            idle.extract_if(..surplus, |idle| now.duration_since(idle.since) >= IDLE).collect()
+        };
+        close(old).await;
+    }
+
+    /// Says goodbye on all idle connections, after the server was lost.
+    pub(super) async fn close_all(&self) {
+        let all = std::mem::take(&mut *self.idle());
+        close(all).await;
     }
 
     pub(super) fn totals(&self) -> MutexGuard<'_, HashMap<SubnetId, (Instant, u64)>> {
@@ -133,12 +180,18 @@ impl Pool {
     }
 }
 
+async fn close(idle: Vec<Idle>) {
+    for idle in idle {
+        let _ = timeout(Duration::from_secs(1), idle.conn.disconnect()).await;
+    }
+}
+
 /// A connection in use. Dropped, it is closed; [`Leased::keep`] gives it back.
 pub(super) struct Leased {
     conn: Option<Conn>,
-    host: usize,
+    pub(super) host: usize,
     pool: Arc<Pool>,
-    _permit: OwnedSemaphorePermit,
+    _turn: OwnedSemaphorePermit,
 }
 
 /// What one statement of a packet brought.
@@ -178,6 +231,21 @@ impl Leased {
     async fn stands(&mut self) -> Result<(), Trouble> {
         let conn = self.conn.as_mut().ok_or_else(Trouble::silent)?;
         session::stands(conn).await
+    }
+
+    /// Whether somebody holds a lock on the table as a whole, or on all of the server: a change of no row waits for nothing
+    /// else.
+    pub(super) async fn meets_table_lock(mut self) -> Result<bool, Trouble> {
+        self.send("SET lock_wait_timeout=1", 1).await?;
+        match self.send("UPDATE allocation SET ts=ts WHERE ip=''", 1).await {
+            Ok(_) => {
+                self.send("SET lock_wait_timeout=3", 1).await?;
+                self.keep();
+                Ok(false)
+            }
+            Err(Trouble::Conflict(By::Lock)) => Ok(true),
+            Err(other) => Err(other),
+        }
     }
 
     /// Every answer was read: the next call may have it.

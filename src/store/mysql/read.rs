@@ -59,15 +59,14 @@ pub(super) async fn rows_of_subnet(
 
 /// KEY cold begins with the subnet: one look for each of them.
 pub(super) async fn subnets(pool: &Arc<Pool>, until: Instant) -> Result<Vec<SubnetId>, StoreError> {
-    let attempt = || async {
-        let mut conn = pool.get().await?;
+    let attempt = async |mut conn: Leased| {
         let rows = conn.rows("SELECT DISTINCT subnet FROM allocation ORDER BY subnet").await?;
         conn.keep();
         rows.into_iter().map(|mut row| column::<String>(&mut row, 0)).collect::<Result<Vec<_>, _>>()
     };
     let mut tries = Tries::new(pool, until);
     loop {
-        match tries.bound(attempt()).await {
+        match tries.attempt(&attempt).await {
             Ok(subnets) => return Ok(subnets.into_iter().map(SubnetId::stored).collect()),
             Err(trouble) => tries.after(trouble).await?,
         }
@@ -113,15 +112,14 @@ fn taken(subnet: &SubnetId) -> String {
 async fn counted(pool: &Arc<Pool>, packet: &str, statements: usize, until: Instant) -> Result<Vec<Count>, StoreError> {
     let mut tries = Tries::new(pool, until);
     loop {
-        match tries.bound(groups(pool, packet, statements)).await {
+        match tries.attempt(|conn| groups(conn, packet, statements)).await {
             Ok(groups) => return Ok(raw::census(groups, &pool.left_out)),
             Err(trouble) => tries.after(trouble).await?,
         }
     }
 }
 
-async fn groups(pool: &Arc<Pool>, packet: &str, statements: usize) -> Result<Vec<raw::Group>, Trouble> {
-    let mut conn = pool.get().await?;
+async fn groups(mut conn: Leased, packet: &str, statements: usize) -> Result<Vec<raw::Group>, Trouble> {
     let answers = conn.send(packet, statements).await?;
     conn.keep();
     answers
@@ -132,15 +130,14 @@ async fn groups(pool: &Arc<Pool>, packet: &str, statements: usize) -> Result<Vec
 }
 
 async fn matching(pool: &Arc<Pool>, which: &str, until: Instant) -> Result<Vec<Row>, StoreError> {
-    let attempt = || async {
-        let mut conn = pool.get().await?;
+    let attempt = async |mut conn: Leased| {
         let rows = read(&mut conn, which).await?;
         conn.keep();
         Ok(rows)
     };
     let mut tries = Tries::new(pool, until);
     loop {
-        match tries.bound(attempt()).await {
+        match tries.attempt(&attempt).await {
             Ok(rows) => return Ok(rows),
             Err(trouble) => tries.after(trouble).await?,
         }

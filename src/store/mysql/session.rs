@@ -7,20 +7,13 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder, SslOpts};
 
 use super::super::url::{Host, Server, Tls};
-use super::column;
 use super::trouble::Trouble;
-
-/// Rows of other hosts are locked for milliseconds; a call tries again until its deadline anyway.
-const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;\
-    SET time_zone='+00:00',sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',autocommit=1,\
-    innodb_lock_wait_timeout=3,lock_wait_timeout=3;\
-    SET NAMES utf8mb4;\
-    SELECT VERSION()";
+use super::{column, variables};
 
 /// Whether it is a server to write to. Not all servers know all of these, and a node that its cluster has left behind
 /// answers nothing else.
-const STANDING: &str = "SHOW VARIABLES WHERE variable_name IN ('read_only','innodb_read_only','wsrep_provider');\
-    SHOW STATUS LIKE 'wsrep\\_ready'";
+const STANDING: &str = "'read_only','innodb_read_only','wsrep_provider'";
+const READY: &str = "SHOW STATUS LIKE 'wsrep\\_ready'";
 
 pub(super) fn options(server: &Server, host: &Host) -> Opts {
     let socket = server.socket.as_ref().map(|path| path.to_string_lossy().into_owned());
@@ -38,23 +31,28 @@ pub(super) fn options(server: &Server, host: &Host) -> Opts {
         // Given here they need not be asked for; a server's own limits are at least 16 MiB and matter for what we send.
         .prefer_socket(Some(false))
         .max_allowed_packet(Some(16 << 20))
-        .wait_timeout(Some(28_800))
+        .wait_timeout(Some(600))
         .into()
 }
 
 /// Logs in and sets the session up, on a server to write to: two round trips after the login's own, three on a Galera
-/// cluster.
-pub(super) async fn connect(options: &Opts, tls: &Tls) -> Result<Conn, Trouble> {
-    let options = OptsBuilder::from_opts(options.clone()).ssl_opts(protection(tls).await?);
+/// cluster, or where the server has defaults of its own.
+pub(super) async fn connect(options: Opts, tls: &Tls) -> Result<Conn, Trouble> {
+    let options = OptsBuilder::from_opts(options).ssl_opts(protection(tls).await?);
     let mut coming = Coming(Some(Conn::new(options).await?));
     let conn = coming.0.as_mut().ok_or_else(Trouble::silent)?;
-    let mut answer = conn.query_iter(format!("{SESSION};{STANDING}")).await?;
+    let names = variables::looked_at();
+    let packet = format!(
+        "{};SELECT VERSION();SHOW VARIABLES WHERE variable_name IN ({STANDING},{names});{READY}",
+        variables::SESSION
+    );
+    let mut answer = conn.query_iter(packet).await?;
     for _ in 0..3 {
         answer.collect::<mysql_async::Row>().await?;
     }
     let version = answer.collect::<mysql_async::Row>().await?.pop();
-    let variables = answer.collect().await?;
-    let status = answer.collect().await?;
+    let mut told = told(answer.collect().await?);
+    told.extend(self::told(answer.collect().await?));
     answer.drop_result().await?;
     let version: String = match version {
         Some(mut row) => column(&mut row, 0)?,
@@ -63,10 +61,8 @@ pub(super) async fn connect(options: &Opts, tls: &Tls) -> Result<Conn, Trouble> 
     if !skips_locked(&version) {
         return Err(Trouble::TooOld(named(&version)));
     }
-    if standing(variables.into_iter().chain(status).collect())? == Standing::Node {
-        // Reads wait for what other nodes have committed.
-        conn.query_drop("SET wsrep_sync_wait=7").await?;
-    }
+    let is_node = standing(&told)? == Standing::Node;
+    variables::settle(conn, &told, is_node).await?;
     coming.0.take().ok_or_else(Trouble::silent)
 }
 
@@ -111,10 +107,16 @@ pub(super) fn goodbye(conn: Conn) {
 
 /// Whether a server that was one to write to when we came still is.
 pub(super) async fn stands(conn: &mut Conn) -> Result<(), Trouble> {
-    let mut answer = conn.query_iter(STANDING).await?;
-    let (variables, status) = (answer.collect().await?, answer.collect().await?);
+    let look = format!("SHOW VARIABLES WHERE variable_name IN ({STANDING});{READY}");
+    let mut answer = conn.query_iter(look).await?;
+    let mut told = told(answer.collect().await?);
+    told.extend(self::told(answer.collect().await?));
     answer.drop_result().await?;
-    standing(variables.into_iter().chain(status).collect()).map(|_| ())
+    standing(&told).map(|_| ())
+}
+
+fn told(rows: Vec<(String, Option<String>)>) -> Vec<(String, String)> {
+    rows.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect()
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -126,7 +128,7 @@ enum Standing {
 
 /// Read-only are replicas, readers of Aurora (`innodb_read_only`) and secondaries of Group Replication. They are left
 /// even where our user might write all the same: what they hold is behind, and nobody else would learn of it.
-fn standing(told: Vec<(String, String)>) -> Result<Standing, Trouble> {
+fn standing(told: &[(String, String)]) -> Result<Standing, Trouble> {
     let is = |name: &str, not: [&str; 2]| told.iter().any(|(n, value)| n == name && !not.contains(&value.as_str()));
     let galera = is("wsrep_provider", ["none", ""]);
     if galera && !is("wsrep_ready", ["OFF", ""]) {
@@ -162,7 +164,9 @@ mod tests {
 
     #[test]
     fn a_server_to_write_to_is_told_from_others() {
-        let told = |words: &[(&str, &str)]| standing(words.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect());
+        let told = |words: &[(&str, &str)]| {
+            standing(&words.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect::<Vec<_>>())
+        };
         let plain = ("wsrep_provider", "none");
         let node = ("wsrep_provider", "/usr/lib/galera/libgalera_smm.so");
         // MariaDB, MySQL; a node; a secondary or replica, of a newer MariaDB too; an Aurora reader; a lonely node.

@@ -21,7 +21,7 @@ use super::super::clock::AHEAD;
 use super::super::{Choice, FreeClaim, StoreError, WarmGrant, raw};
 use super::pool::{Answer, Leased, Pool};
 use super::tries::Tries;
-use super::trouble::Trouble;
+use super::trouble::{By, Trouble};
 use super::{column, list, maybe, text};
 
 /// So many times more of the coldest rows are drawn from than are wanted, so that hosts choose different ones.
@@ -109,7 +109,8 @@ impl Take {
     async fn until(&self, pool: &Arc<Pool>, until: Instant) -> Result<Vec<Ipv4Addr>, StoreError> {
         let mut tries = Tries::new(pool, until);
         loop {
-            match tries.bound(self.once(pool, tries.conflicts > 0, tries.unclear())).await {
+            let (contended, unclear) = (tries.conflicts > 0, tries.unclear());
+            match tries.attempt(|conn| self.once(conn, contended, unclear)).await {
                 Ok(taken) => return Ok(taken),
                 Err(trouble) => tries.after(trouble).await?,
             }
@@ -117,15 +118,14 @@ impl Take {
     }
 
     /// One attempt. All rows locked by others is a conflict, not an empty answer.
-    async fn once(&self, pool: &Arc<Pool>, contended: bool, unclear: bool) -> Result<Vec<Ipv4Addr>, Trouble> {
-        let mut conn = pool.get().await?;
+    async fn once(&self, mut conn: Leased, contended: bool, unclear: bool) -> Result<Vec<Ipv4Addr>, Trouble> {
         let look = format!("SELECT ip FROM allocation FORCE INDEX (mine) WHERE {}", self.taken);
         if unclear {
             if self.in_hand(&mut conn).await? {
                 conn.keep();
-                return Err(Trouble::Conflict);
+                return Err(Trouble::Conflict(By::Calls));
             }
-            let taken = addresses(conn.rows(&look).await?, pool)?;
+            let taken = addresses(conn.rows(&look).await?, conn.pool())?;
             if !taken.is_empty() {
                 conn.keep();
                 return Ok(taken);
@@ -158,15 +158,15 @@ impl Take {
         );
         let taken = match conn.send(&packet, 2).await?.pop() {
             // All that it took is left out: on to others.
-            Some(Answer { rows, .. }) if !rows.is_empty() => match addresses(rows, pool)? {
-                none if none.is_empty() => return Err(Trouble::Conflict),
+            Some(Answer { rows, .. }) if !rows.is_empty() => match addresses(rows, conn.pool())? {
+                none if none.is_empty() => return Err(Trouble::Conflict(By::Rows)),
                 taken => taken,
             },
             Some(_) | None => Vec::new(),
         };
         if taken.is_empty() {
             if !self.none(&mut conn).await? {
-                return Err(Trouble::Conflict);
+                return Err(Trouble::Conflict(By::Rows));
             }
             if let Some(subnet) = &self.subnet {
                 // Nobody reads free rows: without this they would cool until a clock that was set back has caught up.

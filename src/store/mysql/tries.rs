@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::super::StoreError;
+use super::hosts::PATIENCE;
 use super::migrate::migrate;
-use super::pool::Pool;
-use super::trouble::Trouble;
+use super::pool::{Leased, Pool};
+use super::trouble::{By, Trouble};
 
 /// The longest that one attempt may take before a new connection is tried: above the lock wait time-out, far below the
 /// deadline of Docker's calls. A connection that a firewall forgot costs this once.
@@ -21,26 +22,23 @@ pub(super) struct Tries<'a> {
     /// Others were in the way so often.
     pub(super) conflicts: u32,
     lost: u32,
+    full: u32,
     /// Whether the schema was looked at since the call began.
     checked: bool,
     /// What ended the attempt before this one.
     last: Option<Trouble>,
-    /// The host that the attempt began with.
+    /// What a look told of whoever holds a lock.
+    holder: Option<By>,
+    /// The host that the attempt began with, and when.
     host: usize,
+    begun: Instant,
 }
 
 impl<'a> Tries<'a> {
     pub(super) fn new(pool: &'a Arc<Pool>, until: Instant) -> Self {
-        Self {
-            pool,
-            until,
-            longest: ATTEMPT,
-            conflicts: 0,
-            lost: 0,
-            checked: false,
-            last: None,
-            host: pool.hosts.now(),
-        }
+        let (host, begun) = (pool.hosts.now(), Instant::now());
+        let (conflicts, lost, full, checked, last, holder) = (0, 0, 0, false, None, None);
+        Self { pool, until, longest: ATTEMPT, conflicts, lost, full, checked, last, holder, host, begun }
     }
 
     /// For work that takes its time.
@@ -53,37 +51,72 @@ impl<'a> Tries<'a> {
         self.lost > 0
     }
 
-    /// One attempt, within its time: all of it, or as much as one attempt may take.
-    pub(super) async fn bound<T>(&self, attempt: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
-        let until = self.until.min(Instant::now() + self.longest);
-        if let Ok(done) = timeout_at(until, attempt).await {
+    /// One attempt with a connection of its own, within its time: all of it, or as much as one attempt may take. Neither
+    /// the wait for a turn nor the way to a host is part of that: they say nothing of what was asked.
+    pub(super) async fn attempt<T, F>(&mut self, attempt: impl FnOnce(Leased) -> F) -> Result<T, Trouble>
+    where
+        F: Future<Output = Result<T, Trouble>>,
+    {
+        self.begun = Instant::now();
+        let conn = match timeout_at(self.until, self.pool.get(self.until)).await {
+            Ok(got) => got?,
+            Err(_) => return Err(self.silent(PATIENCE)),
+        };
+        (self.host, self.begun) = (conn.host, Instant::now());
+        self.pool.pulse.asked();
+        let until = self.until.min(self.begun + self.longest);
+        if let Ok(done) = timeout_at(until, attempt(conn)).await {
+            if !matches!(done, Err(Trouble::Lost(_) | Trouble::Away(_) | Trouble::Unknown(_))) {
+                self.pool.pulse.answered(self.begun);
+            }
             return done;
         }
         if until < self.until {
             return Err(self.pool.hosts.silent());
         }
-        // The next call shall not wait there too.
-        self.pool.hosts.leave(self.host);
+        self.pool.pulse.cut_off(self.begun);
+        Err(self.silent(ATTEMPT))
+    }
+
+    /// The deadline came first. The next call shall not wait there too; but a host is not left because one call had little
+    /// time.
+    fn silent(&self, patience: Duration) -> Trouble {
         let silent = self.pool.hosts.silent();
+        if self.pool.pulse.silent_for() >= patience {
+            self.pool.hosts.leave(self.host);
+        }
         // What the attempt before was told says more than that this one had too little time.
-        Err(self.last.clone().unwrap_or(silent))
+        self.last.clone().unwrap_or(silent)
     }
 
     /// Waits until another attempt makes sense; else says why there is none.
     pub(super) async fn after(&mut self, trouble: Trouble) -> Result<(), StoreError> {
+        let mut trouble = trouble;
         let longest_wait = match &trouble {
-            Trouble::Conflict | Trouble::Duplicate | Trouble::There => {
+            Trouble::Conflict(_) | Trouble::Duplicate | Trouble::There => {
+                if trouble == Trouble::Conflict(By::Lock) {
+                    trouble = Trouble::Conflict(self.whose_lock().await);
+                }
                 self.conflicts += 1;
                 Duration::from_millis(5 << self.conflicts.min(6))
             }
+            // Connections that this host has go on, and one of them will be idle soon.
+            Trouble::Full(_) => {
+                self.full += 1;
+                Duration::from_millis(25 << self.full.min(5))
+            }
             Trouble::Lost(_) | Trouble::Away(_) | Trouble::Unknown(_) | Trouble::ReadOnly => {
                 self.lost += 1;
-                // Connections are lost for many reasons, and their host knows best what became of the packet.
-                if self.lost > 1 || !matches!(trouble, Trouble::Lost(_)) {
-                    self.pool.hosts.leave(self.host);
+                let alone = matches!(trouble, Trouble::Lost(_));
+                // One connection of several that work says nothing against the others, nor against their host.
+                if !(alone && self.pool.pulse.was_answered_since(self.begun)) {
+                    // Connections are lost for many reasons, and their host knows best what became of the packet.
+                    if self.lost > 1 || !alone {
+                        self.pool.hosts.leave(self.host);
+                    }
+                    // Those beside it are most likely dead as well.
+                    self.pool.close_all().await;
                 }
-                // Those beside it are most likely dead as well.
-                self.pool.close_idle(Duration::ZERO).await;
                 Duration::from_millis(25 << self.lost.min(5))
             }
             // Somebody dropped or changed it under us. Nothing took effect, and what is lacking can be added again.
@@ -108,5 +141,20 @@ impl<'a> Tries<'a> {
         self.last = Some(trouble);
         self.host = self.pool.hosts.now();
         Ok(())
+    }
+
+    /// Who kept us waiting for a lock until the server gave up: it has one error for all of them, so it is asked once.
+    async fn whose_lock(&mut self) -> By {
+        if let Some(known) = self.holder {
+            return known;
+        }
+        let look = timeout_at(self.until, async { self.pool.get(self.until).await?.meets_table_lock().await });
+        let found = match look.await {
+            Ok(Ok(true)) => By::Table,
+            Ok(Ok(false)) => By::Rows,
+            Ok(Err(_)) | Err(_) => return By::Lock,
+        };
+        self.holder = Some(found);
+        found
     }
 }

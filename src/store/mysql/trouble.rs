@@ -7,14 +7,16 @@ use super::super::StoreError;
 /// Why a packet brought no answer worth having. The connection it went over is closed in every case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// Another host was in the way; nothing happened. Again helps.
-    Conflict,
+    /// Somebody was in the way; nothing happened. Again helps.
+    Conflict(By),
     /// Somebody inserted the same row; nothing happened. Looking again helps.
     Duplicate,
     /// The connection is gone, or silent. Whether the packet took effect is unknown, so a new one has to look first.
     Lost(String),
     /// As lost, and another host is the one to ask: this one is leaving, or has lost its cluster.
     Away(String),
+    /// The server has no connection left for us.
+    Full(String),
     /// As away: it takes no writes, and what is read there is behind.
     ReadOnly,
     /// The server will not have us.
@@ -34,6 +36,37 @@ pub(super) enum Trouble {
     Strange(String),
 }
 
+/// Who was in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// Other hosts, at the same rows at the same moment.
+    Hosts,
+    /// Calls of this host, which had its connections.
+    Calls,
+    /// Somebody held a lock for longer than a statement waits.
+    Lock,
+    /// A lock on rows.
+    Rows,
+    /// A lock on the table or on all of the server.
+    Table,
+}
+
+impl By {
+    fn why(self) -> &'static str {
+        match self {
+            Self::Hosts => "other hosts were at the same rows",
+            Self::Calls => "earlier calls of this host took all of it",
+            Self::Lock => "another session holds a lock on the table or its rows (SHOW PROCESSLIST)",
+            Self::Rows => {
+                "other sessions hold the rows: a transaction that was left open (information_schema.innodb_trx shows it), or                  many hosts at once"
+            }
+            Self::Table => {
+                "the table is locked as a whole: a backup (FLUSH TABLES WITH READ LOCK), LOCK TABLES or ALTER TABLE (SHOW                  PROCESSLIST shows it)"
+            }
+        }
+    }
+}
+
 impl Trouble {
     /// A time-out.
     pub(super) fn silent() -> Self {
@@ -44,6 +77,7 @@ impl Trouble {
     pub(super) fn why(&self) -> &str {
         match self {
             Self::Lost(why)
+            | Self::Full(why)
             | Self::Away(why)
             | Self::Refused(why)
             | Self::MayNot(why)
@@ -52,7 +86,8 @@ impl Trouble {
             | Self::Strange(why) => why,
             Self::ReadOnly => "it is read-only",
             Self::TooOld(_) => "it is too old (MySQL 8.0.1 or MariaDB 10.6 is needed)",
-            Self::Conflict | Self::Duplicate | Self::There => "it is busy with other hosts",
+            Self::Conflict(by) => by.why(),
+            Self::Duplicate | Self::There => By::Hosts.why(),
         }
     }
 
@@ -60,10 +95,11 @@ impl Trouble {
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Lost(_)
+            | Self::Full(_)
             | Self::Away(_)
             | Self::Unknown(_)
             | Self::ReadOnly
-            | Self::Conflict
+            | Self::Conflict(_)
             | Self::Duplicate
             | Self::There => true,
             Self::Refused(_) | Self::TooOld(_) | Self::MayNot(_) | Self::Schema(_) | Self::Strange(_) => false,
@@ -73,8 +109,9 @@ impl Trouble {
     pub(super) fn into_error(self, at: &str) -> StoreError {
         let at = at.to_owned();
         match self {
-            Self::Conflict | Self::Duplicate | Self::There => StoreError::Busy { at },
-            Self::Lost(why) | Self::Away(why) => StoreError::Unreachable { at, why },
+            Self::Conflict(by) => StoreError::Busy { at, why: by.why() },
+            Self::Duplicate | Self::There => StoreError::Busy { at, why: By::Hosts.why() },
+            Self::Lost(why) | Self::Full(why) | Self::Away(why) => StoreError::Unreachable { at, why },
             Self::ReadOnly => StoreError::ReadOnly { at },
             Self::Refused(why) | Self::MayNot(why) => StoreError::Refused { at, why },
             Self::TooOld(found) => StoreError::TooOld { found },
@@ -88,6 +125,15 @@ impl Trouble {
             Self::Unknown(why) => StoreError::Failed { at, why },
         }
     }
+}
+
+/// One sentence of several: where each was met, and what it was.
+pub(super) fn together(troubles: Vec<(String, Trouble)>) -> Trouble {
+    if troubles.iter().all(|(_, trouble)| *trouble == Trouble::ReadOnly) {
+        return Trouble::ReadOnly;
+    }
+    let why = troubles.iter().map(|(at, trouble)| format!("{at}: {}", trouble.why())).collect::<Vec<_>>().join("; ");
+    if troubles.iter().any(|(_, trouble)| trouble.may_pass()) { Trouble::Lost(why) } else { Trouble::Refused(why) }
 }
 
 impl From<Error> for Trouble {
@@ -152,15 +198,18 @@ fn driver(error: &DriverError) -> Trouble {
 /// Only codes that are known to be final are: proxies have codes of their own, and servers on their way down many.
 fn server(code: u16, message: &str) -> Trouble {
     match code {
-        // Deadlock, lock wait time-out, "record has changed since last read", interrupted, altered meanwhile, statement time
+        1205 => Trouble::Conflict(By::Lock),
+        // Deadlock, "record has changed since last read", interrupted, altered meanwhile, statement time
         // limits, rolled back by Group Replication's certification.
-        1213 | 1205 | 1020 | 1028 | 1317 | 1412 | 1969 | 3024 | 3101 => Trouble::Conflict,
+        1213 | 1020 | 1028 | 1317 | 1412 | 1969 | 3024 | 3101 => Trouble::Conflict(By::Hosts),
         1062 => Trouble::Duplicate,
         // Shutting down, not in its cluster, leaving its group.
         1053 | 1047 | 3100 => Trouble::Away(sentence(message)),
         1290 | 1792 | 1836 => Trouble::ReadOnly,
-        // Too many connections in three ways, killed, cut.
-        1040 | 1203 | 1226 | 1927 | 3169 | 4031 | 1152 | 1158..=1161 | 1184 => Trouble::Lost(sentence(message)),
+        // Too many connections, in three ways.
+        1040 | 1203 | 1226 => Trouble::Full(sentence(message)),
+        // Killed, cut.
+        1927 | 3169 | 4031 | 1152 | 1158..=1161 | 1184 => Trouble::Lost(sentence(message)),
         // Credentials, database, host, locked or expired account, TLS demanded.
         1045 | 1698 | 1129 | 1130 | 1251 | 1820 | 1862 | 2049 | 3118 | 3159 | 4151 => {
             Trouble::Refused(sentence(message))
@@ -211,8 +260,8 @@ mod tests {
 
     #[test]
     fn codes_decide_what_helps() {
-        for code in [1213, 1205, 1020, 3101] {
-            assert_eq!(server(code, "x"), Trouble::Conflict);
+        for code in [1213, 1020, 3101] {
+            assert_eq!(server(code, "x"), Trouble::Conflict(By::Hosts));
         }
         for code in [1047, 1053] {
             assert_eq!(server(code, "Leaving."), Trouble::Away("Leaving".into()));
@@ -220,7 +269,9 @@ mod tests {
         for code in [1290, 1792, 1836] {
             assert_eq!(server(code, "x"), Trouble::ReadOnly);
         }
-        assert_eq!(server(1040, "Full."), Trouble::Lost("Full".into()));
+        assert_eq!(server(1205, "x"), Trouble::Conflict(By::Lock));
+        assert_eq!(server(1040, "Full."), Trouble::Full("Full".into()));
+        assert_eq!(server(1927, "Killed."), Trouble::Lost("Killed".into()));
         for code in [1045, 1698] {
             assert_eq!(server(code, "No."), Trouble::Refused("No".into()));
         }

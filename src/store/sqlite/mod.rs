@@ -119,8 +119,8 @@ impl Sqlite {
     pub(super) async fn describe(&self, until: Instant) -> Result<Description> {
         let seen = |file: &mut Connection, known: &Known| Ok((read::version(file)?, known.left_out.told()));
         let (version, left_out) = self.run(until, seen).await?;
-        let (kind, at) = ("sqlite", self.at.clone());
-        Ok(Description { kind, at, version, binlog_format: None, lacking: Vec::new(), left_out })
+        let (kind, at, binlog_format, connections) = ("sqlite", self.at.clone(), None, None);
+        Ok(Description { kind, at, version, binlog_format, connections, lacking: Vec::new(), left_out })
     }
 
     pub(super) async fn rows_at(&self, ips: &[Ipv4Addr], until: Instant) -> Result<Vec<Row>> {

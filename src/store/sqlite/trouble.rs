@@ -31,7 +31,7 @@ impl Trouble {
     pub(super) fn into_error(self, at: &str) -> StoreError {
         let at = at.to_owned();
         match self {
-            Self::Busy => StoreError::Busy { at },
+            Self::Busy => StoreError::Busy { at, why: "another process has the file" },
             Self::Silent => StoreError::Unreachable { at, why: "no answer from the disk in time".to_owned() },
             Self::Disk(why) => StoreError::Failed { at, why },
             Self::Schema(why) | Self::Broken(why) => StoreError::Unfit { at, why },
