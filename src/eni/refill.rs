@@ -95,7 +95,7 @@ impl Task {
         let ips = self.outside.store.claim_free(&wanted, until).await?;
         if ips.is_empty() {
             // No rows is not none free: the table may be new, or a restored backup.
-            if !fill::is_complete(&self.outside.store, &self.subnet, until).await?
+            if !fill::was_filled(&self.outside.store, &self.subnet, until).await?
                 && fill::refresh(&self.outside.store, ec2, &self.subnet, until).await?.inserted > 0
             {
                 return Ok(None);

@@ -289,7 +289,7 @@ async fn doctor_and_driver_name_what_is_wrong_with_the_database() {
     for (url, says) in [
         (
             format!("mysql://{poor}:never-show-this@127.0.0.1:{port}/{name}"),
-            "ALTER TABLE `allocation` ADD COLUMN `claim`",
+            "lacks column claim, column claimed, column holder, key cold, key mine, the table `task`",
         ),
         (format!("mysql://ipam:never-show-this@127.0.0.1:{port}/{name}"), "refuses the driver"),
         (format!("mysql://ipam:never-show-this@127.0.0.1:{dead}/{name}"), "cannot be reached"),
