@@ -20,6 +20,8 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::server::record;
+
 /// Generous: a slow machine is not a failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// The image: busybox, and two scripts.
@@ -27,14 +29,14 @@ pub(crate) const IMAGE: &str = "box";
 const NAME: &str = "ec2-ipam-test-";
 
 const KEEPER: &str = r#"
-dir=$0 group=$1 inside=$2
-trap '' INT TERM
+dir=$0 group=$1 inside=$2 record=$3
+trap '' HUP INT TERM
 unshare --net --mount --pid --fork --propagation private bash -c "$inside"
 find /sys/fs/cgroup -depth -type d \( -path "*/$group" -o -path "*/$group/*" \) -exec rmdir {} + 2>/dev/null
 for plugin in "$dir"/data/plugins/*; do
     find /sys/fs/cgroup -depth -type d -name "${plugin##*/}" -exec rmdir {} + 2>/dev/null
 done
-rm -rf --one-file-system "$dir"
+rm -rf --one-file-system "$dir" "$record"
 "#;
 
 // It says its process id as the outside knows it, then reads until the end.
@@ -74,11 +76,13 @@ impl Engine {
         prerequisites();
         let dir = tempfile::Builder::new().prefix(NAME).tempdir().unwrap().keep();
         let group = dir.file_name().unwrap().to_str().unwrap().to_owned();
+        let record = record(&dir);
         let mut keeper = Command::new("bash")
             .env("PATH", path())
             .args(["-c", KEEPER])
             .arg(&dir)
             .args([&group, INSIDE])
+            .arg(record)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -7,7 +7,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::clock::Clock;
 pub use super::server::Db;
-use super::server::{Server, Shell, ports};
+use super::server::{Server, Shell, once, ports};
 
 /// Every character that a URL, JSON or a quoted text has a use for, and a word that stands nowhere else.
 pub const PASSWORD: &str = r#"p@ss:w/r?d%#"\Kq7vZ2xTr9Wm"#;
@@ -30,16 +30,16 @@ pub struct Mariadb {
 
 /// The server, started by the first test that needs it.
 pub fn server() -> &'static Mariadb {
-    static SERVER: OnceLock<Mariadb> = OnceLock::new();
-    SERVER.get_or_init(|| start("", ""))
+    static SERVER: OnceLock<Option<Mariadb>> = OnceLock::new();
+    once(&SERVER, || start("", ""))
 }
 
 /// Another one, for tests that change what all of a server does: one test at a time, which leaves it as it was.
 pub async fn alone() -> (&'static Mariadb, MutexGuard<'static, ()>) {
-    static SERVER: OnceLock<Mariadb> = OnceLock::new();
+    static SERVER: OnceLock<Option<Mariadb>> = OnceLock::new();
     static TURN: Mutex<()> = Mutex::const_new(());
     let turn = TURN.lock().await;
-    (tokio::task::spawn_blocking(|| SERVER.get_or_init(|| start("", "--log-bin"))).await.unwrap(), turn)
+    (tokio::task::spawn_blocking(|| once(&SERVER, || start("", "--log-bin"))).await.unwrap(), turn)
 }
 
 impl Mariadb {

@@ -63,12 +63,7 @@ rm -rf --one-file-system "$dir" "$record"
 impl Shell {
     /// `$0` of the script is the folder, its working directory too.
     pub fn run(with: &[&str], script: &str, dir: &Path) -> Self {
-        static SWEPT: Once = Once::new();
-        SWEPT.call_once(sweep);
-        let record = records().join(dir.file_name().unwrap());
-        let me = std::process::id().to_string();
-        std::fs::create_dir_all(records()).unwrap();
-        std::fs::write(&record, format!("{me} {} {}", began(&me).unwrap(), dir.display())).unwrap();
+        let record = record(dir);
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
             .args([dir, record.as_path()])
@@ -95,9 +90,20 @@ impl Shell {
     }
 }
 
-/// A file for each shell: the process that it is for, when that began, and its folder.
+/// A file for each bed: the process that it is for, when that began, and its folder.
 fn records() -> PathBuf {
     std::env::temp_dir().join("ec2-ipam-beds")
+}
+
+/// Notes that a folder is this process's, for the next run, after ending what earlier ones left.
+pub fn record(dir: &Path) -> PathBuf {
+    static SWEPT: Once = Once::new();
+    SWEPT.call_once(sweep);
+    let record = records().join(dir.file_name().unwrap());
+    let me = std::process::id().to_string();
+    std::fs::create_dir_all(records()).unwrap();
+    std::fs::write(&record, format!("{me} {} {}", began(&me).unwrap(), dir.display())).unwrap();
+    record
 }
 
 /// When a process began, in ticks since the machine did: an id alone may be another's by now.
