@@ -193,7 +193,8 @@ impl Ipam {
             }
             Some(ip) => eni.lease_this(ip, holder, until).await?,
         };
-        tracing::info!(eni = %eni.nic.eni, ip = %lease.ip, "granted {}", lease.ip);
+        let claim = lease.claim().map(tracing::field::display);
+        tracing::info!(eni = %eni.nic.eni, ip = %lease.ip, claim, "granted {}", lease.ip);
         Ok((eni.subnet.with_mask(lease.ip), lease))
     }
 

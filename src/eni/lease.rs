@@ -37,6 +37,11 @@ impl Lease {
         Self { ip, held: Some((claim, eni)) }
     }
 
+    /// The token that its row carries; none once Docker has it.
+    pub fn claim(&self) -> Option<&Claim> {
+        self.held.as_ref().map(|(claim, _)| claim)
+    }
+
     /// Docker has it.
     pub fn keep(mut self) {
         self.held = None;

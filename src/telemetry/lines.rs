@@ -24,7 +24,7 @@ struct Parts {
     message: String,
     fields: String,
     /// Events of one place are of one kind if they say the same of the same thing. `ip` and other fields only tell of the
-    /// one that is written.
+    /// one that is written. A claim is never used twice, so that each grant stands for itself.
     about: String,
 }
 
@@ -34,7 +34,7 @@ impl Visit for Parts {
         // Writing to a text cannot fail.
         let _ = match name {
             "message" => write!(self.message, "{value:?}"),
-            "eni" | "subnet" => write!(self.about, " {value:?}"),
+            "eni" | "subnet" | "claim" => write!(self.about, " {value:?}"),
             _ => Ok(()),
         };
         if name != "message" {
