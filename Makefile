@@ -23,14 +23,15 @@ help: ## What can be made
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-9s %s\n' "$$t" "$$d"; done
 	@echo 'The first build takes about eleven minutes on two cores, later ones one or two.'
 
-# The simulator with it: cargo then has one set of features for plugin, demo and tests, and builds dependencies once.
+# The examples with it: cargo then has one set of features for plugin, demo and tests, and builds dependencies once.
 build: ## The binary: target/release/ec2-ipam
-	scripts/build.sh --release --locked --bins --example vpc-sim
+	scripts/build.sh --release --locked --bins --examples
 
 plugin: build ## The managed plugin: build/plugin
 	plugin/assemble.sh "$(TARGET)/release/ec2-ipam" build/plugin
 
-install: plugin ## The plugin in this machine's Docker Engine, new or exchanged for an older one
+install: plugin ## The plugin in this machine's Docker Engine, new or exchanged for an older one; PREFIX=/usr/local: its command line
+	rm -rf build/share && "$(TARGET)/release/examples/pages" build/share
 	scripts/install.sh
 
 push: plugin ## The plugin to a registry: make push REGISTRY=host/path [TAG=latest], one tag per architecture
@@ -68,9 +69,9 @@ e2e-quick: ## The same with one Engine, the shortest path
 
 lint: ## Formatting, clippy, shellcheck
 	cargo fmt --check
-	cargo clippy --release --locked --lib --bins --example vpc-sim -- -D warnings
+	cargo clippy --release --locked --lib --bins --examples -- -D warnings
 	cargo clippy --release --locked --all-targets --features fail-points -- -D warnings
-	@if command -v shellcheck >/dev/null; then shellcheck plugin/*.sh scripts/*.sh scripts/e2e/*.sh .ci/run; else echo "shellcheck is missing: scripts not checked"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck packaging/*.sh plugin/*.sh scripts/*.sh scripts/e2e/*.sh .ci/run; else echo "shellcheck is missing: scripts not checked"; fi
 
 demo: ## A simulated VPC, the plugin in a Docker Engine, three containers with VPC addresses; KEEP=1 leaves it standing; root, under two minutes
 	scripts/setup.sh demo

@@ -5,7 +5,9 @@
 set -eu
 
 name=${PLUGIN_NAME:-ec2-ipam:latest}
-plugin=$(cd "$(dirname "$0")/.." && pwd)/build/plugin
+top=$(cd "$(dirname "$0")/.." && pwd)
+plugin=$top/build/plugin
+prefix=${PREFIX:-/usr/local}
 next=${name%:*}:next
 
 fail() { echo "install: $*" >&2; exit 1; }
@@ -18,6 +20,27 @@ touch "$plugin/rootfs/usr"
 enable_it() {
     docker plugin enable "$name" >/dev/null || fail "$name does not start; the Engine's log says why (journalctl -u docker)"
     echo "install: $name is enabled. Networks name it --ipam-driver $name"
+    command_line
+}
+
+# The plugin's command line, man pages and completions, for whoever may write there.
+command_line() {
+    command=$prefix/bin/ec2-ipam
+    if [ "$(id -u)" != 0 ] && [ ! -w "$prefix/bin" ]; then
+        echo "install: as root it would put the command line at $command"
+        return
+    fi
+    # A plain service has its binary there.
+    if [ -e "$command" ] && [ "$(head -c 2 "$command" | tr -d '\0')" != '#!' ]; then
+        echo "install: $command is not a script; left as it is"
+        return
+    fi
+    mkdir -p "$prefix/bin" "$prefix/share"
+    sed "s|^plugin=.*|plugin=$name|" "$top/packaging/ec2-ipam.sh" >"$command.next"
+    chmod 755 "$command.next"
+    mv -f "$command.next" "$command"
+    [ ! -d "$top/build/share" ] || cp -R "$top/build/share/." "$prefix/share/"
+    echo "install: $command asks it; man ec2-ipam tells more"
 }
 
 if ! docker plugin inspect "$name" >/dev/null 2>&1; then

@@ -69,6 +69,9 @@ if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' >$policy
     chmod +x $policy
 fi
+# The links by which units start at boot.
+enabled() { find /etc/systemd/system -path '*.wants/*' -type l 2>/dev/null | sort; }
+before=$(enabled)
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq -o DPkg::Lock::Timeout=300 update
 # Debian 12 and older have the client inside docker.io.
@@ -76,8 +79,8 @@ apt-cache show docker-cli >/dev/null 2>&1 || packages=$(echo "$packages" | sed '
 # shellcheck disable=SC2086 # a list
 apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install -y --no-install-recommends $packages ||
     missing "apt-get could not install$packages"
-case $packages in
-*mariadb-server*)
-    # Only the program is wanted: the machine shall not have a database after its next boot.
-    update-rc.d mariadb disable >/dev/null 2>&1 || true ;;
-esac
+# Only the programs are wanted: the machine shall have no further daemons after its next boot.
+enabled | grep -vxF -e "$before" | xargs -r rm -f
+for service in mariadb docker rsync; do
+    case $packages in *" $service"*) update-rc.d "$service" disable >/dev/null 2>&1 || true ;; esac
+done

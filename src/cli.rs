@@ -10,6 +10,7 @@ use crate::conformance::Asked;
 
 /// The heading of the settings in the help.
 pub(crate) const SETTINGS: &str = "Settings";
+const ELSEWHERE: &str = "`ec2-ipam serve --help` lists the settings; every command takes them.";
 
 /// Docker IPAM driver for ipvlan networks on EC2: containers get secondary private addresses of their host's ENI.
 ///
@@ -133,8 +134,10 @@ pub fn command() -> clap::Command {
     let shown = Cli::command();
     let settings: Vec<Arg> =
         shown.get_arguments().filter(|arg| arg.get_help_heading() == Some(SETTINGS)).cloned().collect();
-    shown
-        .mut_args(hide)
-        .mut_subcommand("serve", |serve| serve.args(settings))
-        .after_help("`ec2-ipam serve --help` lists the settings; every command takes them.")
+    let mut settings = Some(settings);
+    let of_command = |command: clap::Command| match settings.take_if(|_| command.get_name() == "serve") {
+        Some(settings) => command.args(settings),
+        None => command.after_help(ELSEWHERE),
+    };
+    shown.mut_args(hide).mut_subcommands(of_command).after_help(ELSEWHERE)
 }

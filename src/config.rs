@@ -13,10 +13,13 @@ use clap::Args;
 use serde::Deserialize;
 use tracing_subscriber::filter::Targets;
 
+mod check;
+
 use crate::ec2::StaticKeys;
 use crate::plan::Warmth;
 use crate::store::{Database, Server};
 use crate::telemetry::levels;
+use check::{check_aws, duration, interface, interval, number, request_timeout, socket};
 
 /// Where the plugin listens unless told otherwise: dockerd looks for plugins in this directory.
 pub const LISTEN: &str = "unix:///run/docker/plugins/ec2-ipam.sock";
@@ -229,26 +232,33 @@ impl Given {
         let warm_target = number("EC2_IPAM_WARM_TARGET", &self.warm_target, 4)?;
         // The manifest sets it, so that a larger target alone must not keep the plugin from starting.
         let warm_max = number("EC2_IPAM_WARM_MAX", &self.warm_max, 8)?.max(warm_target);
-        let request_timeout = duration("EC2_IPAM_REQUEST_TIMEOUT", &self.request_timeout, 20)?;
-        if !(Duration::from_secs(1)..Duration::from_secs(30)).contains(&request_timeout) {
+        let listen = self.listen()?;
+        let docker_socket = self.docker_socket()?;
+        if docker_socket.as_ref() == Some(&listen) {
             bail!(
-                "EC2_IPAM_REQUEST_TIMEOUT is {:?}, but must be at least 1s and below the 30s after which Docker gives up",
-                self.request_timeout
+                "EC2_IPAM_DOCKER_SOCKET is {listen:?}, but must be Docker's own socket, not the driver's (EC2_IPAM_LISTEN)"
+            );
+        }
+        if let Database::Sqlite(file) = &database
+            && *file == listen
+        {
+            bail!(
+                "EC2_IPAM_DATABASE_URL names the file {file:?}, but must name another than the driver's socket (EC2_IPAM_LISTEN)"
             );
         }
         Ok(Settings {
             database,
-            parent: Some(self.parent.clone()).filter(|parent| !parent.is_empty()),
-            listen: self.listen()?,
+            parent: interface("EC2_IPAM_PARENT", &self.parent)?,
+            listen,
             warmth: Warmth {
                 target: warm_target,
                 max: warm_max,
                 cooldown: duration("EC2_IPAM_COOLDOWN", &self.cooldown, 60)?,
             },
-            request_timeout,
+            request_timeout: request_timeout("EC2_IPAM_REQUEST_TIMEOUT", &self.request_timeout, 20)?,
             reconcile_interval: interval("EC2_IPAM_RECONCILE_INTERVAL", &self.reconcile_interval, 60)?,
             scan_interval: interval("EC2_IPAM_SCAN_INTERVAL", &self.scan_interval, 600)?,
-            docker_socket: self.docker_socket(),
+            docker_socket,
             region: original.aws.region,
             keys: original
                 .aws
@@ -263,78 +273,22 @@ impl Given {
     /// The socket's path, checked by itself: the command line needs nothing else to find its driver.
     pub fn listen(&self) -> anyhow::Result<PathBuf> {
         let listen = if self.listen.is_empty() { LISTEN } else { &self.listen };
-        match listen.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
-            Some(path) => Ok(PathBuf::from(path)),
+        match listen.strip_prefix("unix://") {
+            Some(path) => socket("EC2_IPAM_LISTEN", path),
             None => bail!("EC2_IPAM_LISTEN is {listen:?}, but must be a socket such as {LISTEN}"),
         }
     }
 
     /// Empty means not read, as the manifest has it; unset means where the host's /run is.
-    fn docker_socket(&self) -> Option<PathBuf> {
-        match self.docker_socket.as_deref() {
+    fn docker_socket(&self) -> anyhow::Result<Option<PathBuf>> {
+        Ok(match self.docker_socket.as_deref() {
             Some("" | "none") => None,
-            Some(path) => Some(PathBuf::from(path)),
+            // As DOCKER_HOST has it, or a path.
+            Some(given) => Some(socket("EC2_IPAM_DOCKER_SOCKET", given.strip_prefix("unix://").unwrap_or(given))?),
             // The plugin sees the host's /run there.
             None if Path::new("/host/run").is_dir() => Some(PathBuf::from("/host/run/docker.sock")),
             None => Some(PathBuf::from("/run/docker.sock")),
-        }
-    }
-}
-
-/// AWS's own settings, which its SDK reads. It tells of a wrong one at the first call only, and without its name.
-fn check_aws() -> anyhow::Result<()> {
-    let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    if let Some(region) = given("AWS_REGION")
-        && !region.trim().chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-    {
-        bail!("AWS_REGION is {region:?}, but must be a region such as eu-west-1");
-    }
-    for (name, example) in [
-        ("AWS_ENDPOINT_URL_EC2", "https://ec2.eu-west-1.amazonaws.com"),
-        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254"),
-    ] {
-        let Some(url) = given(name) else { continue };
-        let uri: Option<hyper::Uri> = url.parse().ok();
-        let is_fit = |uri: hyper::Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
-        if !uri.is_some_and(is_fit) {
-            // It may hold a login.
-            let shown = if url.contains('@') { "(not shown)".to_owned() } else { format!("{url:?}") };
-            bail!("{name} is {shown}, but must be a URL such as {example}");
-        }
-    }
-    if given("AWS_ACCESS_KEY_ID").is_some() != given("AWS_SECRET_ACCESS_KEY").is_some() {
-        bail!(
-            "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set, but must be both, or none for the instance's role"
-        );
-    }
-    Ok(())
-}
-
-fn number(name: &str, text: &str, default: usize) -> anyhow::Result<usize> {
-    if text.is_empty() {
-        return Ok(default);
-    }
-    match text.parse() {
-        // An ENI has 50 addresses at most (AWS, "IP addresses per network interface").
-        Ok(n @ 0..=49) => Ok(n),
-        _ => bail!("{name} is {text:?}, but must be a number from 0 to 49"),
-    }
-}
-
-fn duration(name: &str, text: &str, default: u64) -> anyhow::Result<Duration> {
-    if text.is_empty() {
-        return Ok(Duration::from_secs(default));
-    }
-    match humantime::parse_duration(text) {
-        Ok(span) if span <= Duration::from_secs(86_400) => Ok(span),
-        _ => bail!("{name} is {text:?}, but must be a time of at most a day, such as {default}s"),
-    }
-}
-
-fn interval(name: &str, text: &str, default: u64) -> anyhow::Result<Duration> {
-    match duration(name, text, default)? {
-        span if span < Duration::from_secs(1) => bail!("{name} is {text:?}, but must be at least 1s"),
-        span => Ok(span),
+        })
     }
 }
 

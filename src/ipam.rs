@@ -27,7 +27,7 @@ use crate::link::{Link, LinkError, Links};
 use crate::reconcile::Reconciler;
 use crate::scan::Scanner;
 use crate::store::Store;
-use crate::subnet::Subnet;
+use crate::subnet::{Subnet, router};
 use crate::supervise::supervised;
 
 /// The driver of one host.
@@ -206,6 +206,11 @@ impl Ipam {
             tracing::info!(?address, ?pool, "nothing to release: it is not ours");
             return;
         };
+        if pool.cidr.is_some_and(|cidr| router(cidr) == ip) {
+            // The gateway of a network that is removed: it was answered from the pool, and is nobody's lease.
+            tracing::debug!(%ip, "Docker let go of the gateway {ip}");
+            return;
+        }
         let ipam = Arc::clone(self);
         let mut work = self.tasks.spawn(supervised("a release", async move { ipam.release(pool.eni, ip).await }));
         if timeout(RELEASE_PATIENCE, &mut work).await.is_err() {

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::FromArgMatches;
+use nix::sys::prctl::set_dumpable;
+use nix::sys::resource::{Resource, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,6 +21,10 @@ use ec2_ipam::{cli, commands, random, telemetry};
 
 fn main() -> ExitCode {
     random::seed_this_thread();
+    if let Err(why) = leave_no_core() {
+        let _ =
+            writeln!(std::io::stderr(), "ec2-ipam: a crash may leave a core file with the database's password: {why}");
+    }
     let cli = match parsed(std::env::args_os()) {
         Ok(cli) => cli,
         Err(why) => return told(why),
@@ -54,6 +60,13 @@ fn told(why: clap::Error) -> ExitCode {
     let typed = std::env::args_os().map(|arg| plain(&arg.to_string_lossy()).into_owned());
     let _ = parsed(typed).err().unwrap_or(why).print();
     ExitCode::from(2)
+}
+
+/// An abort is an end like any other (a fault in a task makes one), and the memory holds the database URL. The limit alone does
+/// not keep it from a core_pattern that is a program.
+fn leave_no_core() -> nix::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    set_dumpable(false)
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {

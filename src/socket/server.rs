@@ -1,7 +1,7 @@
 //! Connections: HTTP/1.1 on a unix socket, each request handled to its end whether or not the caller stays.
 
 use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,15 +52,24 @@ const DRAIN_REQUESTS: Duration = Duration::from_secs(7);
 /// So long after its end half a request, or an answer that nobody reads, is not waited for any more.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// Binds the socket, mode 0600. A socket file that nobody listens on any more is replaced.
+/// Binds the socket, mode 0600. A socket that nobody listens on any more is replaced, and nothing else that is there.
 pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => bail!("another driver listens on {}; stop it first", path.display()),
-        Err(e) if e.kind() == ErrorKind::NotFound => {}
-        Err(_) => std::fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?,
+        Err(why) => match std::fs::symlink_metadata(path) {
+            // Refused: a socket of those that connect, whose listener is gone.
+            Ok(there) if there.file_type().is_socket() && why.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?;
+            }
+            Ok(_) => bail!(
+                "{} is there, and is no socket of a driver that ended: remove it, or set EC2_IPAM_LISTEN to another path",
+                path.display()
+            ),
+            Err(_) => {}
+        },
     }
     let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))

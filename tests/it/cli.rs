@@ -202,7 +202,7 @@ async fn doctor_names_each_failure_and_its_remedy() {
     for running in [true, false] {
         let fleet = Fleet::new(Kind::Mariadb).await;
         let mut host = fleet.host(1);
-        host.set(&[("EC2_IPAM_REQUEST_TIMEOUT", "2s"), ("AWS_REGION", "eu-central-1")]);
+        host.set(&[("EC2_IPAM_REQUEST_TIMEOUT", "3s"), ("AWS_REGION", "eu-central-1")]);
         let pool = if running {
             host.start().await;
             host.pool().await
@@ -285,7 +285,7 @@ async fn doctor_and_driver_name_what_is_wrong_with_the_database() {
     db.exec(&format!("GRANT SELECT, INSERT, UPDATE ON {}.* TO {poor}@'%'", db.name)).await;
     let dead = host.listener().local_addr().unwrap().port();
     let name = &db.name;
-    host.set(&[("EC2_IPAM_REQUEST_TIMEOUT", "2s")]);
+    host.set(&[("EC2_IPAM_REQUEST_TIMEOUT", "3s")]);
     for (url, says) in [
         (
             format!("mysql://{poor}:never-show-this@127.0.0.1:{port}/{name}"),
@@ -336,12 +336,15 @@ async fn wrong_settings_are_named() {
     let fleet = Fleet::new(Kind::Sqlite).await;
     let mut host = fleet.host(1);
     let secret = format!("postgres://u:{PASSWORD}@h/db");
+    let long = format!("unix:///{}", "s".repeat(107));
     for (name, value) in [
         ("EC2_IPAM_DATABASE_URL", secret.as_str()),
         ("EC2_IPAM_DATABASE_URL", "mysql://h/db"),
         ("EC2_IPAM_DATABASE_URL", "sqlite://relative.db"),
         ("EC2_IPAM_LISTEN", "tcp://0.0.0.0:80"),
         ("EC2_IPAM_LISTEN", "unix://relative"),
+        ("EC2_IPAM_LISTEN", "unix:///run/"),
+        ("EC2_IPAM_LISTEN", long.as_str()),
         ("EC2_IPAM_WARM_TARGET", "50"),
         ("EC2_IPAM_WARM_TARGET", "-1"),
         ("EC2_IPAM_WARM_MAX", "many"),
@@ -349,6 +352,14 @@ async fn wrong_settings_are_named() {
         ("EC2_IPAM_COOLDOWN", "2d"),
         ("EC2_IPAM_REQUEST_TIMEOUT", "30s"),
         ("EC2_IPAM_REQUEST_TIMEOUT", "0s"),
+        ("EC2_IPAM_REQUEST_TIMEOUT", "1s"),
+        ("EC2_IPAM_REQUEST_TIMEOUT", "2s"),
+        ("EC2_IPAM_PARENT", "eth1 eth2"),
+        ("EC2_IPAM_PARENT", "a-name-that-is-too-long"),
+        ("EC2_IPAM_DOCKER_SOCKET", "tcp://127.0.0.1:2375"),
+        ("EC2_IPAM_DOCKER_SOCKET", "docker.sock"),
+        ("EC2_IPAM_DOCKER_SOCKET", "/nonexistent/never.sock"),
+        ("EC2_IPAM_DATABASE_URL", "sqlite:///nonexistent/never.sock"),
         ("EC2_IPAM_RECONCILE_INTERVAL", "0s"),
         ("EC2_IPAM_SCAN_INTERVAL", "soon"),
         ("EC2_IPAM_LOG", "ec2_ipam=loud"),
@@ -444,4 +455,85 @@ async fn help_and_version_need_nothing() {
     }
     let (done, text) = host.run(&["nonsense"]).await;
     assert!(!done && text.contains("nonsense"), "{text}");
+    // The settings are the driver's: one help lists them, and every command takes them.
+    for command in Cli::command().get_subcommands().map(clap::Command::get_name).filter(|name| *name != "serve") {
+        let (done, text) = host.run(&[command, "--help"]).await;
+        assert!(done && !text.contains("EC2_IPAM_") && text.contains("ec2-ipam serve --help"), "{command}: {text}");
+        assert!(text.contains("--socket"), "{command}: {text}");
+    }
+    let (_, text) = host.run(&["--help"]).await;
+    assert!(!text.contains("EC2_IPAM_"), "{text}");
+    for args in [["--parent", "eth1 eth2", "list"], ["list", "--parent", "eth1 eth2"]] {
+        let (done, text) = host.run(&args).await;
+        assert!(!done && !text.contains("unexpected argument"), "{text}");
+    }
+    // A repository has a commit, a tarball none.
+    let (_, text) = host.run(&["--version"]).await;
+    let repository = concat!(env!("CARGO_MANIFEST_DIR"), "/.git");
+    let number = format!("ec2-ipam {}", env!("CARGO_PKG_VERSION"));
+    assert!(text.starts_with(&number), "{text}");
+    assert_eq!(
+        text.trim_end().strip_prefix(&number).unwrap().starts_with(" ("),
+        std::path::Path::new(repository).exists()
+    );
+}
+
+#[tokio::test]
+async fn what_lies_where_the_driver_would_listen_is_left_there() {
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let mut host = fleet.host(1);
+    let at = host.socket();
+    let elsewhere = host.dir.path().join("elsewhere");
+    std::fs::write(&elsewhere, "precious").unwrap();
+    std::fs::write(&at, "precious").unwrap();
+    let refused = async || {
+        let (done, text) = host.run(&["serve"]).await;
+        assert!(!done && text.contains("is there, and is no socket of a driver that ended"), "{text}");
+        assert!(text.contains("EC2_IPAM_LISTEN"), "{text}");
+    };
+    refused().await;
+    assert_eq!(std::fs::read_to_string(&at).unwrap(), "precious");
+    std::fs::remove_file(&at).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &at).unwrap();
+    refused().await;
+    assert!(at.is_symlink() && elsewhere.exists());
+    std::fs::remove_file(&at).unwrap();
+    std::fs::create_dir(&at).unwrap();
+    refused().await;
+    std::fs::remove_dir(&at).unwrap();
+    let other = UnixDatagram::bind(&at).unwrap();
+    refused().await;
+    assert!(at.exists(), "somebody's, and in use");
+    drop(other);
+    std::fs::remove_file(&at).unwrap();
+    drop(UnixListener::bind(&at).unwrap());
+    host.start().await;
+}
+
+/// The memory of the driver holds the database's password.
+#[tokio::test]
+async fn an_abort_leaves_no_core() {
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::process::ExitStatusExt;
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let mut host = fleet.host(1);
+    // In a group of its own: what /proc shows of it is root's group's only if it may not be dumped.
+    let core = format!(
+        "cd {} && ulimit -c unlimited && exec setpriv --regid 65534 --clear-groups \"$@\"",
+        host.dir.path().display()
+    );
+    host.within = ["sh", "-c", &core, "sh"].map(str::to_owned).into();
+    host.start().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", host.pid())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(line.split_whitespace().filter(|word| *word == "0").count(), 2, "{line}");
+    let shown = std::fs::metadata(format!("/proc/{}/environ", host.pid())).unwrap();
+    assert_eq!(shown.gid(), 0, "a core_pattern that is a program does not ask for the limit");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(host.pid()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGABRT).unwrap();
+    let ended = host.exit().await;
+    assert!(ended.signal() == Some(6) && !ended.core_dumped(), "{ended}");
+    let unit = include_str!("../../packaging/ec2-ipam.service");
+    assert!(unit.lines().any(|line| line == "LimitCORE=0"));
 }

@@ -34,6 +34,7 @@ mod link;
 #[cfg(feature = "fail-points")]
 mod model;
 mod moved;
+mod packaging;
 mod protocol;
 mod reconcile;
 mod refusals;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::support::docker::Docker;
-use crate::support::host::{Fleet, Host, Kind, eni, eventually};
+use crate::support::host::{Fleet, Host, Kind, eni, eventually, ip};
 
 /// A started host with a Docker, and its pool. It reconciles that often.
 async fn bed(fleet: &Fleet, interval: &str) -> (Host, Docker, String) {
@@ -160,6 +160,40 @@ async fn a_wrong_subnet_is_refused_with_each_way_out() {
             "{why}"
         );
     }
+}
+
+#[tokio::test]
+async fn idle_addresses_are_not_in_use() {
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let (host, pool) = fleet.started(1, &[("EC2_IPAM_WARM_TARGET", "5"), ("EC2_IPAM_WARM_MAX", "9")]).await;
+    for _ in 0..4 {
+        host.lease(&pool).await;
+    }
+    // Ten addresses: the primary one, four leases, five to spare.
+    eventually("the interface is full", async || host.assigned().len() == 9).await;
+    let text = host.tell(&["doctor"]).await;
+    assert!(
+        text.contains(&format!("ok    address limit: 10 of 10 addresses are on {}, 5 of them idle", eni(1))),
+        "{text}"
+    );
+    for _ in 0..5 {
+        host.lease(&pool).await;
+    }
+    let text = host.tell(&["doctor"]).await;
+    assert!(text.contains(&format!("warn  address limit: all 10 addresses of {} are in use", eni(1))), "{text}");
+}
+
+#[tokio::test]
+async fn a_network_that_is_removed_leaves_no_line_of_its_gateway() {
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let (host, pool) = fleet.started(1, &[]).await;
+    let lease = host.lease(&pool).await;
+    for ip in [lease, ip(1)] {
+        host.release(&pool, ip).await;
+    }
+    assert!(!host.log().contains("nothing to release"), "{}", host.log());
+    host.release(&pool, lease).await;
+    assert!(host.log().contains("nothing to release"), "a repetition is worth a line: {}", host.log());
 }
 
 /// Each place in the JSON as `docs/status.md` writes it. The keys of these two are data.

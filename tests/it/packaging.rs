@@ -1,0 +1,76 @@
+//! What is installed beside the plugin: the command line's wrapper, its man pages and completions.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+#[path = "../../packaging/pages.rs"]
+#[allow(dead_code, reason = "its main")]
+mod pages;
+
+const WRAPPER: &str = include_str!("../../packaging/ec2-ipam.sh");
+
+fn script(at: &Path, text: &str) {
+    std::fs::create_dir_all(at.parent().unwrap()).unwrap();
+    std::fs::write(at, text).unwrap();
+    std::fs::set_permissions(at, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn every_command_has_a_man_page_and_every_shell_its_completions() {
+    let share = tempfile::tempdir().unwrap();
+    pages::write(share.path()).unwrap();
+    let read =
+        |file: &str| std::fs::read_to_string(share.path().join(file)).unwrap_or_else(|why| panic!("{file}: {why}"));
+    for command in ec2_ipam::cli::command().get_subcommands() {
+        let page = read(&format!("man/man1/ec2-ipam-{}.1", command.get_name()));
+        assert!(page.contains(command.get_name()), "{page}");
+    }
+    assert!(read("man/man1/ec2-ipam-serve.1").contains("EC2_IPAM_COOLDOWN"));
+    assert!(!read("man/man1/ec2-ipam-list.1").contains("EC2_IPAM_COOLDOWN"));
+    assert!(read("man/man1/ec2-ipam.1").contains("ec2\\-ipam"));
+    for file in [
+        "bash-completion/completions/ec2-ipam",
+        "zsh/site-functions/_ec2-ipam",
+        "fish/vendor_completions.d/ec2-ipam.fish",
+    ] {
+        assert!(read(file).contains("recycle"), "{file}");
+    }
+}
+
+/// With a stand-in for docker and for the loader: the plugin itself is tried in a real Engine elsewhere.
+#[test]
+fn the_wrapper_runs_the_plugins_own_binary_and_says_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let rootfs = dir.path().join("plugins/0abc/rootfs");
+    let (wrapper, docker) = (dir.path().join("ec2-ipam"), dir.path().join("bin/docker"));
+    script(&wrapper, WRAPPER);
+    let root = dir.path().display();
+    script(&docker, &format!("#!/bin/sh\ncase $1 in info) echo {root} ;; plugin) echo 0abc ;; esac\n"));
+    let run = |uid: Option<u32>| {
+        let mut command = Command::new(&wrapper);
+        command.args(["list", "a b"]).env("PATH", format!("{root}/bin:/usr/bin:/bin"));
+        if let Some(uid) = uid {
+            command.uid(uid);
+        }
+        let done = command.output().unwrap();
+        (done.status.code(), String::from_utf8(done.stdout).unwrap() + &String::from_utf8(done.stderr).unwrap())
+    };
+    let said = "ec2-ipam: the plugin and its socket are root's: use sudo\n";
+    assert_eq!(run(Some(65534)), (Some(1), said.to_owned()));
+    let said = "ec2-ipam: no plugin ec2-ipam:latest here: see docker plugin ls\n";
+    assert_eq!(run(None), (Some(1), said.to_owned()));
+    script(&rootfs.join("usr/bin/ec2-ipam"), "");
+    std::fs::create_dir_all(rootfs.join("lib/x86_64-linux-gnu")).unwrap();
+    script(&rootfs.join("lib64/ld-linux-x86-64.so.2"), "#!/bin/sh\nprintf '%s|' \"$@\"\n");
+    let rootfs = rootfs.display();
+    let said = format!("--library-path|{rootfs}/lib/x86_64-linux-gnu|{rootfs}/usr/bin/ec2-ipam|list|a b|");
+    assert_eq!(run(None), (Some(0), said));
+    // Where there is no copy of the sources, it is copied out of the README.
+    let readme = include_str!("../../README.md");
+    for line in WRAPPER.lines().filter(|line| !line.starts_with("# ")) {
+        assert!(readme.contains(&format!("    {line}\n")), "{line}");
+    }
+}
