@@ -167,7 +167,7 @@ impl Row {
             }
             // Let go just now: the next claim tries others first instead of this one again.
             (On, Event::Refuse { address_at_fault }) => (nobody(Status::Free, Holder::Clear), address_at_fault),
-            (On | Free | Foreign, Event::Foreign { eni, primary }) => {
+            (Free | On | Off | Ready | Lease | Foreign, Event::Foreign { eni, primary }) => {
                 let status = Status::Occupied;
                 (Target { status, iface: eni, claim: None, holder: Holder::Clear, primary: Some(primary) }, false)
             }

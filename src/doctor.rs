@@ -329,8 +329,10 @@ async fn check_subnet(store: &Store, nic: &Nic, until: Instant, checks: &mut Vec
     });
     if let Ok(rows) = store.rows_of_eni(&nic.eni, until).await {
         let leases = rows.iter().filter(|row: &&Row| row.state() == State::Lease).count();
-        checks
-            .push(ok("addresses", format!("{} rows of {}, {leases} in use by containers", plan::used(&rows), nic.eni)));
+        checks.push(ok(
+            "addresses",
+            format!("{} rows of {}, {leases} in use by containers", plan::used(&rows, &[]), nic.eni),
+        ));
     }
 }
 

@@ -42,6 +42,17 @@ pub enum Error {
          take them off with `ip addr del`, and see `ec2-ipam doctor`"
     )]
     HostHasThem { eni: EniId, link: String, ips: String },
+    /// Of addresses on an ENI that the table does not know.
+    #[error(
+        "{eni} holds as many addresses as its instance type allows, and the table does not know whose {count} of them are: {}",
+        if *is_looked_at {
+            "they become idle once Docker has shown that no container has them; try again in a moment"
+        } else {
+            "Docker is not read, or shows no network on it; see EC2_IPAM_DOCKER_SOCKET, or take them off with \
+             `aws ec2 unassign-private-ip-addresses`"
+        }
+    )]
+    Unknown { eni: EniId, count: usize, is_looked_at: bool },
     #[error("{ip} cannot be given: {why}")]
     NotGiven { ip: Ipv4Addr, why: String },
     #[error("the driver is stopping; try again when it is back")]
@@ -57,9 +68,11 @@ impl Error {
             Self::Ec2(why) => why.is_transient(),
             Self::Late { .. } | Self::Stopping => false,
             Self::Asked(_) | Self::Name(_) | Self::Subnet(_) => false,
-            Self::NoFreeAddress { .. } | Self::EniFull { .. } | Self::HostHasThem { .. } | Self::NotGiven { .. } => {
-                false
-            }
+            Self::NoFreeAddress { .. }
+            | Self::EniFull { .. }
+            | Self::HostHasThem { .. }
+            | Self::Unknown { .. }
+            | Self::NotGiven { .. } => false,
         }
     }
 }

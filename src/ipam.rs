@@ -244,6 +244,16 @@ impl Ipam {
         lost
     }
 
+    /// Whether it is served.
+    pub(crate) async fn is_served(&self, eni: &EniId) -> bool {
+        self.enis.lock().await.get(eni).is_some_and(|eni| eni.lost().is_none())
+    }
+
+    /// Whether it was served, and left.
+    pub(crate) async fn has_lost(&self, eni: &EniId) -> bool {
+        self.enis.lock().await.get(eni).is_some_and(|eni| eni.lost().is_some())
+    }
+
     /// Lost ENIs of which this host has no network any more are forgotten.
     pub(crate) async fn forget_lost(&self, has_network: impl Fn(&Eni) -> bool) {
         self.enis.lock().await.retain(|_, eni| eni.lost().is_none() || has_network(eni));

@@ -28,6 +28,7 @@
 //!
 //!     occupied (no claim) -- gone --> free, -- adopt --> allocated on; ready, occupied -- restore --> occupied lease;
 //!     anything of an ENI that is no more -- eni gone --> free
+//!     anything of another host's ENI, in a table of one host -- foreign --> occupied (no claim), -- eni gone --> free
 //! ```
 //!
 //! [`address`] has the table of transitions; nothing else changes a row.

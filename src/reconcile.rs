@@ -22,9 +22,9 @@ use crate::id::EniId;
 use crate::imds::Host;
 use crate::ipam::Ipam;
 use crate::plan::attachment::{Whose, Word};
+use crate::plan::brief_age;
 use crate::plan::ledger::{Ledger, Sight};
 use crate::plan::reconcile::{Finding, Look, compare, is_blind};
-use crate::plan::settle_age;
 use crate::supervise::supervised;
 
 mod docker;
@@ -104,23 +104,28 @@ impl Ipam {
         let ipam = Arc::clone(self);
         let work = async move {
             // A pause between rounds that are asked for: something that stays unclear would ask without end.
-            let gap = ipam.settings.reconcile_interval.min(settle_age() / 6);
+            let gap = ipam.settings.reconcile_interval.min(brief_age());
             let mut thorough = true;
             // Before any row is read: what a container has is never granted, whatever the table says.
             ipam.docker(None).await;
             loop {
                 let began = Instant::now();
+                let is_idle = ipam.served().await.iter().all(|eni| eni.not_ready().is_some());
                 if let Err(why) = ipam.round(thorough, false).await {
                     tracing::debug!("not reconciled: {why}");
                 }
                 // A fleet that was started at once does not ask EC2 at once for ever.
                 let interval = ipam.settings.reconcile_interval.mul_f64(1.0 + fastrand::f64() / 10.0);
+                let is_settling = ipam.served().await.iter().any(|eni| eni.is_settling());
+                let interval = if is_settling { gap } else { interval };
                 thorough = tokio::select! {
                     () = sleep_until(began + interval) => false,
                     () = ipam.poke.notified() => true,
                     () = ipam.until_docker_answers() => true,
                 };
-                sleep_until(began + gap).await;
+                if !is_idle {
+                    sleep_until(began + gap).await;
+                }
             }
         };
         let stop = self.stop.clone();
@@ -177,7 +182,10 @@ impl Ipam {
         }
         if !dry_run {
             let misfits = match (&docker, &host) {
-                (Some(docker), Some(host)) => Some(self.misfits(docker, host).await),
+                (Some(docker), Some(host)) => {
+                    self.serve_networks(docker, host, until).await;
+                    Some(self.misfits(docker, host).await)
+                }
                 // What a look was blind to is not over.
                 _ => None,
             };
@@ -231,6 +239,7 @@ impl Seen {
             docker: self.docker.as_ref(),
             leases: &self.known.leases,
             on_link: &self.on_link,
+            prefixes: &self.known.prefixes,
             recent: &self.known.recent,
         })
     }
@@ -271,7 +280,12 @@ impl Watched {
         let (listed, docker) = (look.listed.is_some(), look.docker.is_some());
         let is_blind = |sight: &Sight| is_blind(sight, listed, docker) || look.known.recent.contains(&sight.ip);
         self.ledger.note(findings.iter().map(Finding::sight), is_blind, now);
-        let due = findings.into_iter().filter(|finding| self.ledger.is_due(&finding.sight(), now));
+        let is_due = |finding: &Finding| {
+            let sight = finding.sight();
+            let is_second = self.ledger.age(&sight, now).is_some_and(|age| !age.is_zero());
+            self.ledger.is_due(&sight, now) || is_second && eni.is_due_early(finding)
+        };
+        let due = findings.into_iter().filter(is_due);
         let (hopeless, due): (Vec<Finding>, Vec<Finding>) = due.partition(Finding::is_for_a_person);
         // What a look was blind to is not over.
         let before = std::mem::take(&mut self.problems);

@@ -160,7 +160,16 @@ impl Ipam {
         let ec2 = self.ec2(until).await?;
         let interfaces = ec2.interfaces_of_subnet(&subnet.id).await?;
         self.sees_itself(&ec2, &interfaces, own, instance, &subnet.id).await?;
-        let (findings, rows) = findings(&store, &ec2, subnet, &interfaces, until).await?;
+        // Where other hosts write too, rows of theirs are their own drivers'.
+        let is_alien = |interface: &&Interface| {
+            interface.instance.as_deref() != Some(instance) && own.iter().all(|nic| nic.eni != interface.id)
+        };
+        let alien: BTreeSet<EniId> = if store.is_private() {
+            interfaces.iter().filter(is_alien).map(|interface| interface.id.clone()).collect()
+        } else {
+            BTreeSet::new()
+        };
+        let (findings, rows) = findings(&store, &ec2, subnet, &interfaces, &alien, until).await?;
         point("scan:read").await;
         let told = |finding: &Finding, repaired| Found {
             of: subnet.id.to_string(),
@@ -176,7 +185,8 @@ impl Ipam {
         ledger.note(findings.iter().map(Finding::sight), |_| false, now);
         let due: Vec<Finding> = findings.into_iter().filter(|finding| ledger.is_due(&finding.sight(), now)).collect();
         let freed = due.iter().filter(|finding| finding.frees()).count();
-        if freed > limit(rows) && manner != Manner::Forced {
+        // In a table of this host alone, an address that was freed wrongly costs no more than an Assign that EC2 refuses.
+        if freed > limit(rows) && manner != Manner::Forced && !store.is_private() {
             return Err(Error::Asked(format!(
                 "the scan of {} would free {freed} of {rows} rows and changed nothing, as their interfaces or holders are gone by \
                  EC2's word: if that is so (hosts were terminated), run `ec2-ipam reconcile --force`; if other accounts share the \
@@ -276,6 +286,7 @@ async fn findings(
     ec2: &Ec2,
     subnet: &Subnet,
     interfaces: &[Interface],
+    alien: &BTreeSet<EniId>,
     until: Instant,
 ) -> Result<(Vec<Finding>, u64), Error> {
     let in_use = in_use(interfaces, subnet);
@@ -293,5 +304,5 @@ async fn findings(
         }
     }
     let total = store.census(&subnet.id, until).await?.iter().map(|count| count.rows).sum();
-    Ok((compare(&rows, &in_use, &dead), total))
+    Ok((compare(&rows, &in_use, &dead, alien), total))
 }

@@ -71,12 +71,17 @@ impl Subnet {
 
     /// Every address in order, AWS's five included.
     pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
-        (u32::from(self.cidr.network())..=u32::from(self.cidr.broadcast())).map(Ipv4Addr::from)
+        all_of(self.cidr)
     }
 
     fn nth(&self, n: u32) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.cidr.network()).saturating_add(n))
     }
+}
+
+/// Every address of a block in order. Not `hosts()`: that leaves out the first and the last one.
+pub fn all_of(block: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> + use<> {
+    (u32::from(block.network())..=u32::from(block.broadcast())).map(Ipv4Addr::from)
 }
 
 /// The VPC router of a subnet with this block: base + 1 (AWS, "Subnet CIDR blocks").

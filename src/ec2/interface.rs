@@ -6,6 +6,7 @@ use aws_sdk_ec2::types::{AttachmentStatus, NetworkInterface};
 use ipnet::Ipv4Net;
 
 use crate::id::{EniId, SubnetId};
+use crate::subnet::all_of;
 
 /// An ENI: ours, another host's, or that of a load balancer, a database or a NAT gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,10 +48,14 @@ impl Interface {
 
     /// Every address it holds, those of its prefixes included.
     pub fn held(&self) -> impl Iterator<Item = Ipv4Addr> {
-        // Not `hosts()`: that leaves out the first and the last one.
-        let of_prefix =
-            |prefix: &Ipv4Net| (u32::from(prefix.network())..=u32::from(prefix.broadcast())).map(Ipv4Addr::from);
-        self.addresses.iter().map(|address| address.ip).chain(self.prefixes.iter().flat_map(of_prefix))
+        let of_prefixes = self.prefixes.iter().copied().flat_map(all_of);
+        self.addresses.iter().map(|address| address.ip).chain(of_prefixes)
+    }
+
+    /// The same, and whether each is the primary one.
+    pub fn listed(&self) -> Vec<(Ipv4Addr, bool)> {
+        let primary = self.primary();
+        self.held().map(|ip| (ip, primary == Some(ip))).collect()
     }
 
     /// Who has it, for a user: `eni-... of instance i-...`, else `eni-... (description)`.

@@ -19,6 +19,8 @@ use crate::plan::attachment::{Attachment, Whose, Word};
 pub(super) struct Place {
     pub(super) nic: Nic,
     pub(super) instance: String,
+    /// Since when.
+    pub(super) began: Instant,
     /// Ends everything that is done for the ENI.
     pub(super) left: CancellationToken,
     /// Why it is served no more.
@@ -42,6 +44,7 @@ impl Place {
         Self {
             nic,
             instance: host.instance.clone(),
+            began: Instant::now(),
             left: CancellationToken::new(),
             lost: OnceLock::new(),
             sure_until: Mutex::new(Instant::now()),

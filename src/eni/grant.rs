@@ -65,7 +65,8 @@ impl Eni {
             let row = self.outside.store.row(ip, until).await?;
             let mine = row.as_ref().is_some_and(|row| row.iface.as_ref() == Some(&self.nic.eni));
             match row.as_ref().map(Row::state) {
-                Some(State::Free) => {
+                // Without a row: the table may be new, and is filled then.
+                Some(State::Free) | None => {
                     match self.order(Some(ip), None, Duration::ZERO, holder.clone(), until - LAST_WORD).await {
                         // Another request was quicker: look again.
                         Err(Error::NotGiven { .. }) if Instant::now() < patience => {}
@@ -94,37 +95,43 @@ impl Eni {
                 // Its own release, or an Unassign, may be in flight: Docker deletes an endpoint before it releases the
                 // address, so another container may name it in between.
                 Some(State::Lease | State::Off | State::On) if Instant::now() < patience => {}
-                state => return Err(self.not_given(ip, state, row.as_ref())),
+                Some(State::Foreign) if mine && self.is_looked_at(ip) && Instant::now() < until - LAST_WORD => {}
+                Some(state) => return Err(self.not_given(ip, state, row.as_ref())),
             }
             sleep(Duration::from_millis(50).mul_f64(0.5 + fastrand::f64())).await;
         }
     }
 
-    fn not_given(&self, ip: Ipv4Addr, state: Option<State>, row: Option<&Row>) -> Error {
+    /// Whether the table did not know it when this life of the ENI began, and it may turn out to be idle.
+    fn is_looked_at(&self, ip: Ipv4Addr) -> bool {
+        let is_read = self.outside.in_use.count().is_some() && !self.outside.in_use.contains(ip);
+        is_read && self.shared.is_settling() && self.shared.memory().found.contains(&ip)
+    }
+
+    fn not_given(&self, ip: Ipv4Addr, state: State, row: Option<&Row>) -> Error {
         let named = row.and_then(Row::endpoint).map(|name| format!(" ({name})")).unwrap_or_default();
         let eni = row.and_then(|row| row.iface.as_ref()).map_or("another interface", EniId::as_str);
         let why = match state {
-            None => format!("the table has no row for it; run `ec2-ipam init {}`", self.subnet.id),
-            Some(State::Reserved) if self.subnet.is_aws_reserved(ip) => {
+            State::Reserved if self.subnet.is_aws_reserved(ip) => {
                 "AWS reserves the first four addresses and the last one of every subnet".to_owned()
             }
-            Some(State::Reserved) => format!("it is reserved{named}; `ec2-ipam unreserve {ip}` lets it go"),
-            Some(State::Lease) => format!("a container{named} on {eni} has it"),
-            Some(State::Foreign) if row.is_some_and(|row| row.primary) => {
+            State::Reserved => format!("it is reserved{named}; `ec2-ipam unreserve {ip}` lets it go"),
+            State::Lease => format!("a container{named} on {eni} has it"),
+            State::Foreign if row.is_some_and(|row| row.primary) => {
                 format!(
                     "it is the primary address of {eni}; if it was given as --aux-address, drop that: it is already excluded"
                 )
             }
-            Some(State::Foreign) => format!(
+            State::Foreign => format!(
                 "{eni} has it, and not for a container of this driver; if it was given as --aux-address, drop that: it is \
                  already excluded"
             ),
-            Some(State::Ready | State::On | State::Off) => format!(
+            State::Ready | State::On | State::Off => format!(
                 "{eni} holds it idle; it returns to the subnet with `ec2-ipam recycle {}` on that host, or soon by itself if \
                  a container there had named it",
                 self.subnet.id
             ),
-            Some(State::Free) => "other requests for it were quicker; try again".to_owned(),
+            State::Free => "other requests for it were quicker; try again".to_owned(),
         };
         Error::NotGiven { ip, why }
     }

@@ -24,8 +24,8 @@ use crate::imds::{Host, Imds, Nic};
 use crate::in_use::InUse;
 use crate::late::Late;
 use crate::link::{Link, Links};
-use crate::plan::reconcile::Finding;
-use crate::plan::{Warmth, settle_age};
+use crate::plan::reconcile::{Finding, What};
+use crate::plan::{Warmth, brief_age, settle_age};
 use crate::store::Store;
 use crate::subnet::Subnet;
 use crate::supervise::supervised;
@@ -162,6 +162,10 @@ struct Memory {
     /// Addresses that EC2 has on the ENI, as this life was told by it, or by IMDS at the start: only these are granted (I2),
     /// whatever rows a database brings back.
     listed: BTreeSet<Ipv4Addr>,
+    /// Addresses that were on the ENI when this life of it began, and that the table did not know.
+    found: HashSet<Ipv4Addr>,
+    /// Its prefixes, of 16 addresses and one slot each. They are somebody else's.
+    prefixes: Vec<Ipv4Net>,
     idle: Idle,
     /// Addresses that the host itself had on the link when last asked.
     on_link: Vec<Ipv4Addr>,
@@ -179,6 +183,8 @@ impl Memory {
         Self {
             leases: HashMap::new(),
             listed: BTreeSet::new(),
+            found: HashSet::new(),
+            prefixes: Vec::new(),
             idle: Idle::unknown(),
             on_link: Vec::new(),
             sub_pool: None,
@@ -202,9 +208,16 @@ pub struct Known {
     pub leases: HashMap<Ipv4Addr, Claim>,
     /// Addresses that went on or off the ENI so recently that no list can be believed about them.
     pub recent: HashSet<Ipv4Addr>,
+    /// The ENI's prefixes.
+    pub prefixes: Vec<Ipv4Net>,
 }
 
 impl Shared {
+    /// Whether addresses of an unknown past wait for Docker to show whether containers have them.
+    fn is_settling(&self) -> bool {
+        self.place.began.elapsed() < settle_age() && !self.memory().found.is_empty()
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         // Nothing in a critical section of this lock can panic half-way through a change.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
@@ -282,11 +295,30 @@ impl Eni {
         }
     }
 
+    /// What EC2 has just said of its prefixes.
+    pub fn has_prefixes(&self, prefixes: &[Ipv4Net]) {
+        self.shared.memory().prefixes = prefixes.to_vec();
+    }
+
+    /// Whether addresses of an unknown past wait for Docker to show whether containers have them.
+    pub fn is_settling(&self) -> bool {
+        self.shared.is_settling()
+    }
+
+    /// Whether a finding of two looks need not wait for the settle age. An address that the table did not know when this life
+    /// of the ENI began was given by a life that is over: a container that got it then is shown by now, and EC2 is asked again
+    /// for the address before it is granted.
+    pub fn is_due_early(&self, finding: &Finding) -> bool {
+        finding.what == What::Unused
+            && self.shared.place.began.elapsed() >= brief_age()
+            && self.shared.memory().found.contains(&finding.ip)
+    }
+
     /// What this life knows beside the rows.
     pub fn known(&self) -> Known {
         let memory = self.shared.memory();
         let recent = memory.touched.iter().filter(|(_, at)| at.elapsed() < settle_age()).map(|(ip, _)| *ip).collect();
-        Known { leases: memory.leases.clone(), recent }
+        Known { leases: memory.leases.clone(), recent, prefixes: memory.prefixes.clone() }
     }
 
     /// What is listed on the ENI: what is not is given to nobody until it is again, and neither is what the table has given up

@@ -1,5 +1,6 @@
 //! More addresses for the ENI: which, and how many.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,6 +16,11 @@ use crate::id::Kind;
 use crate::plan;
 use crate::store::FreeClaim;
 
+/// The bound of filling a subnet; a /16 has 65,536 rows.
+const FILL_TIME: Duration = Duration::from_secs(60);
+/// A full ENI on which addresses may become idle is looked at again so soon.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 impl Task {
     /// A free address that a container named. A full ENI gives up its coldest idle one for it.
     pub(super) async fn fetch_named(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<Option<Duration>, Error> {
@@ -24,15 +30,26 @@ impl Task {
         let until = Instant::now() + STORE_TIME;
         let row = self.outside.store.row(ip, until).await?;
         let claim = self.outside.claims.next(Kind::On);
+        if row.is_none() {
+            if self.fill(ec2, false).await? {
+                return Ok(None);
+            }
+            let why = format!("the table has no row for it; run `ec2-ipam init {}`", self.subnet.id);
+            self.answer_front(Error::NotGiven { ip, why });
+            return Ok(None);
+        }
         let change = row.and_then(|row| row.on(Event::Claim { eni: self.nic.eni.clone(), claim }).ok());
         // Room is made only for an address that can be had.
         if change.is_some() && self.capacity(rows) == 0 {
             match plan::give_way(rows, |ip| self.outside.in_use.contains(ip)) {
                 Some(idle) => return self.give_up(ec2, std::slice::from_ref(idle)).await,
-                None => {
-                    self.answer_front(Error::EniFull { eni: self.nic.eni.clone() });
-                    return Ok(None);
-                }
+                None => match self.full(rows).await {
+                    Ok(rest) => return Ok(Some(rest)),
+                    Err(why) => {
+                        self.answer_front(why);
+                        return Ok(None);
+                    }
+                },
             }
         }
         let claimed = match change {
@@ -65,8 +82,10 @@ impl Task {
             match plan::give_way(rows, useful) {
                 Some(idle) if waiting > 0 => return self.give_up(ec2, std::slice::from_ref(idle)).await,
                 _ => {
-                    let why = self.why_full(rows).await;
-                    self.answer_any(&why);
+                    match self.full(rows).await {
+                        Ok(rest) => return Ok(Some(rest)),
+                        Err(why) => self.answer_any(&why),
+                    }
                     self.warm_retry_at = now + WARM_BACK_OFF;
                     return Ok(None);
                 }
@@ -95,9 +114,7 @@ impl Task {
         let ips = self.outside.store.claim_free(&wanted, until).await?;
         if ips.is_empty() {
             // No rows is not none free: the table may be new, or a restored backup.
-            if !fill::was_filled(&self.outside.store, &self.subnet, until).await?
-                && fill::refresh(&self.outside.store, ec2, &self.subnet, until).await?.inserted > 0
-            {
+            if self.fill(ec2, false).await? {
                 return Ok(None);
             }
             let (subnet, what_helps) = (self.subnet.id.clone(), self.what_helps(rows));
@@ -115,9 +132,7 @@ impl Task {
     /// What to do where no address of the subnet is free.
     fn what_helps(&self, rows: &[Row]) -> String {
         let (eni, subnet) = (&self.nic.eni, &self.subnet.id);
-        let on_link = self.shared.memory().on_link.clone();
-        let is_unknown = |row: &&Row| row.state() == State::Foreign && !row.primary && !on_link.contains(&row.ip);
-        let unknown = rows.iter().filter(is_unknown).count();
+        let unknown = self.unknown(rows);
         if unknown > 0 && self.outside.in_use.count().is_some() {
             return format!(
                 ": {unknown} addresses of {eni} that the table did not know are still being looked at; those that no container \
@@ -135,7 +150,46 @@ impl Task {
         )
     }
 
-    /// A full ENI has idle addresses all the same where a host agent has put them on the link itself (I7).
+    /// Addresses on the ENI of which neither the table, nor Docker, nor the link says whose they are.
+    fn unknown(&self, rows: &[Row]) -> usize {
+        let memory = self.shared.memory();
+        let is_known = |ip: Ipv4Addr| {
+            memory.on_link.contains(&ip)
+                || self.outside.in_use.contains(ip)
+                || memory.prefixes.iter().any(|prefix| prefix.contains(&ip))
+        };
+        rows.iter().filter(|row| row.state() == State::Foreign && !row.primary && !is_known(row.ip)).count()
+    }
+
+    /// Fills the subnet if it lacks rows: Docker does not ask again for the pool of a network that is there, whatever became of
+    /// the table. Says whether rows came. `closely`: every row is counted.
+    pub(super) async fn fill(&self, ec2: &Ec2, closely: bool) -> Result<bool, Error> {
+        let until = Instant::now() + FILL_TIME;
+        let store = &self.outside.store;
+        let is_filled = if closely {
+            fill::is_complete(store, &self.subnet, until).await?
+        } else {
+            fill::was_filled(store, &self.subnet, until).await?
+        };
+        if is_filled {
+            return Ok(false);
+        }
+        Ok(fill::refresh(store, ec2, &self.subnet, until).await?.inserted > 0)
+    }
+
+    /// The ENI is full: how long to wait, or the refusal.
+    async fn full(&self, rows: &[Row]) -> Result<Duration, Error> {
+        let why = self.why_full(rows).await;
+        if !matches!(why, Error::Unknown { is_looked_at: true, .. }) {
+            return Err(why);
+        }
+        // For those who wait until their time is up.
+        self.shared.memory().last_error = Some(why.to_string());
+        Ok(LOOK_AGAIN)
+    }
+
+    /// A full ENI has idle addresses all the same where a host agent has put them on the link itself (I7), and where the table
+    /// is new.
     async fn why_full(&self, rows: &[Row]) -> Error {
         let eni = self.nic.eni.clone();
         let own = self.outside.links.addresses(self.link.index).await.unwrap_or_default();
@@ -145,15 +199,22 @@ impl Task {
             .map(|row| row.ip.to_string())
             .collect();
         if idle.is_empty() {
-            return Error::EniFull { eni };
+            let count = self.unknown(rows);
+            if count == 0 {
+                return Error::EniFull { eni };
+            }
+            let is_looked_at = self.outside.in_use.count().is_some() && self.shared.is_settling();
+            return Error::Unknown { eni, count, is_looked_at };
         }
         Error::HostHasThem { eni, link: self.link.name.clone(), ips: idle.join(", ") }
     }
 
     /// How many more addresses the ENI can take.
     pub(super) fn capacity(&self, rows: &[Row]) -> usize {
-        let limit = self.shared.memory().limit.unwrap_or(plan::ENI_LIMIT);
-        let by_limit = limit.saturating_sub(plan::used(rows));
+        let by_limit = {
+            let memory = self.shared.memory();
+            memory.limit.unwrap_or(plan::ENI_LIMIT).saturating_sub(plan::used(rows, &memory.prefixes))
+        };
         match self.room {
             Some((room, until)) if Instant::now() < until => by_limit.min(room),
             _ => by_limit,

@@ -46,6 +46,7 @@ impl Task {
             docker: None,
             leases: &HashMap::new(),
             on_link: &[],
+            prefixes: &[],
             recent: &HashSet::new(),
         });
         let missing: Vec<Row> = found
@@ -85,6 +86,14 @@ impl Task {
                 let leases = rows.iter().filter(|row| row.state() == State::Lease);
                 let leases = leases.filter(|row| row.iface.as_ref() == Some(&self.nic.eni));
                 memory.leases.extend(leases.filter_map(|row| Some((row.ip, row.claim.clone()?))));
+                memory.found = listed
+                    .iter()
+                    .filter(|(ip, primary)| !primary && memory.prefixes.iter().all(|prefix| !prefix.contains(ip)))
+                    .map(|(ip, _)| *ip)
+                    .filter(|ip| {
+                        rows.iter().all(|row| row.ip != *ip || matches!(row.state(), State::Free | State::Foreign))
+                    })
+                    .collect();
             }
         }
         if let Ok(ec2) = ec2 {
@@ -103,8 +112,8 @@ impl Task {
             Ok(ec2) => match ec2.interface(&self.nic.eni).await {
                 Ok(interface) => {
                     self.is_attached(Attachment::of(interface.instance.as_deref(), &self.shared.place.instance))?;
-                    let listed = interface.addresses.iter().map(|a| (a.ip, a.primary)).collect();
-                    return Ok((listed, Witness::Ec2));
+                    self.shared.memory().prefixes.clone_from(&interface.prefixes);
+                    return Ok((interface.listed(), Witness::Ec2));
                 }
                 Err(why) => {
                     self.note(Some(&why));
@@ -129,7 +138,7 @@ impl Task {
             return Ok(());
         }
         let word = Word { imds: None, ec2: Some(ec2) };
-        if self.surveyed.borrow().is_ok() || self.began.elapsed() >= settle_age() {
+        if self.surveyed.borrow().is_ok() || self.shared.place.began.elapsed() >= settle_age() {
             self.shared.place.judge(&word);
         }
         Err(self.shared.place.refusal(&word))

@@ -60,8 +60,8 @@ pub(super) struct Task {
     pub(super) trim_at: Instant,
     /// Whose the ENI is was not sure: nothing is given up until then.
     pub(super) give_up_at: Instant,
-    /// When this life of the ENI began.
-    pub(super) began: Instant,
+    /// When it is seen whether the subnet has all its rows; none: it was.
+    pub(super) fill_at: Option<Instant>,
     /// A container asked for an address, or released one.
     pub(super) last_call: Instant,
 }
@@ -115,7 +115,7 @@ impl Task {
             survey_at: now,
             trim_at: now + settle_age(),
             give_up_at: now,
-            began: now,
+            fill_at: Some(now),
             last_call: now,
         }
     }
@@ -229,6 +229,17 @@ impl Task {
         }
         if std::mem::take(&mut self.scan_wanted) && self.outside.store.is_private() {
             fill::refresh(&self.outside.store, &ec2, &self.subnet, now + STORE_TIME).await?;
+        }
+        if self.fill_at.is_some_and(|at| at <= now) {
+            self.fill_at = None;
+            match self.fill(&ec2, true).await {
+                // The rows that are there can be granted all the same.
+                Err(why @ Error::Ec2(_)) => {
+                    tracing::warn!(eni = %self.nic.eni, "{} is not filled yet: {why}", self.subnet.id);
+                    self.fill_at = Some(now + REST);
+                }
+                outcome => drop(outcome?),
+            }
         }
         let let_go = self.shared.memory().idle.let_go();
         let rows = self.outside.store.rows_of_eni(&self.nic.eni, now + STORE_TIME).await?;

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
 use crate::address::{Row, State};
@@ -23,6 +24,11 @@ pub fn settle_age() -> Duration {
     return crate::fault::settle_age().unwrap_or(AGE);
     #[cfg(not(feature = "fail-points"))]
     AGE
+}
+
+/// Between two looks that follow each other at once; long enough for Docker to show a container that it is starting.
+pub fn brief_age() -> Duration {
+    settle_age() / 6
 }
 
 /// An ENI without a lease and without a call for so long keeps nothing in reserve.
@@ -74,9 +80,11 @@ impl Warmth {
 /// No instance type has more addresses on an ENI, the primary included.
 pub const ENI_LIMIT: usize = 50;
 
-/// How many slots of the ENI are taken, by the table's word. The primary address takes one.
-pub fn used(rows: &[Row]) -> usize {
-    rows.iter().filter(|row| !matches!(row.state(), State::Free | State::Reserved)).count()
+/// How many slots of the ENI are taken, by the table's word. The primary address takes one, and so does each of its prefixes.
+pub fn used(rows: &[Row], prefixes: &[Ipv4Net]) -> usize {
+    let is_single = |row: &&Row| prefixes.iter().all(|prefix| !prefix.contains(&row.ip));
+    let taken = rows.iter().filter(|row| !matches!(row.state(), State::Free | State::Reserved));
+    taken.filter(is_single).count() + prefixes.len()
 }
 
 /// How refills grow while containers start one after the other: Docker asks for one address at a time per network, so an
@@ -159,7 +167,8 @@ mod tests {
         let rows = [row(10, Status::Ready, None, 1000), row(11, Status::Ready, None, 60), named, primary, lease];
         assert_eq!(warmth(4).lacking(&rows), 3);
         assert_eq!(warmth(0).lacking(&rows), 0);
-        assert_eq!(used(&rows), 5);
+        assert_eq!(used(&rows, &[]), 5);
+        assert_eq!(used(&rows, &["10.0.0.0/28".parse().unwrap()]), 1, "a prefix takes one slot");
     }
 
     #[test]

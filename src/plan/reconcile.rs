@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
+
 use super::ledger::Sight;
 use super::settle_age;
 use crate::address::{NewRow, Row, State, Status};
@@ -29,6 +31,8 @@ pub struct Look<'a> {
     pub leases: &'a HashMap<Ipv4Addr, Claim>,
     /// The addresses that the host itself has on the link.
     pub on_link: &'a [Ipv4Addr],
+    /// The prefixes on the ENI: their addresses are listed, and somebody else's.
+    pub prefixes: &'a [Ipv4Net],
     /// Addresses that went on or off the ENI so recently that no list can be believed about them.
     pub recent: &'a HashSet<Ipv4Addr>,
 }
@@ -170,6 +174,7 @@ impl Look<'_> {
             _ if claim.is_some() || in_docker == Some(true) => Some(What::Forgotten { claim }),
             false => Some(What::Gone),
             true if self.on_link.contains(&row.ip) => None,
+            true if self.prefixes.iter().any(|prefix| prefix.contains(&row.ip)) => None,
             true => (in_docker == Some(false)).then_some(What::Unused),
         }
     }

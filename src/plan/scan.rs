@@ -34,6 +34,11 @@ pub enum What {
         /// Whether it is that one's primary address.
         primary: bool,
     },
+    /// A row of another host's ENI in a table of this host alone: occupied, or free if EC2 has it nowhere.
+    Alien {
+        /// The ENI that has it, and whether it is that one's primary address.
+        holder: Option<(EniId, bool)>,
+    },
     /// A primary address without the mark.
     Unmarked,
 }
@@ -44,21 +49,26 @@ pub fn unseen<'r>(rows: &'r [Row], seen: &BTreeSet<EniId>) -> BTreeSet<&'r EniId
 }
 
 /// Everything that does not agree among free rows, rows that nothing of ours claims, and rows of ENIs that EC2 does not know
-/// any more (`dead`). Rows of a living ENI belong to its own driver. `rows` are those that are not free and those of
+/// any more (`dead`). Rows of a living ENI belong to its own driver; in a table that other hosts do not see, those of their ENIs
+/// (`alien`) have none. `rows` are those that are not free and those of
 /// addresses in use.
-pub fn compare(rows: &[Row], in_use: &InUse, dead: &BTreeSet<EniId>) -> Vec<Finding> {
+pub fn compare(rows: &[Row], in_use: &InUse, dead: &BTreeSet<EniId>, alien: &BTreeSet<EniId>) -> Vec<Finding> {
+    let is_of = |enis: &BTreeSet<EniId>, row: &Row| row.iface.as_ref().is_some_and(|eni| enis.contains(eni));
     let what = |row: &Row| {
         let holder = in_use.get(&row.ip);
         let foreign = holder.map(|(eni, primary)| What::Foreign { eni: eni.clone(), primary: *primary });
         match row.state() {
             State::Reserved => None,
-            _ if row.iface.as_ref().is_some_and(|eni| dead.contains(eni)) => Some(What::Dead),
+            _ if is_of(dead, row) => Some(What::Dead),
             State::Free => foreign,
             State::Foreign => match holder {
                 None => Some(What::Gone),
                 Some((eni, _)) if row.iface.as_ref() != Some(eni) => foreign,
                 Some((_, primary)) => (*primary && !row.primary).then_some(What::Unmarked),
             },
+            State::On | State::Off | State::Ready | State::Lease if is_of(alien, row) => {
+                Some(What::Alien { holder: holder.cloned() })
+            }
             State::Ready => {
                 let is_primary = |(eni, primary): &(EniId, bool)| *primary && row.iface.as_ref() == Some(eni);
                 (holder.is_some_and(is_primary) && !row.primary).then_some(What::Unmarked)
@@ -77,7 +87,7 @@ pub fn limit(subnet_rows: u64) -> usize {
 impl Finding {
     /// Whether the row becomes free.
     pub fn frees(&self) -> bool {
-        matches!(self.what, What::Gone | What::Dead)
+        matches!(self.what, What::Gone | What::Dead | What::Alien { holder: None })
     }
 
     /// What mends it.
@@ -85,7 +95,10 @@ impl Finding {
         match &self.what {
             What::Dead => Event::EniGone,
             What::Gone => Event::Gone,
-            What::Foreign { eni, primary } => Event::Foreign { eni: Some(eni.clone()), primary: *primary },
+            What::Alien { holder: None } => Event::EniGone,
+            What::Foreign { eni, primary } | What::Alien { holder: Some((eni, primary)) } => {
+                Event::Foreign { eni: Some(eni.clone()), primary: *primary }
+            }
             What::Unmarked => Event::MarkPrimary,
         }
     }
@@ -96,6 +109,7 @@ impl Finding {
             What::Dead => "dead",
             What::Gone => "gone",
             What::Foreign { .. } => "foreign",
+            What::Alien { .. } => "alien",
             What::Unmarked => "unmarked",
         };
         Sight { ip: self.row.ip, what, row: Some(self.row.guard()), claim: None }
@@ -110,6 +124,8 @@ impl fmt::Display for Finding {
         match &self.what {
             What::Dead => write!(f, "{ip} was on {eni}, which EC2 does not know any more: it is free"),
             What::Gone => write!(f, "{ip} was in use by {eni} and is not any more: it is free"),
+            What::Alien { holder: None } => write!(f, "{ip} was on {eni}, which is another host's: it is free"),
+            What::Alien { .. } => write!(f, "{ip} is on {eni}, which is another host's: it is kept from others"),
             What::Unmarked => write!(f, "{ip} is the primary address of {eni}: its row is marked so"),
             What::Foreign { eni, .. } => write!(f, "{ip} is in use by {eni}: it is kept from others"),
         }
@@ -143,9 +159,14 @@ mod tests {
     }
 
     fn finds(rows: &[Row], in_use: &[(u8, u8, bool)], dead: &[u8]) -> Vec<(u8, What)> {
+        finds_alien(rows, in_use, dead, &[])
+    }
+
+    fn finds_alien(rows: &[Row], in_use: &[(u8, u8, bool)], dead: &[u8], alien: &[u8]) -> Vec<(u8, What)> {
         let in_use: InUse =
             in_use.iter().map(|(last, n, primary)| (Ipv4Addr::new(10, 0, 0, *last), (eni(*n), *primary))).collect();
-        let found = compare(rows, &in_use, &dead.iter().map(|n| eni(*n)).collect());
+        let enis = |enis: &[u8]| enis.iter().map(|n| eni(*n)).collect();
+        let found = compare(rows, &in_use, &enis(dead), &enis(alien));
         found.into_iter().map(|finding| (finding.row.ip.octets()[3], finding.what)).collect()
     }
 
@@ -175,6 +196,18 @@ mod tests {
         assert_eq!(freed.len(), 6, "{freed:?}");
         assert_eq!(freed.iter().filter(|(_, what)| *what == What::Dead).count(), 5);
         assert_eq!(freed.last(), Some(&(15, What::Unmarked)));
+    }
+
+    #[test]
+    fn rows_of_another_hosts_eni_are_foreign_or_free_in_a_private_table() {
+        let rows = every_state(1);
+        let free = |last| (last, What::Alien { holder: None });
+        let foreign = |last| (last, What::Alien { holder: Some((eni(1), false)) });
+        let in_use = [(10, 1, false), (12, 1, false), (13, 1, false)];
+        assert_eq!(finds_alien(&rows, &in_use, &[], &[1]), [foreign(10), free(11), foreign(12), foreign(13)]);
+        let changes = rows.iter().map(|row| Finding { row: row.clone(), what: free(0).1 });
+        assert!(changes.into_iter().all(|finding| finding.row.on(finding.event()).is_ok()));
+        assert_eq!(finds_alien(&rows, &in_use, &[], &[2]), [], "rows of this host's ENI");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::eni::Eni;
 use crate::ipam::Ipam;
 use crate::plan::attachment::Attachment;
 use crate::plan::reconcile::is_blind;
+use crate::subnet::all_of;
 
 /// While IMDS agrees with the rows EC2 itself is asked every so many intervals only: a thousand hosts that describe their
 /// ENI each minute would use up the account's whole rate.
@@ -33,17 +34,25 @@ impl Ipam {
             && !watched.ledger.waits(|sight| is_blind(sight, false, true));
         if is_calm && let Ok(ips) = self.imds.addresses(&eni.nic.mac).await {
             let is_there = |row: &&Row| matches!(row.state(), State::Ready | State::Lease | State::Foreign);
-            let expected: BTreeSet<Ipv4Addr> = rows.iter().filter(is_there).map(|row| row.ip).collect();
+            // IMDS lists prefixes apart.
+            let prefixes = eni.known().prefixes;
+            let is_single = |ip: &Ipv4Addr| prefixes.iter().all(|prefix| !prefix.contains(ip));
+            let expected: BTreeSet<Ipv4Addr> =
+                rows.iter().filter(is_there).map(|row| row.ip).filter(is_single).collect();
             if ips.iter().copied().collect::<BTreeSet<_>>() == expected {
-                return (Some(ips.into_iter().enumerate().map(|(n, ip)| (ip, n == 0)).collect()), None);
+                let of_prefixes = prefixes.into_iter().flat_map(all_of).map(|ip| (ip, false));
+                return (
+                    Some(ips.into_iter().enumerate().map(|(n, ip)| (ip, n == 0)).chain(of_prefixes).collect()),
+                    None,
+                );
             }
         }
         let Ok(ec2) = self.ec2.now() else { return (None, None) };
         match ec2.interface(&eni.nic.eni).await {
             Ok(interface) => {
                 watched.asked = Some(Instant::now());
-                let listed = interface.addresses.iter().map(|address| (address.ip, address.primary)).collect();
-                (Some(listed), Some(Attachment::of(interface.instance.as_deref(), eni.instance())))
+                eni.has_prefixes(&interface.prefixes);
+                (Some(interface.listed()), Some(Attachment::of(interface.instance.as_deref(), eni.instance())))
             }
             Err(Ec2Error::NoSuchEni { .. }) => (None, Some(Attachment::Deleted)),
             Err(why) => {

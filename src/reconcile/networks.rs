@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
+use tokio::time::Instant;
 
 use super::Reconciler;
 use crate::engine::{Network, Snapshot};
@@ -27,6 +28,29 @@ impl Ipam {
         }
         self.reconciler.warn(warnings);
         Snapshot { networks: kept, strays }
+    }
+
+    /// Docker does not ask again for the pool of a network that is there: its ENI is served, and its subnet filled, even if the
+    /// table is new and knows neither.
+    pub(super) async fn serve_networks(&self, docker: &Snapshot, host: &Host, until: Instant) {
+        for network in docker.networks.iter().filter(|network| is_of_a_driver(network)) {
+            let Ok((nic, _)) = self.choose(host, &network.ipam_options).await else { continue };
+            if !network.subnets.contains(&nic.cidr) || self.is_served(&nic.eni).await {
+                continue;
+            }
+            if self.has_lost(&nic.eni).await && !self.is_back(nic, host).await {
+                continue;
+            }
+            if let Err(why) = self.serve(host, nic, until).await {
+                tracing::debug!(eni = %nic.eni, "{why}");
+            }
+        }
+    }
+
+    /// IMDS lists what is gone for hours.
+    async fn is_back(&self, nic: &Nic, host: &Host) -> bool {
+        let Ok(ec2) = self.ec2.now() else { return false };
+        ec2.interface(&nic.eni).await.is_ok_and(|interface| interface.instance.as_ref() == Some(&host.instance))
     }
 
     async fn is_on_an_eni(&self, network: &Network, host: &Host) -> bool {

@@ -49,4 +49,5 @@ mod stub;
 mod supervise;
 mod telemetry;
 mod twins;
+mod unfilled;
 mod vpc;

@@ -30,6 +30,7 @@ on_both! {
     a_calm_interface_is_not_described_every_time
     what_others_take_and_let_go_is_scanned
     a_container_that_comes_back_gets_the_address_it_had
+    a_prefix_on_the_interface_is_foreign_and_takes_one_slot
     an_interface_that_is_deleted_and_still_listed_is_left_out_and_named
 }
 
@@ -489,6 +490,66 @@ async fn an_interface_that_is_deleted_and_still_listed_is_left_out_and_named(kin
     assert!(text.contains(deleted) && text.contains("does not know"), "{text}");
     assert!(host.log().contains(deleted), "{}", host.log());
     assert!(status(&host).await.problems.is_empty());
+}
+
+async fn a_prefix_on_the_interface_is_foreign_and_takes_one_slot(kind: Kind) {
+    let fleet = Fleet::new(kind).await;
+    let (host, docker, pool) = bed(&fleet, 1, &[]).await;
+    let lives = host.request(&pool, "10.77.0.40").await.unwrap();
+    docker.runs(&[lives]);
+    fleet.vpc.add_prefix(&host.eni, "10.77.0.64/28");
+    let foreign = async || host.mine(State::Foreign).await.len() == 16;
+    eventually("its addresses are kept from others", foreign).await;
+    for _ in 0..40 {
+        assert!(foreign().await, "they stay so");
+        tokio::time::sleep(SETTLE / 10).await;
+    }
+    assert_eq!(host.mine(State::Lease).await, [lives].into());
+    // The primary, the prefix and the first one take a slot each of ten.
+    let mut all = vec![lives];
+    for _ in 0..7 {
+        all.push(host.lease(&pool).await);
+        docker.runs(&all);
+    }
+    let refused = host.request(&pool, "").await.unwrap_err();
+    assert!(refused.contains("as many addresses as its instance type allows"), "{refused}");
+    assert!(foreign().await);
+    agree(&[&host]).await;
+}
+
+/// A file that was cloned with the image of another host.
+#[tokio::test]
+async fn rows_of_another_hosts_interface_in_a_private_table_are_mended() {
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let (host, docker, pool) = bed(&fleet, 1, &[]).await;
+    let lives = host.request(&pool, "10.77.0.40").await.unwrap();
+    docker.runs(&[lives]);
+    let other = fleet.host(2);
+    let rows = [
+        (ip(100), "occupied", "'x:1:lease'"),
+        (ip(101), "ready", "NULL"),
+        (ip(102), "allocated", "'x:2:on'"),
+        (ip(103), "allocated", "'x:3:off'"),
+    ];
+    // Of each state one that the other host still has, and many that it does not have any more.
+    for (ip, status, claim) in rows {
+        fleet.vpc.add_address(&other.eni, ip);
+        let [a, b, c, last] = ip.octets();
+        let all: Vec<String> = (0..10).map(|n| format!("'{}'", Ipv4Addr::new(a, b, c, last + n * 10))).collect();
+        let row = format!("status='{status}',iface='{}',claim={claim} WHERE ip IN ({})", other.eni, all.join(","));
+        host.sql("", &format!("UPDATE allocation SET {row}")).await;
+    }
+    eventually("they are foreign, or free", async || {
+        let rows = host.rows().await;
+        let of_other = rows.iter().filter(|row| row.iface.as_ref() == Some(&other.eni) && !row.primary);
+        let (foreign, rest): (Vec<_>, Vec<_>) = of_other.partition(|row| row.state == State::Foreign);
+        foreign.len() == 4 && rest.is_empty()
+    })
+    .await;
+    assert_eq!(host.row(ip(110)).await.state, State::Free);
+    assert_eq!(host.mine(State::Lease).await, [lives].into());
+    assert!(status(&host).await.problems.is_empty());
+    agree(&[&host]).await;
 }
 
 /// Hosts of a fleet on one table.

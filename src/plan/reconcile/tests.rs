@@ -41,12 +41,14 @@ struct World {
     docker: Option<HashSet<Ipv4Addr>>,
     leases: HashMap<Ipv4Addr, Claim>,
     on_link: Vec<Ipv4Addr>,
+    prefixes: Vec<Ipv4Net>,
     recent: HashSet<Ipv4Addr>,
 }
 
 fn world() -> World {
     let (listed, docker) = (Some(Vec::new()), Some(HashSet::new()));
-    World { listed, docker, leases: HashMap::new(), on_link: Vec::new(), recent: HashSet::new() }
+    let (leases, recent) = (HashMap::new(), HashSet::new());
+    World { listed, docker, leases, on_link: Vec::new(), prefixes: Vec::new(), recent }
 }
 
 impl World {
@@ -71,6 +73,7 @@ impl World {
             docker: self.docker.as_ref(),
             leases: &self.leases,
             on_link: &self.on_link,
+            prefixes: &self.prefixes,
             recent: &self.recent,
         };
         compare(&look).into_iter().map(|finding| finding.what).collect()
@@ -152,6 +155,8 @@ fn an_occupied_address_joins_the_idle_ones_only_if_nothing_uses_it() {
     assert_eq!(world().listed(&[10]).finds(&rows), [What::Unused]);
     assert_eq!(world().listed(&[10]).docker(&[10]).finds(&rows), [What::Forgotten { claim: None }]);
     assert_eq!(World { docker: None, ..world().listed(&[10]) }.finds(&rows), []);
+    let prefix = World { prefixes: vec!["10.0.0.0/28".parse().unwrap()], ..world().listed(&[10]) };
+    assert_eq!(prefix.finds(&rows), [], "somebody's prefix has it");
     assert_eq!(World { on_link: vec![ip(10)], ..world().listed(&[10]) }.finds(&rows), [], "I7: the host has it");
     assert_eq!(World { recent: HashSet::from([ip(10)]), ..world().listed(&[10]) }.finds(&rows), []);
     assert_eq!(world().finds(&rows), [What::Gone]);
