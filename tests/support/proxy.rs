@@ -40,6 +40,7 @@ pub struct Proxy {
     pub port: u16,
     state: Arc<State>,
     cut: watch::Sender<u32>,
+    forget: watch::Sender<u32>,
 }
 
 impl Proxy {
@@ -53,13 +54,14 @@ impl Proxy {
         let listener = TcpListener::from_std(listener).unwrap();
         let state = Arc::new(State::default());
         let (cut, cutting) = watch::channel(0);
-        let proxy = Self { port: listener.local_addr().unwrap().port(), state: Arc::clone(&state), cut };
+        let (forget, forgetting) = watch::channel(0);
+        let proxy = Self { port: listener.local_addr().unwrap().port(), state: Arc::clone(&state), cut, forget };
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (state, cutting) = (Arc::clone(&state), cutting.clone());
+                let (state, signals) = (Arc::clone(&state), (cutting.clone(), forgetting.clone()));
                 state.connections.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(async move {
-                    let _ = pass(client, port, &state, cutting).await;
+                    let _ = pass(client, port, &state, signals).await;
                 });
             }
         });
@@ -99,6 +101,11 @@ impl Proxy {
         self.cut.send_modify(|n| *n += 1);
     }
 
+    /// Swallows whatever comes over the connections that are there, as a firewall that forgot them; new ones pass.
+    pub fn forget(&self) {
+        self.forget.send_modify(|n| *n += 1);
+    }
+
     pub fn requests(&self) -> usize {
         self.state.requests.load(Ordering::Relaxed)
     }
@@ -134,7 +141,12 @@ fn error_packet(code: u16, sequence: u8) -> Vec<u8> {
     packet
 }
 
-async fn pass(mut client: TcpStream, port: u16, state: &State, mut cut: watch::Receiver<u32>) -> std::io::Result<()> {
+async fn pass(
+    mut client: TcpStream,
+    port: u16,
+    state: &State,
+    (mut cut, mut forget): (watch::Receiver<u32>, watch::Receiver<u32>),
+) -> std::io::Result<()> {
     if state.away.load(Ordering::Relaxed) {
         return Ok(());
     }
@@ -146,6 +158,7 @@ async fn pass(mut client: TcpStream, port: u16, state: &State, mut cut: watch::R
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     cut.mark_unchanged();
+    forget.mark_unchanged();
     let (mut up, mut down) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     loop {
         while state.stalled.load(Ordering::Relaxed) {
@@ -185,6 +198,8 @@ async fn pass(mut client: TcpStream, port: u16, state: &State, mut cut: watch::R
                 client.write_all(&down[..n]).await?;
             }
             _ = cut.changed() => return Ok(()),
+            // Both ends stay open, and nothing passes any more.
+            _ = forget.changed() => std::future::pending().await,
         }
     }
 }

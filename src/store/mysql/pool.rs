@@ -32,6 +32,9 @@ const CONNECTIONS: usize = 4;
 const BACKGROUND: usize = 3;
 /// Connections beyond the one that stays are closed when idle for so long: other hosts may lack them.
 const IDLE: Duration = Duration::from_secs(3);
+/// A connection that was idle for so long has to show a sign of life, within a time that any round trip takes.
+const STALE: Duration = Duration::from_secs(5);
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// How often the server is asked whether it still is one to write to.
 const LOOK: Duration = Duration::from_secs(15);
 
@@ -127,7 +130,7 @@ impl Pool {
                 }
             }
         };
-        let (host, conn) = match self.take_idle() {
+        let (host, conn) = match self.take_living().await {
             Some(idle) => (idle.host, idle.conn),
             None => {
                 self.pulse.asked();
@@ -144,6 +147,24 @@ impl Pool {
 
     fn need(&self) -> Duration {
         self.pulse.need(self.idle().is_empty())
+    }
+
+    /// One that shows that it still leads somewhere, if it was idle long enough to be forgotten: by a firewall, or with a server
+    /// that lost its power and came back. It costs a round trip, and spares the time of a whole attempt.
+    async fn take_living(&self) -> Option<Idle> {
+        let mut idle = self.take_idle()?;
+        if idle.since.elapsed() < STALE {
+            return Some(idle);
+        }
+        if let Ok(Ok(())) = timeout(SIGN_OF_LIFE, idle.conn.ping()).await {
+            return Some(idle);
+        }
+        goodbye(idle.conn);
+        // Those beside it were idle for longer.
+        for older in std::mem::take(&mut *self.idle()) {
+            goodbye(older.conn);
+        }
+        None
     }
 
     /// One to the host in use. Those to a host that was left are closed.

@@ -84,6 +84,18 @@ async fn a_stalled_server_ends_calls_in_time_and_does_not_eat_the_pool() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_forgotten_costs_no_whole_attempt() {
+    let (bed, proxy) = behind_a_proxy().await;
+    bed.free(10..=20).await;
+    futures_util::future::join_all((0..4).map(|_| bed.row(10))).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    proxy.forget();
+    // Less than an attempt may take.
+    let until = Instant::now() + Duration::from_secs(5);
+    assert!(bed.store.row(ip(10), until).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn a_deadlock_is_tried_again() {
     let (bed, _proxy) = behind_a_proxy().await;
     bed.free(10..=11).await;
