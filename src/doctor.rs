@@ -11,7 +11,8 @@ use crate::engine::{Engine, EngineError};
 use crate::fill;
 use crate::imds::{Host, Nic};
 use crate::ipam::{Ipam, is_locked};
-use crate::link::Link;
+use crate::late::in_time;
+use crate::link::Parent;
 use crate::plan;
 use crate::store::{Connections, Store};
 use crate::subnet::Subnet;
@@ -70,7 +71,8 @@ impl Ipam {
         }
         let until = self.at_most_a_request(until);
         let mut checks = Vec::new();
-        let host = self.host().await;
+        // What was so a second ago is not good enough here.
+        let host = self.imds.host_now(in_time(until)).await;
         checks.push(match &host {
             Ok(host) => ok("IMDS", format!("{} ({}) in {}", host.instance, host.instance_type, host.region)),
             Err(why) => bad(
@@ -92,14 +94,14 @@ impl Ipam {
             enis = self.enis_to_check(host, &mut checks).await;
         }
         let store = self.check_database(until, &mut checks).await;
-        for (nic, link) in &enis {
+        for nic in &enis {
             self.check_lock(nic, &mut checks).await;
             if let (Ok(ec2), Ok(host)) = (&ec2, &host) {
                 let rows = match &store {
                     Some(store) => store.rows_of_eni(&nic.eni, until).await.unwrap_or_default(),
                     None => Vec::new(),
                 };
-                self.check_eni(ec2, host, nic, link, &rows, &mut checks).await;
+                self.check_eni(ec2, host, nic, &rows, &mut checks).await;
                 check_permissions(ec2, nic, &mut checks).await;
             }
             if let Some(store) = &store {
@@ -127,7 +129,7 @@ impl Ipam {
     }
 
     /// The ENIs that are served; if none is yet, the one that a network without options would get.
-    async fn enis_to_check(&self, host: &Host, checks: &mut Vec<Check>) -> Vec<(Nic, Link)> {
+    async fn enis_to_check(&self, host: &Host, checks: &mut Vec<Check>) -> Vec<Nic> {
         let mut chosen = Vec::new();
         for eni in self.served().await {
             let options = BTreeMap::from([("eni-id".to_owned(), eni.nic.eni.to_string())]);
@@ -144,7 +146,7 @@ impl Ipam {
                         "interface",
                         format!("{} is {} (device {}), up", link.name, nic.eni, nic.device_number),
                     ));
-                    enis.push((nic.clone(), link));
+                    enis.push(nic.clone());
                 }
                 Err(why) => checks.push(bad(
                     "interface",
@@ -208,7 +210,7 @@ impl Ipam {
         }
     }
 
-    async fn check_eni(&self, ec2: &Ec2, host: &Host, nic: &Nic, link: &Link, rows: &[Row], checks: &mut Vec<Check>) {
+    async fn check_eni(&self, ec2: &Ec2, host: &Host, nic: &Nic, rows: &[Row], checks: &mut Vec<Check>) {
         let interface = match ec2.interface(&nic.eni).await {
             Ok(interface) => interface,
             Err(why) => {
@@ -237,18 +239,21 @@ impl Ipam {
         });
 
         // amazon-ec2-net-utils puts every secondary address on the interface itself; a container must not share it.
-        let own = self.links.addresses(link.index).await.unwrap_or_default();
+        let name = "host agent";
+        let Parent { link, addresses: own } = match self.links.parent(&nic.mac).await {
+            Ok(parent) => parent,
+            Err(why) => return checks.push(bad(name, why, "bring the interface back; nothing is given meanwhile")),
+        };
         let shared: Vec<_> = interface
             .addresses
             .iter()
             .filter(|a| !a.primary && own.contains(&a.ip))
             .map(|a| a.ip.to_string())
             .collect();
-        let name = "host agent";
         checks.push(if shared.is_empty() {
             ok(name, format!("none puts secondary addresses on {}", link.name))
         } else {
-            let link = &link.name;
+            let link = link.name;
             bad(
                 name,
                 format!("{link} itself has {}", shared.join(", ")),

@@ -7,6 +7,8 @@ use ipnet::Ipv4Net;
 
 use crate::ec2::Ec2Error;
 use crate::id::{BadName, EniId, SubnetId};
+use crate::imds::ImdsError;
+use crate::link::LinkError;
 use crate::store::StoreError;
 use crate::subnet::BadSubnet;
 
@@ -25,6 +27,13 @@ pub enum Error {
     Store(#[from] StoreError),
     #[error(transparent)]
     Ec2(#[from] Ec2Error),
+    #[error(transparent)]
+    Imds(#[from] ImdsError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// Nothing of this host is what was asked for, as far as it shows itself by now.
+    #[error("{0}")]
+    Absent(String),
     /// Something outside is not there yet, or not any more.
     #[error("{0}")]
     Missing(String),
@@ -60,12 +69,14 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it may pass by itself, so that waiting for it makes sense; else somebody has to change something first.
+    /// Whether the same request may succeed a little later by itself: then it is tried again until its time is up. What
+    /// only a person can change is told at once.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Missing(_) => true,
-            Self::Store(why) => why.may_pass(),
+            Self::Missing(_) | Self::Absent(_) | Self::Link(_) => true,
+            Self::Imds(why) => why.may_pass(),
             Self::Ec2(why) => why.is_transient(),
+            Self::Store(why) => why.may_pass(),
             Self::Late { .. } | Self::Stopping => false,
             Self::Asked(_) | Self::Name(_) | Self::Subnet(_) => false,
             Self::NoFreeAddress { .. }
@@ -73,6 +84,46 @@ impl Error {
             | Self::HostHasThem { .. }
             | Self::Unknown { .. }
             | Self::NotGiven { .. } => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ec2::Action;
+
+    #[test]
+    fn what_may_pass_by_itself_is_told_from_what_a_person_must_change() {
+        let (ip, eni) = (Ipv4Addr::LOCALHOST, EniId::stored("eni-0123456789abcdef0".into()));
+        let text = String::new;
+        for passing in [
+            Error::Missing(text()),
+            Error::Absent(text()),
+            Error::Imds(ImdsError::Unreachable { why: text() }),
+            Error::Imds(ImdsError::Absent { path: text() }),
+            Error::Imds(ImdsError::Odd { path: text(), what: "HTTP 503".into() }),
+            Error::Link(LinkError::Gone { mac: text() }),
+            Error::Link(LinkError::Down { name: text() }),
+            Error::Link(LinkError::Kernel { why: text() }),
+            Error::Ec2(Ec2Error::NoRegion),
+            Error::Ec2(Ec2Error::NoCredentials { why: text() }),
+            Error::Ec2(Ec2Error::Unreachable { action: Action::Assign, why: text() }),
+            Error::Ec2(Ec2Error::Throttled { action: Action::Assign }),
+        ] {
+            assert!(passing.may_pass(), "{passing:?}");
+        }
+        for lasting in [
+            Error::Asked(text()),
+            Error::Stopping,
+            Error::Imds(ImdsError::Disabled),
+            Error::NotGiven { ip, why: text() },
+            Error::EniFull { eni: eni.clone() },
+            Error::Ec2(Ec2Error::NoSuchEni { eni }),
+            Error::Ec2(Ec2Error::BadCredentials { why: text() }),
+            Error::Ec2(Ec2Error::Denied { action: Action::Assign, resource: text() }),
+        ] {
+            assert!(!lasting.may_pass(), "{lasting:?}");
         }
     }
 }

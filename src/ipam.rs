@@ -15,20 +15,24 @@ use tokio_util::task::TaskTracker;
 
 use crate::address::{Row, Status};
 use crate::config::Settings;
-use crate::ec2::Ec2;
+use crate::ec2::{Ec2, Ec2Error, Interface};
 use crate::engine::Engine;
 use crate::eni::{Claims, Eni, Lease, Outside};
 use crate::error::Error;
 use crate::id::{Boot, EniId, PoolId};
-use crate::imds::{Host, Imds, Nic};
+use crate::imds::{Imds, Nic};
 use crate::in_use::InUse;
-use crate::late::{Away, Late, pause};
-use crate::link::{Link, LinkError, Links};
+use crate::late::{Away, Late, Shared, in_time, pause};
+use crate::link::Links;
 use crate::reconcile::Reconciler;
 use crate::scan::Scanner;
 use crate::store::Store;
 use crate::subnet::{Subnet, router};
 use crate::supervise::supervised;
+
+mod host;
+
+pub(crate) use host::{by_name, not_here};
 
 /// The driver of one host.
 pub struct Ipam {
@@ -55,10 +59,14 @@ pub struct Ipam {
     pub(crate) stop: CancellationToken,
     /// Those served, and those that left since and have not come back.
     enis: Mutex<HashMap<EniId, Arc<Eni>>>,
+    /// The ENIs that EC2 has attached to this instance.
+    attached: Shared<Vec<Interface>, Ec2Error>,
     /// Set by GetDefaultAddressSpaces, spent by an answer to an empty Pool.
     asked_for_spaces: AtomicBool,
 }
 
+/// So many times in a row the ENIs of this host are looked for with no more than seconds in between.
+const BRISK: u32 = 12;
 /// How long a release waits before it is answered and goes on alone.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -85,13 +93,13 @@ impl Ipam {
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
-        let (region, keys) = (settings.region.clone(), settings.keys.clone());
+        let imds = Imds::new();
+        let (given, of_instance) = (settings.clone(), imds.clone());
         let ec2 = Late::reach("EC2", &tasks, stop.clone(), move || {
-            let connecting = Ec2::connect(region.clone(), keys.clone());
-            // Region and credentials come from the instance's metadata, which may be late.
-            async move { connecting.await.map_err(|why| Error::Missing(why.to_string())) }
+            let (given, of_instance) = (given.clone(), of_instance.clone());
+            async move { connect(&given, &of_instance).await }
         });
-        Self::with(settings, store, ec2, Imds::new(), tasks, stop)
+        Self::with(settings, store, ec2, imds, tasks, stop)
     }
 
     /// The same with all of the outside given.
@@ -118,40 +126,54 @@ impl Ipam {
             tasks,
             stop,
             enis: Mutex::default(),
+            attached: Shared::default(),
             asked_for_spaces: AtomicBool::new(false),
         }))
     }
 
     /// Takes up the ENIs of this host that the table knows as ours, so that claims of an earlier life are settled even if no
-    /// container starts.
+    /// container starts: those there now, and those that appear later.
     pub fn take_up(self: &Arc<Self>) {
         let ipam = Arc::clone(self);
         let work = async move {
-            let mut failures = 0;
-            while let Err(why) = ipam.take_up_all().await {
-                tracing::debug!("not taken up yet: {why}");
-                sleep(pause(failures)).await;
-                failures += 1;
+            let (mut failures, mut is_whole) = (0, false);
+            loop {
+                let rest = match ipam.take_up_all(&mut is_whole).await {
+                    Err(why) if failures < BRISK => {
+                        tracing::debug!("not taken up yet: {why}");
+                        failures += 1;
+                        pause(failures)
+                    }
+                    _ => ipam.settings.reconcile_interval,
+                };
+                sleep(rest).await;
             }
         };
         let stop = self.stop.clone();
         self.tasks.spawn(supervised("taking up", async move { stop.run_until_cancelled(work).await }));
     }
 
-    async fn take_up_all(&self) -> Result<(), Error> {
+    /// `is_whole`: IMDS has once listed all that EC2 has attached. EC2 is not asked again then.
+    async fn take_up_all(&self, is_whole: &mut bool) -> Result<(), Error> {
         let until = Instant::now() + self.settings.request_timeout;
         let store = self.store.get(until).await?;
         let host = self.host().await?;
+        let mut outcome = Ok(());
         for nic in &host.interfaces {
+            if self.enis.lock().await.get(&nic.eni).is_some_and(|eni| eni.lost().is_none()) {
+                continue;
+            }
             let rows = store.rows_of_eni(&nic.eni, until).await?;
             let ours = |row: &Row| row.claim.is_some() || row.status == Status::Ready;
-            if rows.iter().any(ours)
-                && let Err(why) = self.serve(&host, nic, until).await
-            {
-                tracing::warn!(eni = %nic.eni, "{why}");
+            if rows.iter().any(ours) {
+                outcome = self.serve(nic, until).await.map(drop).and(outcome);
             }
         }
-        Ok(())
+        if !*is_whole && self.may_list_more(&host, until).await {
+            return outcome.and(Err(Error::Absent("IMDS may not list every interface of this host yet".into())));
+        }
+        *is_whole = true;
+        outcome
     }
 
     /// Docker asked for the address spaces: engines from 27 on do so before each RequestPool, older ones never inside their
@@ -185,14 +207,19 @@ impl Ipam {
         {
             return Err(Error::NotGiven { ip, why: format!("it is not in the subnet {cidr}") });
         }
-        let eni = self.eni(&pool.eni, until).await?;
-        let lease = match named {
-            None => eni.lease_any(pool.sub_pool, holder, until).await?,
-            Some(ip) if !eni.subnet.contains(ip) => {
-                return Err(Error::NotGiven { ip, why: format!("it is not in the subnet {}", eni.subnet.cidr) });
-            }
-            Some(ip) => eni.lease_this(ip, holder, until).await?,
-        };
+        let holder = &holder;
+        let granted = self.patiently(until, || async move {
+            let eni = self.eni_now(&pool.eni, until).await?;
+            let lease = match named {
+                None => eni.lease_any(pool.sub_pool, holder.clone(), until).await?,
+                Some(ip) if !eni.subnet.contains(ip) => {
+                    return Err(Error::NotGiven { ip, why: format!("it is not in the subnet {}", eni.subnet.cidr) });
+                }
+                Some(ip) => eni.lease_this(ip, holder.clone(), until).await?,
+            };
+            Ok((eni, lease))
+        });
+        let (eni, lease) = granted.await?;
         let claim = lease.claim().map(tracing::field::display);
         tracing::info!(eni = %eni.nic.eni, ip = %lease.ip, claim, "granted {}", lease.ip);
         Ok((eni.subnet.with_mask(lease.ip), lease))
@@ -219,11 +246,14 @@ impl Ipam {
     }
 
     async fn release(&self, id: EniId, ip: Ipv4Addr) {
-        let mut failures = 0;
+        let (vain, mut failures) = (std::sync::Mutex::default(), 0);
         loop {
-            match self.eni(&id, Instant::now() + self.settings.request_timeout).await {
+            let until = Instant::now() + self.settings.request_timeout;
+            let eni = self.eni_now(&id, until).await;
+            match self.unless_in_vain(eni, &vain, until).await {
                 Ok(eni) => return eni.release(ip).await,
-                Err(why) if self.is_gone(&id).await => return tracing::info!(%ip, "nothing to release: {why}"),
+                // It is not attached to this host, and not about to be.
+                Err(Error::Asked(why)) => return tracing::info!(%ip, "nothing to release: {why}"),
                 Err(why) if failures == 0 => tracing::warn!(%ip, "a release waits: {why}"),
                 Err(_) => {}
             }
@@ -296,36 +326,27 @@ impl Ipam {
         }
     }
 
-    /// The host as IMDS knows it now. It has half of a request's time: the rest is for the work, or to say that it is IMDS
-    /// that does not answer.
-    pub async fn host(&self) -> Result<Host, Error> {
-        let within = self.settings.request_timeout / 2;
-        let host = self.imds.host(within).await;
-        self.imds_away.note("the instance metadata service", host.as_ref().err());
-        host.map_err(|e| Error::Missing(e.to_string()))
-    }
-
-    /// IMDS answers, and the ENI is not among this host's.
-    async fn is_gone(&self, eni: &EniId) -> bool {
-        self.host().await.is_ok_and(|host| host.interfaces.iter().all(|nic| nic.eni != *eni))
-    }
-
     /// The ENI of a pool, taken up if this life of the driver has not served it yet.
     pub async fn eni(&self, id: &EniId, until: Instant) -> Result<Arc<Eni>, Error> {
+        self.patiently(until, || self.eni_now(id, until)).await
+    }
+
+    async fn eni_now(&self, id: &EniId, until: Instant) -> Result<Arc<Eni>, Error> {
         let known = self.enis.lock().await.get(id).cloned();
         let lost = known.as_ref().and_then(|eni| eni.lost());
         if let (Some(eni), None) = (known, &lost) {
             return Ok(eni);
         }
-        let host = self.host().await?;
-        let nic = host.interfaces.iter().find(|nic| nic.eni == *id);
-        let nic = nic.ok_or_else(|| lost.map_or_else(|| not_here(id), Error::Missing))?;
-        self.serve(&host, nic, until).await
+        let nic = self.nic(id, until).await.map_err(|why| match (why, lost) {
+            (Error::Absent(_), Some(lost)) => Error::Absent(lost),
+            (why, _) => why,
+        })?;
+        self.serve(&nic, until).await
     }
 
-    pub(crate) async fn serve(&self, host: &Host, nic: &Nic, until: Instant) -> Result<Arc<Eni>, Error> {
-        let store = self.store(until).await?;
-        let link = self.link_of(nic).await?;
+    pub(crate) async fn serve(&self, nic: &Nic, until: Instant) -> Result<Arc<Eni>, Error> {
+        let store = self.store(in_time(until)).await?;
+        let instance = self.imds.instance().await?;
         let subnet = Subnet::new(nic.subnet.clone(), nic.cidr)?;
         let mut enis = self.enis.lock().await;
         if let Some(eni) = enis.get(&nic.eni) {
@@ -340,20 +361,24 @@ impl Ipam {
                 nic.eni
             ))
         })?;
-        let outside = self.outside(store);
-        let eni = Eni::start(nic.clone(), subnet, link, host, lock, outside, self.stop.clone());
+        let eni = Eni::start(nic.clone(), subnet, &instance, lock, self.outside(store), self.stop.clone());
         enis.insert(nic.eni.clone(), Arc::clone(&eni));
         Ok(eni)
     }
+}
 
-    /// The parent interface of an ENI.
-    pub(crate) async fn link_of(&self, nic: &Nic) -> Result<Link, Error> {
-        self.links.by_mac(&nic.mac).await.map_err(missing)?.ok_or_else(|| {
-            Error::Missing(format!(
-                "no interface of this host has the MAC {} of {}; is it attached, and in another network namespace?",
-                nic.mac, nic.eni
-            ))
-        })
+/// EC2 with what the settings and the environment say, else the instance itself.
+///
+/// # Errors
+/// [`Ec2Error::NoRegion`].
+pub async fn connect(settings: &Settings, imds: &Imds) -> Result<Ec2, Ec2Error> {
+    let (region, keys) = (settings.region.clone(), settings.keys.clone());
+    match Ec2::connect(region, keys.clone(), imds.role()).await {
+        Err(Ec2Error::NoRegion) => {
+            let region = imds.region().await.map_err(|_| Ec2Error::NoRegion)?;
+            Ec2::connect(Some(region), keys, imds.role()).await
+        }
+        outcome => outcome,
     }
 }
 
@@ -367,14 +392,4 @@ pub(crate) fn lock(eni: &EniId) -> std::io::Result<UnixListener> {
 pub(crate) fn is_locked(eni: &EniId) -> bool {
     let name = format!(" @ec2-ipam/{eni}");
     std::fs::read_to_string("/proc/net/unix").is_ok_and(|sockets| sockets.lines().any(|line| line.ends_with(&name)))
-}
-
-pub(crate) fn missing(why: LinkError) -> Error {
-    Error::Missing(why.to_string())
-}
-
-pub(crate) fn not_here(eni: &EniId) -> Error {
-    Error::Missing(format!(
-        "{eni} is not attached to this instance, as far as IMDS knows; attach it, or create the network for another"
-    ))
 }

@@ -35,6 +35,14 @@ pub enum LinkError {
         /// Its name.
         name: String,
     },
+    /// None belongs to the ENI.
+    #[error(
+        "no interface of this host has the MAC {mac}: is the ENI attached, and its interface in the host's network namespace?"
+    )]
+    Gone {
+        /// The ENI's MAC.
+        mac: String,
+    },
     /// The kernel does not answer as it should.
     #[error(
         "the kernel does not tell the network interfaces ({why}): does the driver run in the host's network namespace?"
@@ -58,6 +66,21 @@ pub struct Link {
     pub up: bool,
     /// Connected (`IFF_LOWER_UP`).
     pub has_carrier: bool,
+}
+
+impl Link {
+    /// The link if it can carry containers. Errors: `Down`.
+    pub fn usable(self) -> Result<Self, LinkError> {
+        if self.up { Ok(self) } else { Err(LinkError::Down { name: self.name }) }
+    }
+}
+
+/// The link of an ENI, and the IPv4 addresses that the host itself has on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the types say it")]
+pub struct Parent {
+    pub link: Link,
+    pub addresses: Vec<Ipv4Addr>,
 }
 
 /// The kernel's interfaces in the network namespace of the thread that made this.
@@ -95,8 +118,7 @@ impl Links {
     /// The link with this name if it can carry containers. Errors: `Missing`, `Down`.
     pub async fn usable(&self, name: &str) -> Result<Link, LinkError> {
         match self.by_name(name).await? {
-            Some(link) if link.up => Ok(link),
-            Some(link) => Err(LinkError::Down { name: link.name }),
+            Some(link) => link.usable(),
             None => {
                 let names = self.dump().await?.iter().map(|message| read(message).name).collect();
                 Err(LinkError::Missing { name: name.to_owned(), names })
@@ -117,6 +139,24 @@ impl Links {
     /// The MACs of all links, lowercase.
     pub async fn macs(&self) -> Result<HashSet<String>, LinkError> {
         Ok(self.dump().await?.iter().map(|message| read(message).mac).collect())
+    }
+
+    /// The link of the ENI with this MAC. Errors: `Gone`, `Kernel`.
+    pub async fn of_mac(&self, mac: &str) -> Result<Link, LinkError> {
+        self.by_mac(mac).await?.ok_or_else(|| LinkError::Gone { mac: mac.to_owned() })
+    }
+
+    /// The same and what the host has on it, now: a link may be made again with another index and name. Errors: `Gone`,
+    /// `Kernel`.
+    pub async fn parent(&self, mac: &str) -> Result<Parent, LinkError> {
+        loop {
+            let link = self.of_mac(mac).await?;
+            let addresses = self.addresses(link.index).await?;
+            // None may mean that it was made again between the two questions.
+            if !addresses.is_empty() || self.by_name(&link.name).await?.is_some_and(|now| now.index == link.index) {
+                return Ok(Parent { link, addresses });
+            }
+        }
     }
 
     /// The IPv4 addresses of this link; none if there is no such link.

@@ -10,7 +10,8 @@ use crate::error::Error;
 use crate::fill;
 use crate::id::{EniId, PoolId};
 use crate::imds::{Host, Nic};
-use crate::ipam::{Ipam, missing, not_here};
+use crate::ipam::{Ipam, by_name, not_here};
+use crate::late::in_time;
 use crate::link::Link;
 use crate::subnet::{Subnet, router};
 
@@ -54,8 +55,19 @@ impl Ipam {
         }
         let asked = net("--subnet", &request.pool)?;
         let sub_pool = net("--ip-range", &request.sub_pool)?;
-        let host = self.host().await?;
-        let (nic, link) = self.choose(&host, &request.options).await?;
+        let is_told = asked.is_some() || self.may_answer_empty_pool();
+        self.patiently(until, || self.open(&request.options, (asked, is_told), sub_pool, until)).await
+    }
+
+    async fn open(
+        &self,
+        options: &BTreeMap<String, String>,
+        (asked, is_told): (Option<Ipv4Net>, bool),
+        sub_pool: Option<Ipv4Net>,
+        until: Instant,
+    ) -> Result<Pool, Error> {
+        let host = self.host_by(until).await?;
+        let (nic, link) = self.choose(&host, options).await?;
         let subnet = Subnet::new(nic.subnet.clone(), nic.cidr)?;
         match asked {
             Some(pool) if pool != subnet.cidr => {
@@ -68,7 +80,7 @@ impl Ipam {
                     nic.eni, link.name, subnet.cidr
                 )));
             }
-            None if !self.may_answer_empty_pool() => {
+            None if !is_told => {
                 return Err(Error::Asked(format!(
                     "this Docker Engine needs to be told the subnet: pass --subnet {}",
                     subnet.cidr
@@ -80,12 +92,12 @@ impl Ipam {
             return Err(Error::Asked(format!("--ip-range {range} is not inside the subnet {}", subnet.cidr)));
         }
 
-        let store = self.store(until).await?;
+        let store = self.store(in_time(until)).await?;
         if !fill::is_complete(&store, &subnet, until).await? {
-            let ec2 = self.ec2(until).await?;
+            let ec2 = self.ec2(in_time(until)).await?;
             fill::refresh(&store, &ec2, &subnet, until).await?;
         }
-        let eni = self.serve(&host, nic, until).await?;
+        let eni = self.serve(nic, until).await?;
         let id = PoolId { eni: eni.nic.eni.clone(), cidr: Some(subnet.cidr), sub_pool };
         Ok(Pool { id, subnet })
     }
@@ -97,10 +109,7 @@ impl Ipam {
     pub async fn gateway(&self, pool: &PoolId, address: &str, until: Instant) -> Result<String, Error> {
         let cidr = match pool.cidr {
             Some(cidr) => cidr,
-            None => {
-                let host = self.host().await?;
-                host.interfaces.iter().find(|nic| nic.eni == pool.eni).ok_or_else(|| not_here(&pool.eni))?.cidr
-            }
+            None => self.patiently(until, || self.nic(&pool.eni, until)).await?.cidr,
         };
         let router = router(cidr);
         let gateway = if address.is_empty() { Some(router) } else { address.parse().ok() };
@@ -148,9 +157,9 @@ impl Ipam {
         let setting = self.settings.parent.as_ref().filter(|_| by_id.is_none());
         let by_parent = match options.get("parent").or(setting) {
             Some(name) => {
-                let link = self.links.usable(name).await.map_err(missing)?;
+                let link = self.links.usable(name).await.map_err(by_name)?;
                 Some(host.interfaces.iter().find(|nic| nic.mac == link.mac).ok_or_else(|| {
-                    Error::Asked(format!("{name} ({}) is not an ENI of this instance as IMDS lists them", link.mac))
+                    Error::Absent(format!("{name} ({}) is not an ENI of this instance as IMDS lists them", link.mac))
                 })?)
             }
             None => None,
@@ -167,14 +176,14 @@ impl Ipam {
                 let mut second: Vec<&Nic> = host.interfaces.iter().filter(|nic| nic.device_number == 1).collect();
                 if second.len() > 1 {
                     // IMDS may list for hours what was deleted; that has no link.
-                    let links = self.links.macs().await.map_err(missing)?;
+                    let links = self.links.macs().await?;
                     second.retain(|nic| links.contains(&nic.mac));
                 }
                 match second.as_slice() {
                     [nic] => *nic,
                     _ => {
                         let all: Vec<_> = host.interfaces.iter().map(|nic| nic.eni.as_str()).collect();
-                        return Err(Error::Asked(format!(
+                        return Err(Error::Absent(format!(
                             "which interface? No single one has device number 1; pass --ipam-opt eni-id=… (this host has {})",
                             all.join(", ")
                         )));
@@ -182,9 +191,8 @@ impl Ipam {
                 }
             }
         };
-        let link = self.link_of(nic).await?;
         // What is attached to an interface that is down has no network.
-        Ok((nic, self.links.usable(&link.name).await.map_err(missing)?))
+        Ok((nic, self.links.of_mac(&nic.mac).await?.usable()?))
     }
 }
 

@@ -21,6 +21,7 @@ use crate::fault::point;
 use crate::id::EniId;
 use crate::imds::Host;
 use crate::ipam::Ipam;
+use crate::link::LinkError;
 use crate::plan::attachment::{Whose, Word};
 use crate::plan::brief_age;
 use crate::plan::ledger::{Ledger, Sight};
@@ -213,7 +214,12 @@ impl Ipam {
         let mut own_enis: Vec<EniId> =
             host.iter().flat_map(|host| &host.interfaces).map(|nic| nic.eni.clone()).collect();
         own_enis.extend(self.served().await.iter().map(|eni| eni.nic.eni.clone()));
-        let on_link = self.links.addresses(eni.link.index).await.map_err(|why| Error::Missing(why.to_string()))?;
+        let on_link = match self.links.parent(&eni.nic.mac).await {
+            Ok(parent) => parent.addresses,
+            // There is no link to have any.
+            Err(LinkError::Gone { .. }) => Vec::new(),
+            Err(why) => return Err(why.into()),
+        };
         Ok(Seen { rows, listed, docker, known, own_enis, on_link })
     }
 }

@@ -80,9 +80,9 @@ pub struct EniStatus {
     pub subnet: String,
     /// The subnet's CIDR.
     pub cidr: String,
-    /// The parent interface.
+    /// The parent interface; `no link` when it cannot be seen.
     pub link: String,
-    /// Whether that is up; none when it cannot be seen.
+    /// Whether that is up; none likewise.
     pub up: Option<bool>,
     /// Its rows by state.
     pub addresses: BTreeMap<State, u64>,
@@ -166,6 +166,7 @@ impl Ipam {
             for row in &rows {
                 *addresses.entry(row.state()).or_default() += 1;
             }
+            let link = self.links.of_mac(&eni.nic.mac).await.ok();
             let subnet = eni.subnet.id.to_string();
             if let Ok(store) = &store {
                 let mut counts = BTreeMap::new();
@@ -178,8 +179,8 @@ impl Ipam {
                 eni: eni.nic.eni.to_string(),
                 subnet,
                 cidr: eni.subnet.cidr.to_string(),
-                link: eni.link.name.clone(),
-                up: self.links.by_mac(&eni.nic.mac).await.ok().flatten().map(|link| link.up),
+                up: link.as_ref().map(|link| link.up),
+                link: link.map_or_else(|| "no link".to_owned(), |link| link.name),
                 warm: rows.iter().filter(|row| self.settings.warmth.is_warm(row)).count(),
                 addresses,
                 limit: eni.limit(),

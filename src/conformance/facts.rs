@@ -104,7 +104,9 @@ async fn unknown(bench: &mut Bench, report: &mut Report, absent: Ipv4Addr) -> an
     let accepted = way("accepted: it is gone", alone.read.is_ok());
     let refusal = [words(&alone, VALUE, NOT_THERE), other_words(is_not_there(&alone)), accepted];
     report.answer("unassign-unknown", &alone, refusal);
-    if let Err(why @ (Ec2Error::Denied { .. } | Ec2Error::BadCredentials { .. })) = &alone.read {
+    if let Err(why @ (Ec2Error::Denied { .. } | Ec2Error::BadCredentials { .. } | Ec2Error::NoCredentials { .. })) =
+        &alone.read
+    {
         bail!("{why}");
     }
     // `doctor` learns by it whether it may.

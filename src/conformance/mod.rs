@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
 use crate::config::Settings;
-use crate::ec2::{Ec2, Ec2Error};
 use crate::id::EniId;
 use crate::imds::Imds;
+use crate::ipam;
 use crate::plain::{PlainLines, write_json};
 use bench::Bench;
 use report::Report;
@@ -58,13 +59,8 @@ pub(crate) async fn run(
     out: &mut impl Write,
 ) -> anyhow::Result<ExitCode> {
     let imds = Imds::new();
-    let host = imds.host(IDENTITY).await?;
-    let ec2 = match Ec2::connect(settings.region.clone(), settings.keys.clone()).await {
-        // The SDK asks IMDS too, and is less patient.
-        Err(Ec2Error::NoRegion) => Ec2::connect(Some(host.region.clone()), settings.keys.clone()).await,
-        outcome => outcome,
-    };
-    let ec2 = ec2?.once();
+    let host = imds.host(Instant::now() + IDENTITY).await?;
+    let ec2 = ipam::connect(settings, &imds).await?.once();
     let mut bench = Box::pin(Bench::set_up(ec2, imds, host, asked)).await?;
     let mut report = Report {
         version: env!("EC2_IPAM_VERSION"),

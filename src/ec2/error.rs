@@ -114,11 +114,19 @@ pub enum Ec2Error {
         /// What the policy's `Resource` must cover.
         resource: String,
     },
-    /// No credentials, or ones that AWS does not accept.
+    /// Credentials that AWS does not accept.
     #[error(
         "the AWS credentials do not work, {why}: give the instance a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     )]
     BadCredentials {
+        /// What is the matter with them.
+        why: String,
+    },
+    /// There are no credentials that could be used now: a role's come seconds after the instance, and are renewed.
+    #[error(
+        "the AWS credentials do not work, {why}: give the instance a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    )]
+    NoCredentials {
         /// What is the matter with them.
         why: String,
     },
@@ -174,16 +182,24 @@ impl Ec2Error {
             Self::Malformed { .. } | Self::AwsReserved { .. } | Self::InUse { .. } => true,
             Self::Refused { code, .. } => code.starts_with("InvalidParameter"),
             Self::Unclear { .. } | Self::Unlisted { .. } | Self::Throttled { .. } | Self::Unreachable { .. } => false,
-            Self::Denied { .. } | Self::BadCredentials { .. } | Self::NoRegion => false,
+            Self::Denied { .. } | Self::BadCredentials { .. } | Self::NoCredentials { .. } | Self::NoRegion => false,
             Self::SubnetFull { .. } | Self::NoSuchEni { .. } | Self::NoSuchSubnet { .. } | Self::Primary { .. } => {
                 false
             }
         }
     }
 
-    /// Whether the same call may succeed a little later: throttled, unreachable or unclear.
+    /// Whether the same call may succeed a little later.
     pub fn is_transient(&self) -> bool {
-        self.is_unclear() || matches!(self, Self::Unreachable { .. } | Self::Throttled { .. })
+        match self {
+            Self::Unclear { .. } | Self::Unlisted { .. } | Self::Unreachable { .. } | Self::Throttled { .. } => true,
+            // IMDS tells both, and is late at boot.
+            Self::NoCredentials { .. } | Self::NoRegion => true,
+            Self::Denied { .. } | Self::BadCredentials { .. } | Self::Refused { .. } | Self::Malformed { .. } => false,
+            Self::InUse { .. } | Self::OutsideSubnet { .. } | Self::AwsReserved { .. } | Self::Primary { .. } => false,
+            Self::EniFull { .. } | Self::SubnetFull { .. } | Self::NotAssigned { .. } => false,
+            Self::NoSuchEni { .. } | Self::NoSuchSubnet { .. } => false,
+        }
     }
 }
 
@@ -209,7 +225,7 @@ impl Subject {
         }
         // Credentials are fetched and connections made inside the call, before anything is sent.
         if let Some(why) = find::<CredentialsError>(error) {
-            return Ec2Error::BadCredentials { why: credentials(why).to_owned() };
+            return credentials(why);
         }
         let never_connected = find::<hyper_util::client::legacy::Error>(error).is_some_and(|e| e.is_connect());
         if never_connected || matches!(error, SdkError::ConstructionFailure(_)) {
@@ -244,6 +260,8 @@ impl Subject {
 
     fn by_code(&self, code: &str, message: &str) -> Option<Ec2Error> {
         let bad = |why: &str| Some(Ec2Error::BadCredentials { why: format!("{why} ({code})") });
+        // A role's are renewed, and a clock is set soon after a boot.
+        let old = |why: &str| Some(Ec2Error::NoCredentials { why: format!("{why} ({code})") });
         match code {
             "RequestLimitExceeded"
             | "Throttling"
@@ -260,8 +278,8 @@ impl Subject {
             "AuthFailure" | "InvalidClientTokenId" | "UnrecognizedClientException" | "MissingAuthenticationToken" => {
                 bad("AWS does not know them")
             }
-            "ExpiredToken" | "ExpiredTokenException" => bad("their session has expired"),
-            "RequestExpired" => bad("the request came too late, so this host's clock may be wrong"),
+            "ExpiredToken" | "ExpiredTokenException" => old("their session has expired"),
+            "RequestExpired" => old("the request came too late, so this host's clock may be wrong"),
             "SignatureDoesNotMatch" | "IncompleteSignature" => bad("the secret key is wrong or this host's clock is"),
             "PrivateIpAddressLimitExceeded" => self.eni.clone().map(|eni| Ec2Error::EniFull { eni }),
             "InsufficientFreeAddressesInSubnet" | "InsufficientCidrBlocks" => {
@@ -338,13 +356,17 @@ fn quote(text: &str) -> String {
     text.trim_end_matches('.').chars().take(QUOTE).collect()
 }
 
-fn credentials(error: &CredentialsError) -> &'static str {
-    match error {
+/// Only a configuration is a person's to change: the rest may be late, or renewed.
+fn credentials(error: &CredentialsError) -> Ec2Error {
+    let why = match error {
+        CredentialsError::InvalidConfiguration(_) => {
+            return Ec2Error::BadCredentials { why: "their configuration is invalid".to_owned() };
+        }
         CredentialsError::CredentialsNotLoaded(_) => "there are none",
         CredentialsError::ProviderTimedOut(_) => "they could not be fetched in time",
-        CredentialsError::InvalidConfiguration(_) => "their configuration is invalid",
         CredentialsError::ProviderError(_) | CredentialsError::Unhandled(_) | _ => "they could not be fetched",
-    }
+    };
+    Ec2Error::NoCredentials { why: why.to_owned() }
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

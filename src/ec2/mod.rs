@@ -6,19 +6,16 @@
 //! EC2 is eventually consistent: a read may lag behind a change in both directions.
 
 mod answer;
+mod connect;
 mod error;
 mod interface;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use aws_config::BehaviorVersion;
-use aws_config::imds::region::ImdsRegionProvider;
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::config::retry::RetryConfig;
-use aws_sdk_ec2::config::timeout::TimeoutConfig;
-use aws_sdk_ec2::config::{Credentials, Region};
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{Filter, InstanceType};
 use serde::Serialize;
@@ -27,6 +24,7 @@ use tokio::time::Instant;
 use crate::id::{EniId, SubnetId};
 use crate::subnet::Subnet;
 pub use answer::{Answer, AssignCall};
+pub use connect::StaticKeys;
 pub use error::Ec2Error;
 use error::Subject;
 pub use interface::{Address, Interface};
@@ -35,8 +33,6 @@ pub use interface::{Address, Interface};
 const CALL: Duration = Duration::from_secs(25);
 /// Longest time for one attempt: three of them fit into a call. An Assign of 49 addresses answers within about 2 s.
 const ATTEMPT: Duration = Duration::from_secs(8);
-/// Longest time for a connection, TLS included; the SDK's own default is 3.1 s.
-const CONNECT: Duration = Duration::from_secs(3);
 /// Attempts in all while EC2 throttles.
 pub const ATTEMPTS: u32 = 3;
 /// The pause before a second attempt is random between nothing and this, and doubles. The bucket refills 5 a second for
@@ -95,20 +91,6 @@ impl Serialize for Action {
     }
 }
 
-/// Access keys from the original's `config.json`. Not printable.
-#[derive(Clone)]
-#[allow(missing_docs, reason = "AWS's names")]
-pub struct StaticKeys {
-    pub access_key_id: String,
-    pub secret_access_key: String,
-}
-
-impl std::fmt::Debug for StaticKeys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("StaticKeys")
-    }
-}
-
 /// EC2 in one region. Cheap to clone: the connections and the credentials are shared.
 #[derive(Debug, Clone)]
 pub struct Ec2 {
@@ -117,57 +99,6 @@ pub struct Ec2 {
 }
 
 impl Ec2 {
-    /// Finds region, credentials and endpoint: what is given here, else the SDK's own environment names
-    /// (`AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL_EC2`, ...), else IMDS. Sends nothing to EC2.
-    ///
-    /// Errors: [`Ec2Error::NoRegion`]. Credentials are looked for at the first call.
-    pub async fn connect(region: Option<String>, credentials: Option<StaticKeys>) -> Result<Self, Ec2Error> {
-        Self::connect_to(None, region, credentials).await
-    }
-
-    /// [`Ec2::connect`] with an endpoint, such as `http://127.0.0.1:4566`, that outweighs `AWS_ENDPOINT_URL_EC2`.
-    pub async fn connect_to(
-        endpoint: Option<String>,
-        region: Option<String>,
-        credentials: Option<StaticKeys>,
-    ) -> Result<Self, Ec2Error> {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT)
-            .operation_attempt_timeout(ATTEMPT)
-            .operation_timeout(CALL)
-            .build();
-        // Dated, so that an update of the SDK does not change retries or timeouts by itself.
-        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
-            .timeout_config(timeouts);
-        if let Some(region) = region {
-            loader = loader.region(Region::new(region));
-        }
-        if let Some(StaticKeys { access_key_id, secret_access_key }) = credentials {
-            let keys = Credentials::builder()
-                .access_key_id(access_key_id)
-                .secret_access_key(secret_access_key)
-                .provider_name("config.json");
-            loader = loader.credentials_provider(keys.build());
-        }
-        // Boxed: the SDK's loader is tens of kilobytes of future.
-        let shared = Box::pin(loader.load()).await;
-        let region = match shared.region().map(|region| region.as_ref().trim()) {
-            // A plugin's settings can be emptied but not removed; an empty AWS_REGION keeps the SDK from asking IMDS.
-            Some("") => {
-                let imds = ImdsRegionProvider::builder().build();
-                Box::pin(imds.region()).await.map(|region| region.as_ref().to_owned())
-            }
-            given => given.map(str::to_owned),
-        };
-        let region = region.ok_or(Ec2Error::NoRegion)?;
-        let mut config = aws_sdk_ec2::config::Builder::from(&shared).region(Region::new(region.clone()));
-        if endpoint.is_some() {
-            config.set_endpoint_url(endpoint);
-        }
-        Ok(Self { client: Client::from_conf(config.build()), region })
-    }
-
     /// The region that is spoken to.
     pub fn region(&self) -> &str {
         &self.region
@@ -255,9 +186,18 @@ impl Ec2 {
         Ok(found)
     }
 
+    /// Every ENI that is attached to the instance, or about to be.
+    pub async fn interfaces_of_instance(&self, instance: &str) -> Result<Vec<Interface>, Ec2Error> {
+        let attached = Filter::builder().name("attachment.instance-id").values(instance).build();
+        self.filtered(&Action::DescribeInterfaces.on(None, None), vec![attached]).await
+    }
+
     async fn interfaces(&self, subnet: &SubnetId, mut filters: Vec<Filter>) -> Result<Vec<Interface>, Ec2Error> {
-        let subject = Action::DescribeInterfaces.on(None, Some(subnet));
         filters.push(Filter::builder().name("subnet-id").values(subnet.as_str()).build());
+        self.filtered(&Action::DescribeInterfaces.on(None, Some(subnet)), filters).await
+    }
+
+    async fn filtered(&self, subject: &Subject, filters: Vec<Filter>) -> Result<Vec<Interface>, Ec2Error> {
         let call = self.client.describe_network_interfaces().set_filters(Some(filters));
         let mut pages = call.into_paginator().page_size(PAGE).send();
         let mut all = Vec::new();

@@ -98,6 +98,7 @@ impl Task {
                 | Ec2Error::Throttled { .. }
                 | Ec2Error::Denied { .. }
                 | Ec2Error::BadCredentials { .. }
+                | Ec2Error::NoCredentials { .. }
                 | Ec2Error::NoRegion
                 | Ec2Error::Unreachable { .. } => {
                     self.refuse(batch, fresh, false, &mut changes);

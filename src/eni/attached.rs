@@ -12,7 +12,7 @@ use super::Eni;
 use super::lease::Weak;
 use crate::ec2::Ec2Error;
 use crate::error::Error;
-use crate::imds::{Host, Nic};
+use crate::imds::{Instance, Nic};
 use crate::plan::attachment::{Attachment, Whose, Word};
 
 /// The ENI and the instance that it is attached to for as long as it is served.
@@ -40,10 +40,10 @@ const IMDS: Duration = Duration::from_secs(1);
 const EC2: Duration = Duration::from_secs(3);
 
 impl Place {
-    pub(super) fn new(nic: Nic, host: &Host) -> Self {
+    pub(super) fn new(nic: Nic, instance: &Instance) -> Self {
         Self {
             nic,
-            instance: host.instance.clone(),
+            instance: instance.id.clone(),
             began: Instant::now(),
             left: CancellationToken::new(),
             lost: OnceLock::new(),
@@ -82,7 +82,7 @@ impl Place {
     }
 
     pub(super) fn refusal(&self, word: &Word) -> Error {
-        Error::Missing(format!(
+        Error::Absent(format!(
             "{} is {word}, so nothing of it is granted, released or given back here: attach it to this instance, or create \
              the network for another interface",
             self.nic.eni

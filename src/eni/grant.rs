@@ -8,11 +8,13 @@ use ipnet::Ipv4Net;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Eni, LAST_WORD, Lease, Memory, Order, Want};
+use super::{Eni, Lease, Memory, Order, Want};
 use crate::address::{Event, FIXED, Row, State};
 use crate::error::Error;
 use crate::fault::point;
 use crate::id::{EniId, Kind};
+use crate::late::LAST_WORD;
+use crate::link::Parent;
 use crate::store::{Choice, WarmGrant};
 
 /// How long a request for a named address waits for that address's own release.
@@ -157,8 +159,8 @@ impl Eni {
             let wanted =
                 WarmGrant { eni: &self.nic.eni, sub_pool, choice, first, except: &except, claim: &claim, holder };
             // All are asked at once, since their answers are nearly always yes.
-            let (on_link, granted, ours) =
-                tokio::join!(self.on_link(), self.outside.store.grant_warm(&wanted, until), self.is_ours(until));
+            let (parent, granted, ours) =
+                tokio::join!(self.parent(), self.outside.store.grant_warm(&wanted, until), self.is_ours(until));
             let Some(ip) = granted? else {
                 return ours.map(|()| None);
             };
@@ -167,12 +169,12 @@ impl Eni {
                 (memory.leases.get(&ip).cloned(), memory.listed.contains(&ip))
             };
             // I7: a host agent may have put a secondary address of the ENI on the link itself since it became warm.
-            let is_free = on_link.as_ref().is_ok_and(|own| !own.contains(&ip));
+            let is_free = parent.as_ref().is_ok_and(|parent| !parent.addresses.contains(&ip));
             if ours.is_err() || known.is_none() && !(is_listed && is_free) {
                 // I2: or EC2 has not told this life that it is on the ENI; the next look will.
                 self.weak().change(ip, &claim, Event::TakeBack, until).await?;
                 ours?;
-                on_link?;
+                parent?;
                 except.push(ip);
                 continue;
             }
@@ -188,11 +190,11 @@ impl Eni {
         }
     }
 
-    /// The addresses that the host itself has on the link, now.
-    async fn on_link(&self) -> Result<Vec<Ipv4Addr>, Error> {
-        let own = self.outside.links.addresses(self.link.index).await.map_err(|e| Error::Missing(e.to_string()))?;
-        self.shared.memory().on_link.clone_from(&own);
-        Ok(own)
+    /// The link and the addresses that the host itself has on it, now.
+    async fn parent(&self) -> Result<Parent, Error> {
+        let parent = self.outside.links.parent(&self.nic.mac).await?;
+        self.shared.memory().on_link.clone_from(&parent.addresses);
+        Ok(parent)
     }
 
     /// The address that a grant is likely to get.
@@ -214,8 +216,9 @@ impl Eni {
     }
 
     async fn nobody_has(&self, ip: Ipv4Addr) -> Result<(), Error> {
-        if self.on_link().await?.contains(&ip) {
-            let link = &self.link.name;
+        let Parent { link, addresses } = self.parent().await?;
+        if addresses.contains(&ip) {
+            let link = link.name;
             let why = format!(
                 "the host itself has it on {link}; take it off with `ip addr del {ip}/32 dev {link}`, and see `ec2-ipam doctor`"
             );

@@ -20,10 +20,10 @@ use crate::address::{Row, State};
 use crate::ec2::Ec2;
 use crate::error::Error;
 use crate::id::{Boot, Claim, Kind};
-use crate::imds::{Host, Imds, Nic};
+use crate::imds::{Imds, Instance, Nic};
 use crate::in_use::InUse;
-use crate::late::Late;
-use crate::link::{Link, Links};
+use crate::late::{LAST_WORD, Late};
+use crate::link::Links;
 use crate::plan::reconcile::{Finding, What};
 use crate::plan::{Warmth, brief_age, settle_age};
 use crate::store::Store;
@@ -139,8 +139,6 @@ pub struct Eni {
     pub nic: Nic,
     /// Its subnet.
     pub subnet: Subnet,
-    /// The parent interface.
-    pub link: Link,
     outside: Outside,
     wants: mpsc::UnboundedSender<Want>,
     /// Err until the first survey is done: why not yet.
@@ -226,8 +224,6 @@ impl Shared {
 
 /// The bound of one attempt at the table where nobody waits for it.
 const STORE_TIME: Duration = Duration::from_secs(20);
-/// A request stops waiting so long before its deadline, to look for a last resort and to say what was missing.
-const LAST_WORD: Duration = Duration::from_millis(1500);
 
 impl Eni {
     /// Starts serving an ENI of this host: its task runs until the driver stops, or until the ENI is not this host's any more;
@@ -235,21 +231,21 @@ impl Eni {
     pub fn start(
         nic: Nic,
         subnet: Subnet,
-        link: Link,
-        host: &Host,
+        instance: &Instance,
         lock: UnixListener,
         outside: Outside,
         stop: CancellationToken,
     ) -> Arc<Self> {
         let (wants, inbox) = mpsc::unbounded_channel();
-        let (sender, surveyed) = watch::channel(Err(Error::Missing("the ENI has not been looked at yet".into())));
-        let place = Place::new(nic.clone(), host);
+        let (sender, surveyed) = watch::channel(Err(Error::Missing(
+            "the first look at the ENI is not done yet: EC2 or the database is slow".into(),
+        )));
+        let place = Place::new(nic.clone(), instance);
         let shared = Arc::new(Shared { place, memory: Mutex::new(Memory::empty()), waiting: AtomicUsize::new(0) });
         let task = task::Task::new(
             nic.clone(),
             subnet.clone(),
-            link.clone(),
-            host.instance_type.clone(),
+            instance.instance_type.clone(),
             lock,
             outside.clone(),
             Arc::clone(&shared),
@@ -260,7 +256,7 @@ impl Eni {
         // Cut short as by a crash: nothing more may be done for an ENI that is not ours.
         let work = async move { Box::pin(left.run_until_cancelled(task.run(stop))).await };
         outside.tasks.spawn(supervised("an interface's task", work));
-        Arc::new(Self { nic, subnet, link, outside, wants, surveyed, shared })
+        Arc::new(Self { nic, subnet, outside, wants, surveyed, shared })
     }
 
     fn weak(&self) -> Weak {

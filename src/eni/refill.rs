@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::fault::point;
 use crate::fill;
 use crate::id::Kind;
+use crate::link::Parent;
 use crate::plan;
 use crate::store::FreeClaim;
 
@@ -192,7 +193,10 @@ impl Task {
     /// is new.
     async fn why_full(&self, rows: &[Row]) -> Error {
         let eni = self.nic.eni.clone();
-        let own = self.outside.links.addresses(self.link.index).await.unwrap_or_default();
+        let Parent { link, addresses: own } = match self.outside.links.parent(&self.nic.mac).await {
+            Ok(parent) => parent,
+            Err(why) => return why.into(),
+        };
         let idle: Vec<String> = rows
             .iter()
             .filter(|row| row.state() == State::Ready && own.contains(&row.ip))
@@ -206,7 +210,7 @@ impl Task {
             let is_looked_at = self.outside.in_use.count().is_some() && self.shared.is_settling();
             return Error::Unknown { eni, count, is_looked_at };
         }
-        Error::HostHasThem { eni, link: self.link.name.clone(), ips: idle.join(", ") }
+        Error::HostHasThem { eni, link: link.name, ips: idle.join(", ") }
     }
 
     /// How many more addresses the ENI can take.

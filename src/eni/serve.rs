@@ -15,8 +15,9 @@ impl Task {
     /// on -> lease for those who wait, on -> ready for the rest; ready -> lease likewise.
     pub(super) async fn serve(&mut self, rows: Vec<Row>) -> Result<(), Error> {
         // I7, I1: neither what the host itself has on the link, nor what a container has by Docker's last word.
-        let mut taken = self.outside.links.addresses(self.link.index).await.unwrap_or_default();
-        taken.extend(self.outside.in_use.addresses());
+        let parent = self.outside.links.parent(&self.nic.mac).await;
+        let mut taken = self.outside.in_use.addresses();
+        taken.extend(parent.iter().flat_map(|parent| &parent.addresses));
         let mut changes = Vec::new();
         let mut granted = Vec::new();
         for row in rows {
@@ -29,7 +30,8 @@ impl Task {
                 // I1: Docker has this address in use, whatever the table says.
                 tracing::error!(eni = %self.nic.eni, ip = %row.ip, "the database lost the lease of {}; it is put right", row.ip);
                 Event::Lease { claim, holder: row.holder.clone() }
-            } else if !taken.contains(&row.ip)
+            } else if parent.is_ok()
+                && !taken.contains(&row.ip)
                 && let Some(order) = self.next_order(&row)
             {
                 let claim = self.outside.claims.next(Kind::Lease);

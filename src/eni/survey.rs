@@ -128,7 +128,8 @@ impl Task {
         match self.outside.imds.addresses(&self.nic.mac).await {
             // The first line is the primary address.
             Ok(ips) => Ok((ips.into_iter().enumerate().map(|(n, ip)| (ip, n == 0)).collect(), Witness::Imds)),
-            Err(_) => Err(why),
+            // Where IMDS may answer soon it is waited for, whatever EC2 says.
+            Err(late) => Err(if why.may_pass() { why } else { late.into() }),
         }
     }
 

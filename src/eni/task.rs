@@ -23,7 +23,6 @@ use crate::error::Error;
 use crate::fill;
 use crate::imds::Nic;
 use crate::late::pause;
-use crate::link::Link;
 use crate::plan::{Burst, drain_age, settle_age};
 use crate::subnet::Subnet;
 
@@ -31,7 +30,6 @@ use crate::subnet::Subnet;
 pub(super) struct Task {
     pub(super) nic: Nic,
     pub(super) subnet: Subnet,
-    pub(super) link: Link,
     pub(super) instance_type: String,
     pub(super) outside: Outside,
     pub(super) shared: Arc<Shared>,
@@ -80,7 +78,6 @@ impl Task {
     pub(super) fn new(
         nic: Nic,
         subnet: Subnet,
-        link: Link,
         instance_type: String,
         lock: UnixListener,
         outside: Outside,
@@ -92,7 +89,6 @@ impl Task {
         Self {
             nic,
             subnet,
-            link,
             instance_type,
             outside,
             shared,
@@ -274,10 +270,16 @@ impl Task {
         // What a container has by Docker's last word is not idle, whatever the table says.
         idle.retain(|row| !self.outside.in_use.contains(row.ip));
         let listed = self.shared.memory().listed.clone();
-        let own = self.outside.links.addresses(self.link.index).await.unwrap_or_default();
+        // No link, or no answer from the kernel: nothing is given, and nothing is fetched to be given (I7).
+        let parent = self.outside.links.parent(&self.nic.mac).await;
+        let own = match parent {
+            Err(why) if !self.queue.is_empty() => return Err(why.into()),
+            parent => parent.map(|parent| parent.addresses),
+        };
+        let is_own = |ip| own.as_ref().map_or(true, |own| own.contains(ip));
         let warm: Vec<Row> = idle
             .iter()
-            .filter(|row| warmth.is_warm(row) && listed.contains(&row.ip) && !own.contains(&row.ip))
+            .filter(|row| warmth.is_warm(row) && listed.contains(&row.ip) && !is_own(&row.ip))
             .filter(|row| !self.outside.in_use.contains(row.ip))
             .cloned()
             .collect();

@@ -41,7 +41,7 @@ impl Ipam {
             if self.has_lost(&nic.eni).await && !self.is_back(nic, host).await {
                 continue;
             }
-            if let Err(why) = self.serve(host, nic, until).await {
+            if let Err(why) = self.serve(nic, until).await {
                 tracing::debug!(eni = %nic.eni, "{why}");
             }
         }

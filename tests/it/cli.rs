@@ -397,13 +397,15 @@ async fn wrong_settings_are_named() {
 }
 
 /// The settings that are the AWS SDK's own.
-const OF_AWS: [&str; 6] = [
+const OF_AWS: [&str; 8] = [
     "AWS_REGION",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "AWS_ENDPOINT_URL_EC2",
     "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+    "HTTPS_PROXY",
+    "NO_PROXY",
 ];
 
 #[test]
@@ -438,7 +440,7 @@ fn manifest_command_line_and_readme_have_the_same_settings() {
     let told: BTreeSet<String> = rows
         .flat_map(|names| names.split(", "))
         .map(|name| name.trim_matches('`').to_owned())
-        .filter(|name| name.starts_with("EC2_IPAM_") || name.starts_with("AWS_"))
+        .filter(|name| name.starts_with("EC2_IPAM_") || name.starts_with("AWS_") || name.ends_with("_PROXY"))
         .collect();
     assert_eq!(told, known);
 }

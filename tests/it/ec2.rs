@@ -35,7 +35,7 @@ fn error(status: u16, code: &str, message: &str) -> Answer {
 
 async fn connect(url: &str) -> Ec2 {
     let keys = StaticKeys { access_key_id: "AKIAX".into(), secret_access_key: "hunter2".into() };
-    Ec2::connect_to(Some(url.into()), Some("eu-west-1".into()), Some(keys)).await.unwrap()
+    Ec2::connect_to(url.into(), "eu-west-1".into(), keys).await
 }
 
 pub(crate) fn assigned(ips: &[Ipv4Addr]) -> Answer {

@@ -1,12 +1,21 @@
 //! The IMDS adapter over real HTTP.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ec2_ipam::imds::{Imds, ImdsError};
 
+use aws_sdk_ec2::config::ProvideCredentials;
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
 use crate::stub::{Answer, Stub};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
 const MACS: &str = "/latest/meta-data/network/interfaces/macs/";
 
 fn text(body: &str) -> Answer {
@@ -54,7 +63,7 @@ fn instance(request: &str) -> Answer {
 async fn a_host_is_read_with_one_token_and_without_those_that_vanish() {
     let stub = Stub::start(|request, _| instance(request)).await;
     let imds = Imds::at(&stub.url).unwrap();
-    let host = imds.host(PATIENCE).await.unwrap();
+    let host = imds.host(soon()).await.unwrap();
     assert_eq!(
         (host.instance.as_str(), host.region.as_str(), host.instance_type.as_str()),
         ("i-0123456789abcdef0", "eu-west-1", "c5.large")
@@ -64,9 +73,86 @@ async fn a_host_is_read_with_one_token_and_without_those_that_vanish() {
     let nic = &host.interfaces[1];
     assert_eq!((nic.eni.as_str(), nic.cidr.to_string().as_str()), ("eni-0123456789abcdef1", "10.0.0.0/24"));
     assert_eq!(imds.addresses("0A:00:00:00:00:01").await.unwrap(), nic.addresses);
+    assert_eq!(imds.nic(&nic.eni, soon()).await.as_ref(), Ok(nic));
+    let absent = imds.nic(&"eni-0123456789abcdef9".parse().unwrap(), soon()).await;
+    assert!(matches!(absent, Err(ImdsError::Absent { .. })));
     assert_eq!(nic.addresses[0].to_string(), "10.0.0.11");
     assert_eq!(stub.requests().iter().filter(|r| r.starts_with("PUT ")).count(), 1);
     assert!(matches!(imds.addresses("0a:00:00:00:00:06").await, Err(ImdsError::Absent { .. })));
+}
+
+#[tokio::test]
+async fn many_who_want_the_same_share_one_read() {
+    let stub = Stub::start(|request, _| instance(request)).await;
+    let imds = Imds::at(&stub.url).unwrap();
+    let eni = "eni-0123456789abcdef1".parse().unwrap();
+    let nics = join_all((0..50).map(|_| imds.nic(&eni, soon()))).await;
+    assert!(nics.iter().all(Result::is_ok));
+    let seen = stub.requests();
+    let about = |mac: &str| seen.iter().filter(|request| request.contains(mac)).count();
+    // A token, the instance's three items, the list, then what is wanted of it. It comes first.
+    assert_eq!((seen.len(), about("/0a:00:00:00:00:01/"), about("/0a:00:00:00:00:00/")), (11, 6, 0), "{seen:?}");
+    // Once for all who ask for all.
+    let hosts = join_all((0..50).map(|_| imds.host(soon()))).await;
+    assert!(hosts.iter().all(|host| host.as_ref().unwrap().interfaces.len() == 2));
+    assert_eq!(stub.requests()[seen.len()..].iter().filter(|request| request.contains("/macs/ ")).count(), 1);
+    // A failure is shared as well.
+    let silent = Stub::start(|_, _| Answer::Http(500, String::new(), String::new())).await;
+    let imds = Imds::at(&silent.url).unwrap();
+    assert!(join_all((0..50).map(|_| imds.host(soon()))).await.iter().all(Result::is_err));
+    assert!(silent.requests().len() < 10, "{}", silent.requests().len());
+}
+
+#[tokio::test]
+async fn an_answer_that_is_busy_now_and_then_is_asked_for_again() {
+    let stub = Stub::start(|request, n| match n % 3 {
+        0 => Answer::Http(503, String::new(), String::new()),
+        1 if n % 2 == 0 => Answer::Http(429, String::new(), String::new()),
+        _ => instance(request),
+    })
+    .await;
+    assert_eq!(Imds::at(&stub.url).unwrap().host(soon()).await.unwrap().interfaces.len(), 2);
+}
+
+/// Those of a role are renewed though the token of their first fetching is dead by then, and kept while IMDS is away.
+#[tokio::test]
+async fn the_roles_credentials_are_fetched_with_a_token_of_now() {
+    let away = Arc::new(AtomicUsize::new(0));
+    let state = away.clone();
+    let stub = Stub::start(move |request, _| {
+        let now = state.load(Ordering::Relaxed);
+        let role = |body: &str| Answer::Http(200, String::new(), body.into());
+        if now == 9 {
+            return Answer::Http(503, String::new(), String::new());
+        } else if request.starts_with("PUT ") {
+            return role(&format!("token{now}"));
+        } else if !request.contains(&format!("x-aws-ec2-metadata-token: token{now}\r\n")) {
+            return Answer::Http(401, String::new(), String::new());
+        } else if request.contains("/iam/security-credentials/driver ") {
+            return match now {
+                3 => role(r#"{"Code":"AssumeRoleUnauthorizedAccess","Message":"no trust"}"#),
+                4 => role("not JSON with hunter2"),
+                _ => role(&format!(r#"{{"Code":"Success","AccessKeyId":"ASIA{now}","SecretAccessKey":"s","Token":"t","Expiration":"2199-01-01T00:00:00Z"}}"#)),
+            };
+        }
+        if now == 2 { absent() } else { role("driver") }
+    })
+    .await;
+    let imds = Imds::at(&stub.url).unwrap();
+    let role = imds.role();
+    for now in [0, 1] {
+        away.store(now, Ordering::Relaxed);
+        let given = role.provide_credentials().await.unwrap();
+        assert_eq!((given.access_key_id(), given.session_token()), (format!("ASIA{now}").as_str(), Some("t")));
+        assert!(given.expiry().is_some());
+    }
+    away.store(9, Ordering::Relaxed);
+    assert_eq!(role.provide_credentials().await.unwrap().access_key_id(), "ASIA1", "the last ones");
+    for (now, says) in [(2, "CredentialsNotLoaded"), (3, "no trust"), (4, "are not JSON"), (9, "HTTP 503")] {
+        away.store(now, Ordering::Relaxed);
+        let why = format!("{:?}", imds.role().provide_credentials().await.unwrap_err());
+        assert!(why.contains(says) && !why.contains("hunter2"), "{now}: {why}");
+    }
 }
 
 #[tokio::test]
@@ -77,20 +163,45 @@ async fn a_token_that_has_run_out_is_fetched_anew() {
         },
     )
     .await;
-    assert!(Imds::at(&stub.url).unwrap().host(PATIENCE).await.is_ok());
+    assert!(Imds::at(&stub.url).unwrap().host(soon()).await.is_ok());
+}
+
+/// After hibernation, or a restart of the service, IMDS knows no token that it gave before.
+#[tokio::test]
+async fn a_token_that_imds_has_forgotten_is_replaced_once() {
+    let tokens = Arc::new(AtomicUsize::new(0));
+    let given = tokens.clone();
+    let stub = Stub::start(move |request, _| {
+        if request.starts_with("PUT ") {
+            let token = format!("token{}", given.fetch_add(1, Ordering::Relaxed) + 1);
+            return Answer::Http(200, "x-aws-ec2-metadata-token-ttl-seconds: 21600\r\n".into(), token);
+        }
+        let valid = format!("x-aws-ec2-metadata-token: token{}\r\n", given.load(Ordering::Relaxed).max(2));
+        if !request.contains(&valid) {
+            return Answer::Http(401, String::new(), String::new());
+        }
+        instance(&request.replace(&valid, "x-aws-ec2-metadata-token: token\r\n"))
+    })
+    .await;
+    let imds = Imds::at(&stub.url).unwrap();
+    assert_eq!(imds.addresses("0a:00:00:00:00:01").await.unwrap().len(), 2);
+    assert_eq!(tokens.load(Ordering::Relaxed), 2, "the first was dead");
+    assert_eq!(stub.requests().len(), 4, "PUT, GET, PUT, GET");
+    assert_eq!(imds.addresses("0a:00:00:00:00:01").await.unwrap().len(), 2);
+    assert_eq!(stub.requests().len(), 5, "the new one is kept");
 }
 
 #[tokio::test]
 async fn failures_are_told_with_their_remedy() {
     let disabled = Stub::start(|_, _| Answer::Http(403, String::new(), String::new())).await;
-    let error = Imds::at(&disabled.url).unwrap().host(PATIENCE).await.unwrap_err();
+    let error = Imds::at(&disabled.url).unwrap().host(soon()).await.unwrap_err();
     assert_eq!(error, ImdsError::Disabled);
     assert!(error.to_string().contains("modify-instance-metadata-options"), "{error}");
 
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let closed = Imds::at(&format!("http://127.0.0.1:{port}")).unwrap().host(PATIENCE).await.unwrap_err();
+    let closed = Imds::at(&format!("http://127.0.0.1:{port}")).unwrap().host(soon()).await.unwrap_err();
     let hang = Stub::start(|_, _| Answer::Hang).await;
-    let silent = Imds::at(&hang.url).unwrap().host(PATIENCE).await.unwrap_err();
+    let silent = Imds::at(&hang.url).unwrap().host(soon()).await.unwrap_err();
     for error in [closed, silent] {
         assert!(matches!(error, ImdsError::Unreachable { .. }), "{error:?}");
         let text = error.to_string();
@@ -105,7 +216,7 @@ async fn failures_are_told_with_their_remedy() {
         }
     })
     .await;
-    let error = Imds::at(&broken.url).unwrap().host(PATIENCE).await.unwrap_err();
+    let error = Imds::at(&broken.url).unwrap().host(soon()).await.unwrap_err();
     assert!(
         matches!(&error, ImdsError::Odd { path, what } if path == "instance-id" && what == "HTTP 500"),
         "{error:?}"

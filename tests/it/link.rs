@@ -106,6 +106,8 @@ fn addresses_are_those_of_the_link() {
         found.sort();
         assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.4", "10.0.0.5", "192.168.0.1"]);
         assert_eq!(links.addresses(9999).await, Ok(vec![]));
+        assert_eq!(links.parent(&eth1.mac).await.unwrap().addresses.len(), 3);
+        assert!(matches!(links.parent("0a:00:00:00:00:01").await, Err(LinkError::Gone { .. })));
         let all = links.all_addresses().await.unwrap();
         assert_eq!(all.len(), 4);
         assert!(all.contains(&("far".into(), "10.0.1.4".parse().unwrap())));
@@ -131,7 +133,7 @@ fn cost_of_addresses() {
         for round in 0..3 {
             let start = std::time::Instant::now();
             for _ in 0..2000 {
-                assert_eq!(links.addresses(eth1.index).await.unwrap().len(), 30);
+                assert_eq!(links.parent(&eth1.mac).await.unwrap().addresses.len(), 30);
             }
             eprintln!("round {round}: {} us a call", start.elapsed().as_micros() / 2000);
         }

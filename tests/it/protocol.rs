@@ -319,6 +319,8 @@ async fn which_interface_a_pool_is_for() {
     let mut host = fleet.host(1);
     let other = "eni-0cccccccccccccc01";
     host.attach(other, 2, 99, "eth2");
+    // A link that is down may yet be brought up: it is waited for.
+    host.set(&[("EC2_IPAM_REQUEST_TIMEOUT", "5s")]);
     host.start().await;
     let of_eth1 = Ok(pool_id());
     let of_eth2 = Ok(format!("{other}/10.77.0.0-24"));

@@ -157,7 +157,7 @@ impl Fleet {
             within: Vec::new(),
             namespace,
             proxy,
-            _servers: [ec2, imds],
+            servers: [ec2, imds],
             dir,
             child: None,
             heard: Mutex::default(),
@@ -213,7 +213,11 @@ impl Namespace {
     }
 
     pub fn listener(&self) -> TcpListener {
-        self.enter(|| TcpListener::bind("127.0.0.1:0")).unwrap()
+        self.listener_at(0)
+    }
+
+    pub fn listener_at(&self, port: u16) -> TcpListener {
+        self.enter(|| TcpListener::bind(("127.0.0.1", port))).unwrap()
     }
 }
 
@@ -240,7 +244,7 @@ pub struct Host {
     namespace: Namespace,
     /// Between the host and MariaDB.
     pub proxy: Option<Proxy>,
-    _servers: [Server; 2],
+    servers: [Server; 2],
     pub dir: tempfile::TempDir,
     child: Option<Child>,
     /// Whatever was answered or printed.
@@ -290,6 +294,15 @@ impl Host {
 
     pub fn listener(&self) -> TcpListener {
         self.namespace.listener()
+    }
+
+    pub fn listener_at(&self, port: u16) -> TcpListener {
+        self.namespace.listener_at(port)
+    }
+
+    /// Where EC2 is served.
+    pub fn ec2_url(&self) -> String {
+        self.servers[0].url()
     }
 
     /// An interface more, attached as this device; its link gets this name.

@@ -163,14 +163,16 @@ fn a_denial_names_the_action_and_the_resource_and_keeps_the_blob_out() {
 
 #[test]
 fn bad_credentials_say_what_is_wrong_with_them() {
-    for (status, code, part) in [
-        (401, "AuthFailure", "AWS does not know them (AuthFailure)"),
-        (400, "RequestExpired", "clock"),
-        (400, "ExpiredToken", "expired"),
-        (403, "SignatureDoesNotMatch", "secret key is wrong"),
+    // A clock is set and a role's session renewed without anybody's doing.
+    for (status, code, may_pass, part) in [
+        (401, "AuthFailure", false, "AWS does not know them (AuthFailure)"),
+        (400, "RequestExpired", true, "clock"),
+        (400, "ExpiredToken", true, "expired"),
+        (403, "SignatureDoesNotMatch", false, "secret key is wrong"),
     ] {
         let error = assign(status, code, "The secret is hunter2");
-        assert!(matches!(error, Ec2Error::BadCredentials { .. }), "{error:?}");
+        assert!(matches!(error, Ec2Error::BadCredentials { .. } | Ec2Error::NoCredentials { .. }), "{error:?}");
+        assert_eq!(error.is_transient(), may_pass, "{error:?}");
         let text = error.to_string();
         assert!(text.contains(part) && text.contains("AWS_ACCESS_KEY_ID") && !text.contains("hunter2"), "{text}");
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use ec2_ipam::config::Settings;
-use ec2_ipam::ec2::{Ec2, StaticKeys};
+use ec2_ipam::ec2::{Ec2, Ec2Error, StaticKeys};
 use ec2_ipam::fault;
 use ec2_ipam::imds::Imds;
 use ec2_ipam::ipam::Ipam;
@@ -298,7 +298,8 @@ fn start(setting: &Setting, tasks: TaskTracker, stop: CancellationToken) -> Arc<
     let endpoint = setting.ec2.clone();
     let ec2 = Late::reach("EC2", &tasks, stop.clone(), move || {
         let keys = StaticKeys { access_key_id: ACCESS_KEY.into(), secret_access_key: SECRET_KEY.into() };
-        Ec2::connect_to(Some(endpoint.clone()), Some(REGION.into()), Some(keys))
+        let endpoint = endpoint.clone();
+        async move { Ok::<_, Ec2Error>(Ec2::connect_to(endpoint, REGION.into(), keys).await) }
     });
     let imds = Imds::at(&setting.imds).unwrap();
     let ipam = Ipam::with(setting.settings.clone(), store, ec2, imds, tasks, stop).unwrap();
