@@ -24,6 +24,8 @@ struct Known {
     addresses: HashSet<Ipv4Addr>,
     names: HashMap<Ipv4Addr, String>,
     released: HashMap<Ipv4Addr, Instant>,
+    /// How many releases may be remembered before those that matter no more are dropped.
+    room: usize,
     silence: Option<Silence>,
 }
 
@@ -38,6 +40,8 @@ pub struct Silence {
 
 /// Docker releases an address a moment before its containers stop showing it.
 const AFTERGLOW: Duration = Duration::from_secs(10);
+/// A release is remembered for longer than any read of rows takes that it may have come during.
+const MEMORY: Duration = Duration::from_secs(60);
 
 impl InUse {
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -58,8 +62,8 @@ impl InUse {
             return None;
         }
         known.asked = Some(asked);
-        known.released.retain(|_, released| *released + AFTERGLOW > asked);
-        known.addresses = addresses.into_iter().filter(|ip| !known.released.contains_key(ip)).collect();
+        let glows = |ip: &Ipv4Addr| known.released.get(ip).is_some_and(|released| *released + AFTERGLOW > asked);
+        known.addresses = addresses.into_iter().filter(|ip| !glows(ip)).collect();
         known.names = names;
         known.silence.take()
     }
@@ -86,13 +90,21 @@ impl InUse {
         known.names.get(&ip).filter(|_| known.addresses.contains(&ip)).cloned()
     }
 
-    /// Docker released this one.
+    /// Docker releases this one. To be said as soon as it does, whatever the release has to wait for.
     pub fn released(&self, ip: Ipv4Addr) {
         let mut known = self.known();
         known.addresses.remove(&ip);
-        // Long before that it matters no more; Docker may not be read at all.
-        known.released.retain(|_, released| released.elapsed() < AFTERGLOW * 2);
+        // Not at each release: they may come by the thousand.
+        if known.released.len() >= known.room {
+            known.released.retain(|_, released| released.elapsed() < MEMORY);
+            known.room = known.released.len() * 2 + 64;
+        }
         known.released.insert(ip, Instant::now());
+    }
+
+    /// When Docker released it last, as far as that is remembered: rows that were read before say otherwise, and are wrong.
+    pub fn last_release(&self, ip: Ipv4Addr) -> Option<Instant> {
+        self.known().released.get(&ip).copied()
     }
 
     /// Whether a container has it.
@@ -130,6 +142,7 @@ mod tests {
         listed(Instant::now() + AFTERGLOW * 2);
         assert!(in_use.contains(ip), "it was given to another container");
         assert_eq!(in_use.name(ip).as_deref(), Some("web"));
+        assert!(in_use.last_release(ip).is_some(), "what Docker lists does not undo the release");
         in_use.released(ip);
         assert_eq!(in_use.name(ip), None, "it may be the next container's");
     }
@@ -150,5 +163,18 @@ mod tests {
         assert!(in_use.listed(HashSet::from([ip]), HashMap::new(), at(8)).is_none());
         assert!(!in_use.contains(ip));
         assert!(in_use.silence().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn releases_are_remembered_for_longer_than_a_read_takes_and_not_for_ever() {
+        let in_use = InUse::default();
+        let all = |n: u32| Ipv4Addr::from(0x0a00_0000 + n);
+        (0..1000).for_each(|n| in_use.released(all(n)));
+        tokio::time::advance(MEMORY - Duration::from_secs(1)).await;
+        (1000..1100).for_each(|n| in_use.released(all(n)));
+        assert!((0..1100).all(|n| in_use.last_release(all(n)).is_some()));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        (1100..4000).for_each(|n| in_use.released(all(n)));
+        assert!((0..1000).all(|n| in_use.last_release(all(n)).is_none()) && in_use.last_release(all(1000)).is_some());
     }
 }

@@ -238,6 +238,8 @@ impl Ipam {
             tracing::debug!(%ip, "Docker let go of the gateway {ip}");
             return;
         }
+        // Whatever this waits for, rows that were read before are wrong from now on.
+        self.in_use.released(ip);
         let ipam = Arc::clone(self);
         let mut work = self.tasks.spawn(supervised("a release", async move { ipam.release(pool.eni, ip).await }));
         if timeout(RELEASE_PATIENCE, &mut work).await.is_err() {

@@ -147,25 +147,28 @@ impl Ipam {
         let host = self.host().await.ok();
         let mut read = Vec::new();
         for eni in served.into_iter().filter(|eni| eni.not_ready().is_none()) {
+            let leases = eni.known().leases;
             let rows = self.store(until).await?.rows_of_eni(&eni.nic.eni, until).await?;
             let imds = host.as_ref().map(|host| host.interfaces.iter().any(|nic| nic.eni == eni.nic.eni));
             let thorough = thorough || imds == Some(false);
             let known = watched.entry(eni.nic.eni.clone()).or_default();
             let (listed, ec2) = self.listed(&eni, &rows, known, thorough).await;
             if eni.judge(&Word { imds, ec2 }) == Whose::Ours {
-                read.push((eni, rows, listed));
+                read.push((eni, leases, rows, listed));
             }
         }
         point("reconcile:read").await;
         let docker = self.docker(host.as_ref()).await;
         let mut found = Vec::new();
         let mut whole = docker.is_some() || self.reconciler.engine.is_none();
-        for (eni, rows, listed) in read {
+        for (eni, leases, rows, listed) in read {
             whole &= listed.is_some();
             let watched = watched.entry(eni.nic.eni.clone()).or_default();
             watched.rounds = watched.rounds.saturating_add(1);
             let shown = docker.as_ref().filter(|docker| watched.is_shown_by(docker, &eni));
-            let look = self.complete(&eni, rows, listed, shown, host.as_ref(), until).await?;
+            let mut look = self.complete(&eni, rows, listed, shown, host.as_ref(), until).await?;
+            // What was granted or released since the rows were read is not lost.
+            look.known.leases.retain(|ip, claim| leases.get(ip) == Some(claim));
             if let Some(listed) = &look.listed {
                 eni.believe(listed, &look.rows, now);
             }

@@ -79,14 +79,14 @@ impl Eni {
                     self.is_ours(until).await?;
                     self.nobody_has(ip).await?;
                     let row = row.ok_or(Error::Stopping)?;
-                    // I1: a lease that the database lost stands again; then it is somebody's, and waited for.
                     let older = self.shared.memory().leases.get(&ip).cloned();
-                    let is_lost = older.is_some();
-                    let claim = older.unwrap_or_else(|| self.outside.claims.next(Kind::Lease));
-                    let event = Event::Lease { claim: claim.clone(), holder: holder.clone() };
-                    if let Ok(change) = row.on(event)
+                    let claim = self.outside.claims.next(Kind::Lease);
+                    if let Some(claim) = older {
+                        // Then it is somebody's, and waited for.
+                        let lost = row.on(Event::Restore { claim }).ok();
+                        self.weak().stand_again(lost.as_slice(), until).await?;
+                    } else if let Ok(change) = row.on(Event::Lease { claim: claim.clone(), holder: holder.clone() })
                         && self.outside.store.apply(&[change], until).await? == [true]
-                        && !is_lost
                     {
                         self.shared.memory().leases.insert(ip, claim.clone());
                         point("request:granted-named").await;
@@ -184,8 +184,9 @@ impl Eni {
                 return Ok(Some(Lease::new(ip, claim, self.weak())));
             };
             // I1: Docker has this address in use, whatever the table says.
-            tracing::error!(eni = %self.nic.eni, %ip, "the database lost the lease of {ip}; it is put right");
-            self.weak().change(ip, &claim, Event::Restore { claim: older }, until).await?;
+            let row = self.outside.store.row(ip, until).await?.filter(|row| row.claim.as_ref() == Some(&claim));
+            let lost = row.and_then(|row| row.on(Event::Restore { claim: older }).ok());
+            self.weak().stand_again(lost.as_slice(), until).await?;
             except.push(ip);
         }
     }

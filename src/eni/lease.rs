@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
 use super::{Outside, STORE_TIME, Shared};
-use crate::address::{Event, Row, State};
+use crate::address::{Change, Event, Row, State};
 use crate::fault::point;
 use crate::id::{Claim, EniId};
 use crate::late::pause;
@@ -64,7 +64,6 @@ impl Drop for Lease {
 
 impl Weak {
     pub(super) async fn release(&self, ip: Ipv4Addr) {
-        self.outside.in_use.released(ip);
         if let Err(why) = self.is_ours().await {
             return tracing::info!(eni = %self.id, %ip, "nothing to release: {why}");
         }
@@ -89,12 +88,7 @@ impl Weak {
     /// lease -> ready, however long the database is away. It names the lease's own token, so that a late one cannot end
     /// somebody else's lease (I5).
     async fn let_go(&self, ip: Ipv4Addr, claim: Claim, event: Event) {
-        {
-            let mut memory = self.shared.memory();
-            if memory.leases.get(&ip) == Some(&claim) {
-                memory.leases.remove(&ip);
-            }
-        }
+        self.shared.forget(ip, &claim);
         let mut failures = 0;
         loop {
             let turn = self.outside.store.background_turn().await;
@@ -127,6 +121,25 @@ impl Weak {
         }
         sleep(pause(*failures)).await;
         *failures += 1;
+    }
+
+    /// I1: leases that this life knows and the database lost stand again. Docker may let go of one meanwhile, and its
+    /// release then found a row that was not leased: it is done once more.
+    pub(super) async fn stand_again(&self, changes: &[Change], until: Instant) -> Result<Vec<bool>, StoreError> {
+        let outcome = self.outside.store.apply(changes, until).await;
+        for Change { ip, to, .. } in changes {
+            let (ip, Some(claim)) = (*ip, to.claim.clone()) else { continue };
+            if self.shared.memory().leases.get(&ip) == Some(&claim) {
+                continue;
+            }
+            let eni = self.clone();
+            self.outside.tasks.spawn(async move { eni.let_go(ip, claim, Event::Release).await });
+        }
+        let done = outcome?;
+        for Change { ip, .. } in changes.iter().zip(&done).filter(|(_, done)| **done).map(|(change, _)| change) {
+            tracing::error!(eni = %self.id, %ip, "the database lost the lease of {ip}; it is put right");
+        }
+        Ok(done)
     }
 
     /// One change of a row that carries this claim; `false` when it does not any more.

@@ -220,6 +220,14 @@ impl Shared {
         // Nothing in a critical section of this lock can panic half-way through a change.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Unless it is another lease by now.
+    fn forget(&self, ip: Ipv4Addr, claim: &Claim) {
+        let mut memory = self.memory();
+        if memory.leases.get(&ip) == Some(claim) {
+            memory.leases.remove(&ip);
+        }
+    }
 }
 
 /// The bound of one attempt at the table where nobody waits for it.

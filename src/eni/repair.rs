@@ -1,6 +1,7 @@
 //! What is found wrong, put right: what reconciling saw twice, by guarded changes of rows and by EC2 where an address is not
 //! where it should be, and leases by what this life itself knows of them.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use crate::address::{Change, Event, NewRow, Row, State};
 use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
-use crate::id::Kind;
+use crate::id::{Claim, Kind};
 use crate::plan::reconcile::{Finding, What};
 use crate::plan::{self, settle_age};
 
@@ -39,6 +40,7 @@ impl Task {
         let mut missing: Vec<Row> = Vec::new();
         let mut cut_off: Vec<Row> = Vec::new();
         let mut unknown: Vec<NewRow> = Vec::new();
+        let mut forgotten: Vec<(Finding, Change)> = Vec::new();
         let mut changes: Vec<(Finding, Change)> = Vec::new();
         for finding in findings {
             tracing::warn!(eni = %self.nic.eni, ip = %finding.ip, "{finding}");
@@ -56,9 +58,24 @@ impl Task {
                 What::Unknown { primary } => Event::Foreign { eni: Some(self.nic.eni.clone()), primary: *primary },
                 What::Unmarked => Event::MarkPrimary,
                 What::Gone => Event::Gone,
-                What::Ended => Event::Release,
+                What::Ended => {
+                    // Forgotten before the row changes, as at a release.
+                    row.claim.iter().for_each(|claim| self.shared.forget(row.ip, claim));
+                    Event::Release
+                }
                 What::Unused => Event::Adopt { claim: self.outside.claims.next(Kind::On) },
-                What::Forgotten { claim: None } => Event::Restore { claim: self.outside.claims.next(Kind::Lease) },
+                What::Forgotten { claim: None } => {
+                    // Known before the row is a lease again, so that a release in between ends it.
+                    let claim = self.outside.claims.next(Kind::Lease);
+                    if *self.shared.memory().leases.entry(finding.ip).or_insert_with(|| claim.clone()) != claim {
+                        continue;
+                    }
+                    if !self.outside.in_use.contains(finding.ip) {
+                        self.shared.forget(finding.ip, &claim);
+                        continue;
+                    }
+                    Event::Restore { claim }
+                }
                 // Docker may have let go of it since.
                 What::Forgotten { claim: Some(claim) } | What::Lost { claim }
                     if self.shared.memory().leases.get(&finding.ip) != Some(claim) =>
@@ -71,8 +88,10 @@ impl Task {
                 }
                 What::Conflict | What::Contradiction => continue,
             };
-            if let Ok(change) = row.on(event) {
-                changes.push((finding, change));
+            match row.on(event) {
+                Ok(change) if matches!(finding.what, What::Forgotten { .. }) => forgotten.push((finding, change)),
+                Ok(change) => changes.push((finding, change)),
+                Err(_) => {}
             }
         }
         let until = Instant::now() + STORE_TIME;
@@ -88,10 +107,20 @@ impl Task {
         let wanted: Vec<Change> = changes.iter().map(|(_, change)| change.clone()).collect();
         let done = self.outside.store.apply(&wanted, until).await?;
         point("reconcile:changed").await;
-        for (finding, change) in changes.iter().zip(done).filter(|(_, done)| *done).map(|(change, _)| change) {
+        for (finding, _) in changes.iter().zip(done).filter(|(_, done)| *done).map(|(change, _)| change) {
             repaired.done.push(finding.ip);
-            self.remember(finding, change);
+            self.remember(finding);
         }
+        let wanted: Vec<Change> = forgotten.iter().map(|(_, change)| change.clone()).collect();
+        let done = self.weak().stand_again(&wanted, until).await;
+        for (at, (finding, change)) in forgotten.iter().enumerate() {
+            if done.as_ref().is_ok_and(|done| done.get(at) == Some(&true)) {
+                repaired.done.push(change.ip);
+            } else if let (What::Forgotten { claim: None }, Some(claim)) = (&finding.what, &change.to.claim) {
+                self.shared.forget(change.ip, claim);
+            }
+        }
+        done?;
         if !missing.is_empty() {
             repaired.done.extend(missing.iter().map(|row| row.ip));
             self.give_up(ec2, &missing).await?;
@@ -102,24 +131,14 @@ impl Task {
         Ok(repaired)
     }
 
-    /// What a change means for what this life knows.
-    fn remember(&mut self, finding: &Finding, change: &Change) {
-        let was = finding.row.as_ref().and_then(|row| row.claim.as_ref());
-        let mut memory = self.shared.memory();
-        match (&finding.what, &change.to.claim) {
-            (What::Ended, _) if memory.leases.get(&finding.ip) == was => {
-                memory.leases.remove(&finding.ip);
-            }
-            (What::Forgotten { .. }, Some(claim)) => {
-                memory.leases.insert(finding.ip, claim.clone());
-            }
-            // The next step settles them: an Assign proves that they are on the ENI.
-            (What::Unused, _) => {
-                memory.leases.remove(&finding.ip);
-                self.settle_at = Instant::now();
-            }
-            (What::Lost { .. }, _) => self.settle_at = Instant::now(),
-            _ => {}
+    /// What a change means for what this life knows: the next step settles what was claimed, as an Assign proves that it is
+    /// on the ENI.
+    fn remember(&mut self, finding: &Finding) {
+        if finding.what == What::Unused {
+            self.shared.memory().leases.remove(&finding.ip);
+        }
+        if matches!(finding.what, What::Unused | What::Lost { .. }) {
+            self.settle_at = Instant::now();
         }
     }
 
@@ -179,16 +198,16 @@ impl Task {
     }
 
     /// I1: a lease that this life knows and the database lost stands again before anything else is done with its row.
-    pub(super) async fn restore(&self, rows: &[Row]) -> Result<bool, Error> {
-        let known = self.shared.memory().leases.clone();
+    /// `known`: the leases as of before the rows were read, since what was granted or released after is not lost.
+    pub(super) async fn restore(&self, rows: &[Row], mut known: HashMap<Ipv4Addr, Claim>) -> Result<bool, Error> {
+        {
+            let memory = self.shared.memory();
+            known.retain(|ip, claim| memory.leases.get(ip) == Some(claim));
+        }
         let lost = rows.iter().filter(|row| row.state() == State::Ready);
         let restored = |row: &Row| row.on(Event::Restore { claim: known.get(&row.ip)?.clone() }).ok();
         let changes: Vec<_> = lost.filter_map(restored).collect();
-        let done = self.outside.store.apply(&changes, Instant::now() + STORE_TIME).await?;
-        for change in changes.iter().zip(done).filter(|(_, done)| *done).map(|(change, _)| change) {
-            let ip = change.ip;
-            tracing::error!(eni = %self.nic.eni, %ip, "the database lost the lease of {ip}; it is put right");
-        }
+        self.weak().stand_again(&changes, Instant::now() + STORE_TIME).await?;
         Ok(!changes.is_empty())
     }
 

@@ -20,17 +20,24 @@ impl Task {
         taken.extend(parent.iter().flat_map(|parent| &parent.addresses));
         let mut changes = Vec::new();
         let mut granted = Vec::new();
+        let mut lost = Vec::new();
         for row in rows {
-            if row.state() == State::On {
-                // I2: EC2 has just said so.
-                self.shared.memory().listed.insert(row.ip);
+            let older = {
+                let mut memory = self.shared.memory();
+                if row.state() == State::On {
+                    // I2: EC2 has just said so.
+                    memory.listed.insert(row.ip);
+                }
+                memory.leases.get(&row.ip).cloned()
+            };
+            if let Some(claim) = older {
+                // I1: Docker has this address in use, whatever the table says. An idle one may have been granted since it was
+                // read; if it was not, the next step has its lease stand again.
+                let event = Event::Lease { claim, holder: row.holder.clone() };
+                lost.extend(row.on(event).ok().filter(|_| row.state() == State::On));
+                continue;
             }
-            let older = self.shared.memory().leases.get(&row.ip).cloned();
-            let event = if let Some(claim) = older {
-                // I1: Docker has this address in use, whatever the table says.
-                tracing::error!(eni = %self.nic.eni, ip = %row.ip, "the database lost the lease of {}; it is put right", row.ip);
-                Event::Lease { claim, holder: row.holder.clone() }
-            } else if parent.is_ok()
+            let event = if parent.is_ok()
                 && !taken.contains(&row.ip)
                 && let Some(order) = self.next_order(&row)
             {
@@ -56,7 +63,12 @@ impl Task {
                 }
             }
         }
-        let done = match self.outside.store.apply(&changes, Instant::now() + STORE_TIME).await {
+        let until = Instant::now() + STORE_TIME;
+        let outcome = match self.weak().stand_again(&lost, until).await {
+            Ok(_) => self.outside.store.apply(&changes, until).await,
+            Err(why) => Err(why),
+        };
+        let done = match outcome {
             Ok(done) => done,
             Err(why) => {
                 // The rows stay claimed; the next step finds them.

@@ -85,6 +85,8 @@ impl Task {
             if self.witness.is_none() {
                 let leases = rows.iter().filter(|row| row.state() == State::Lease);
                 let leases = leases.filter(|row| row.iface.as_ref() == Some(&self.nic.eni));
+                // All of them are of an earlier life, so whatever Docker has released in this one is over.
+                let leases = leases.filter(|row| self.outside.in_use.last_release(row.ip).is_none());
                 memory.leases.extend(leases.filter_map(|row| Some((row.ip, row.claim.clone()?))));
                 memory.found = listed
                     .iter()

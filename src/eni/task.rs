@@ -116,6 +116,10 @@ impl Task {
         }
     }
 
+    pub(super) fn weak(&self) -> Weak {
+        Weak { id: self.nic.eni.clone(), outside: self.outside.clone(), shared: Arc::clone(&self.shared) }
+    }
+
     /// Works until the driver stops or the ENI's handle is dropped.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let first_look = async {
@@ -237,7 +241,10 @@ impl Task {
                 outcome => drop(outcome?),
             }
         }
-        let let_go = self.shared.memory().idle.let_go();
+        let (known, let_go) = {
+            let memory = self.shared.memory();
+            (memory.leases.clone(), memory.idle.let_go())
+        };
         let rows = self.outside.store.rows_of_eni(&self.nic.eni, now + STORE_TIME).await?;
         self.shared.memory().idle.was_read(&rows, let_go);
         let warmth = self.outside.warmth;
@@ -248,7 +255,7 @@ impl Task {
         if !unsettled.is_empty() && (now >= self.settle_at || in_the_way) {
             return self.settle(&ec2, unsettled).await;
         }
-        if self.restore(&rows).await? {
+        if self.restore(&rows, known).await? {
             return Ok(None);
         }
         self.release_orphans(&rows).await?;
@@ -281,6 +288,8 @@ impl Task {
             .iter()
             .filter(|row| warmth.is_warm(row) && listed.contains(&row.ip) && !is_own(&row.ip))
             .filter(|row| !self.outside.in_use.contains(row.ip))
+            // I10: granted and released since it was read, so it cools.
+            .filter(|row| self.outside.in_use.last_release(row.ip).is_none_or(|released| released < now))
             .cloned()
             .collect();
         if warm.iter().any(|row| self.queue.iter().any(|order| order.ip.is_none() && order.fits(row.ip))) {

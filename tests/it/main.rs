@@ -39,6 +39,7 @@ mod parent;
 mod protocol;
 mod reconcile;
 mod refusals;
+mod releases;
 mod robustness;
 mod scripts;
 mod secrets;

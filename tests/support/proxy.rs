@@ -17,7 +17,12 @@ pub enum Fate {
     Swallowed,
     /// It reaches the server; the answer never comes, and the connection stays.
     Unanswered,
+    /// It reaches the server a while later.
+    Late,
 }
+
+/// How late a request comes that comes late.
+const LATE: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct State {
@@ -179,16 +184,20 @@ async fn pass(
                     continue;
                 }
                 let fate = state.fate_of(&up[..n]);
-                if fate == Some(Fate::Lost) { return Ok(()) }
+                match fate {
+                    Some(Fate::Lost) => return Ok(()),
+                    Some(Fate::Late) => tokio::time::sleep(LATE).await,
+                    Some(Fate::Swallowed | Fate::Unanswered) | None => {}
+                }
                 server.write_all(&up[..n]).await?;
-                if fate.is_some() {
+                if matches!(fate, Some(Fate::Swallowed | Fate::Unanswered)) {
                     // The server has answered, so it has committed.
                     let _ = server.read(&mut down).await?;
                 }
                 match fate {
                     Some(Fate::Unanswered) => { let _ = client.read(&mut up).await?; return Ok(()) }
                     Some(Fate::Lost | Fate::Swallowed) => return Ok(()),
-                    None => {}
+                    Some(Fate::Late) | None => {}
                 }
             }
             n = server.read(&mut down) => {
