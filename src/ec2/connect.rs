@@ -17,10 +17,10 @@ use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::config::timeout::TimeoutConfig;
 use aws_sdk_ec2::config::{Credentials, Region};
 
-use super::{ATTEMPT, ATTEMPTS, CALL, Ec2, Ec2Error};
+use super::{ATTEMPTS, CALL, Ec2, Ec2Error};
 
 /// Longest time for a connection, TLS included; the SDK's own default is 3.1 s.
-const CONNECT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT: Duration = Duration::from_secs(3);
 /// Access keys from the original's `config.json`. Not printable.
 #[derive(Clone)]
 #[allow(missing_docs, reason = "AWS's names")]
@@ -76,7 +76,6 @@ impl Ec2 {
     async fn with(endpoint: Option<String>, region: String, credentials: SharedCredentialsProvider) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT)
-            .operation_attempt_timeout(ATTEMPT)
             .operation_timeout(CALL)
             .build();
         // Dated, so that an update of the SDK does not change retries or timeouts by itself. It honours HTTPS_PROXY and

@@ -30,9 +30,12 @@ use error::Subject;
 pub use interface::{Address, Interface};
 
 /// Longest time for one call with its retries. Claims count as stale after 60 s; a call must be over before half of that.
+///
+/// An attempt has what is left of it: while EC2 is slow, one that is waited for gets its answer, and several that are cut
+/// off get none. An Assign of 49 addresses usually answers within about 2 s.
 const CALL: Duration = Duration::from_secs(25);
-/// Longest time for one attempt: three of them fit into a call. An Assign of 49 addresses answers within about 2 s.
-const ATTEMPT: Duration = Duration::from_secs(8);
+/// A change that was throttled is attempted again only with so much time left.
+const WORTH: Duration = Duration::from_secs(8);
 /// Attempts in all while EC2 throttles.
 pub const ATTEMPTS: u32 = 3;
 /// The pause before a second attempt is random between nothing and this, and doubles. The bucket refills 5 a second for
@@ -114,13 +117,10 @@ impl Ec2 {
         }
         let subject = Action::Assign.on(Some(eni), None);
         let wanted: Vec<String> = ips.iter().map(Ipv4Addr::to_string).collect();
-        let answer = change(&subject, || {
+        let answer = change(&subject, |time| {
             let call = self.client.assign_private_ip_addresses().network_interface_id(eni.as_str());
             let call = call.set_private_ip_addresses(Some(wanted.clone())).customize();
-            Box::pin(
-                call.config_override(aws_sdk_ec2::config::Config::builder().retry_config(RetryConfig::disabled()))
-                    .send(),
-            )
+            Box::pin(call.config_override(one_attempt(time)).send())
         })
         .await?;
         let listed = answer.assigned_private_ip_addresses();
@@ -142,13 +142,10 @@ impl Ec2 {
         }
         let subject = Action::Unassign.on(Some(eni), None);
         let given: Vec<String> = ips.iter().map(Ipv4Addr::to_string).collect();
-        change(&subject, || {
+        change(&subject, |time| {
             let call = self.client.unassign_private_ip_addresses().network_interface_id(eni.as_str());
             let call = call.set_private_ip_addresses(Some(given.clone())).customize();
-            Box::pin(
-                call.config_override(aws_sdk_ec2::config::Config::builder().retry_config(RetryConfig::disabled()))
-                    .send(),
-            )
+            Box::pin(call.config_override(one_attempt(time)).send())
         })
         .await?;
         Ok(())
@@ -268,21 +265,27 @@ impl Ec2 {
     }
 }
 
-/// One change, repeated only while EC2 throttles it: then EC2 says that it did nothing. The last attempt begins early
-/// enough to end within [`CALL`].
-async fn change<T, E, F>(subject: &Subject, attempt: impl Fn() -> F) -> Result<T, Ec2Error>
+/// A change's own settings: one attempt, of so long.
+fn one_attempt(time: Duration) -> aws_sdk_ec2::config::Builder {
+    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).operation_timeout(time).build();
+    aws_sdk_ec2::config::Config::builder().retry_config(RetryConfig::disabled()).timeout_config(timeouts)
+}
+
+/// One change, repeated only while EC2 throttles it: then EC2 says that it did nothing. Each attempt is told what is left
+/// of [`CALL`].
+async fn change<T, E, F>(subject: &Subject, attempt: impl Fn(Duration) -> F) -> Result<T, Ec2Error>
 where
     F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    let last_start = Instant::now() + CALL.saturating_sub(ATTEMPT);
+    let until = Instant::now() + CALL;
     for n in 0..ATTEMPTS {
-        let error = match attempt().await {
+        let error = match attempt(until.saturating_duration_since(Instant::now())).await {
             Ok(answer) => return Ok(answer),
             Err(error) => subject.explain(&error),
         };
         let pause = throttle_pause(n);
-        let is_last = n + 1 == ATTEMPTS || Instant::now() + pause > last_start;
+        let is_last = n + 1 == ATTEMPTS || Instant::now() + pause + WORTH > until;
         if is_last || !matches!(error, Ec2Error::Throttled { .. }) {
             return Err(error);
         }

@@ -12,6 +12,7 @@ use crate::address::{Event, Row, State};
 use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
+use crate::id::Claim;
 use crate::plan::attachment::{Attachment, Word};
 use crate::plan::reconcile::{Finding, Look, What, compare};
 use crate::plan::settle_age;
@@ -29,7 +30,10 @@ impl Task {
     /// Compares and puts right; says who was asked.
     pub(super) async fn survey(&mut self) -> Result<Witness, Error> {
         let ec2 = self.outside.ec2.now();
-        let (listed, witness) = self.listed(&ec2).await?;
+        let limit = async { self.limit(ec2.as_ref().ok()?).await };
+        // At once: EC2 may be slow.
+        let (listed, limit) = tokio::join!(self.listed(&ec2), limit);
+        let (listed, witness) = listed?;
         let until = Instant::now() + STORE_TIME;
         let store = &self.outside.store;
         let mut rows = store.rows_of_eni(&self.nic.eni, until).await?;
@@ -85,9 +89,12 @@ impl Task {
             if self.witness.is_none() {
                 let leases = rows.iter().filter(|row| row.state() == State::Lease);
                 let leases = leases.filter(|row| row.iface.as_ref() == Some(&self.nic.eni));
-                // All of them are of an earlier life, so whatever Docker has released in this one is over.
-                let leases = leases.filter(|row| self.outside.in_use.last_release(row.ip).is_none());
-                memory.leases.extend(leases.filter_map(|row| Some((row.ip, row.claim.clone()?))));
+                let leases = leases.filter_map(|row| Some((row.ip, row.claim.clone()?)));
+                // What is of an earlier life, and Docker has released in this one, is over.
+                let is_over = |ip, claim: &Claim| {
+                    !claim.is_of(self.outside.claims.boot()) && self.outside.in_use.last_release(ip).is_some()
+                };
+                memory.leases.extend(leases.filter(|(ip, claim)| !is_over(*ip, claim)));
                 memory.found = listed
                     .iter()
                     .filter(|(ip, primary)| !primary && memory.prefixes.iter().all(|prefix| !prefix.contains(ip)))
@@ -104,12 +111,19 @@ impl Task {
                 let (_, trouble) = self.unassign(&ec2, &missing).await?;
                 self.note(trouble.as_ref());
             }
-            self.learn_limit(&ec2).await;
+        }
+        match limit {
+            Some(Ok(limit)) => self.shared.memory().limit = Some(limit),
+            Some(Err(why)) => tracing::warn!(
+                "the address limit of {} is not known, EC2's refusals will show it: {why}",
+                self.instance_type
+            ),
+            None => {}
         }
         Ok(witness)
     }
 
-    async fn listed(&mut self, ec2: &Result<Ec2, String>) -> Result<(Vec<(Ipv4Addr, bool)>, Witness), Error> {
+    async fn listed(&self, ec2: &Result<Ec2, String>) -> Result<(Vec<(Ipv4Addr, bool)>, Witness), Error> {
         let why = match ec2 {
             Ok(ec2) => match ec2.interface(&self.nic.eni).await {
                 Ok(interface) => {
@@ -147,16 +161,11 @@ impl Task {
         Err(self.shared.place.refusal(&word))
     }
 
-    async fn learn_limit(&self, ec2: &Ec2) {
+    /// The address limit; none where it is known already.
+    async fn limit(&self, ec2: &Ec2) -> Option<Result<usize, Ec2Error>> {
         if self.shared.memory().limit.is_some() {
-            return;
+            return None;
         }
-        match ec2.address_limit(&self.instance_type).await {
-            Ok(limit) => self.shared.memory().limit = Some(limit),
-            Err(why) => tracing::warn!(
-                "the address limit of {} is not known, EC2's refusals will show it: {why}",
-                self.instance_type
-            ),
-        }
+        Some(ec2.address_limit(&self.instance_type).await)
     }
 }

@@ -680,3 +680,29 @@ async fn the_originals_table_settings_and_pools_are_taken_over() {
     assert!(done && text.contains("10.77.0.12"), "{text}");
     let _: &Host = &host;
 }
+
+/// One attempt that is waited for beats several that are cut off, and an answer that comes after those who wait have left
+/// counts for the next.
+#[tokio::test]
+async fn while_ec2_is_slow_nothing_is_cut_off_and_asked_again() {
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let mut host = fleet.host(1);
+    fleet.vpc.latency(Duration::from_secs(9));
+    host.start().await;
+    let mut pool = Err(String::new());
+    eventually("a network", async || {
+        pool = host.pool_with("", json!({})).await;
+        pool.is_ok()
+    })
+    .await;
+    let pool = pool.unwrap();
+    eventually("an address", async || host.request(&pool, "").await.is_ok()).await;
+    assert_eq!(fleet.vpc.count(ASSIGN), 1, "{:?}", fleet.vpc.calls());
+    fleet.vpc.latency_of(ASSIGN, Duration::from_secs(22));
+    let refused = host.request(&pool, "").await.unwrap_err();
+    assert!(refused.contains("EC2 has not answered yet"), "{refused}");
+    eventually("the answer comes late", async || !host.mine(State::Ready).await.is_empty()).await;
+    host.lease(&pool).await;
+    assert_eq!(fleet.vpc.count(ASSIGN), 2, "{:?}", fleet.vpc.calls());
+    agree(&[&host]).await;
+}
