@@ -59,7 +59,7 @@ pub enum State {
     Lease,
     /// In use by something that is not ours.
     Foreign,
-    /// Never given out.
+    /// Kept back by AWS or an operator. Given at most to whom it is kept for ([`Row::kept_for`]).
     Reserved,
 }
 
@@ -104,6 +104,13 @@ pub struct Row {
 /// How `holder` begins when a container asked for this very address (`--ip`): such an address goes back to the subnet
 /// once it has cooled, so that the container can move to another host.
 pub const FIXED: &str = "fixed:";
+/// How `holder` begins for as long as an address that is kept for a name is on an ENI: it is reserved again when it leaves.
+/// It is [`FIXED`] as well, and no name of a container, which has no colon.
+pub const KEPT: &str = "fixed:reserved:";
+/// Who holds the five addresses that no subnet gives.
+pub const AWS: &str = "AWS";
+/// How `holder` begins where EC2 itself said that nobody may have the address.
+pub const EC2: &str = "EC2: ";
 
 impl Row {
     /// What the row means.
@@ -119,7 +126,20 @@ impl Row {
     /// The name of the endpoint, or of who reserved it; none where none was given.
     pub fn endpoint(&self) -> Option<&str> {
         let holder = self.holder.as_deref()?;
-        Some(holder.strip_prefix(FIXED).unwrap_or(holder)).filter(|name| !name.is_empty())
+        let name = holder.strip_prefix(KEPT).or_else(|| holder.strip_prefix(FIXED)).unwrap_or(holder);
+        Some(name).filter(|name| !name.is_empty())
+    }
+
+    /// The name that an operator keeps it for: nobody else gets it but who names the address itself. None for what nobody may
+    /// have.
+    pub fn kept_for(&self) -> Option<&str> {
+        let holder = self.holder.as_deref()?;
+        let name = if self.status == Status::Reserved {
+            Some(holder).filter(|by| *by != AWS && !by.starts_with(EC2))
+        } else {
+            holder.strip_prefix(KEPT)
+        };
+        name.filter(|name| !name.is_empty())
     }
 
     /// Whether it has been idle for the cool-down. `idle` counts whole seconds of a clock read in whole seconds, so a
@@ -135,6 +155,10 @@ impl Row {
         let mine = self.iface.clone();
         let keep = |status, claim| Target { status, iface: mine.clone(), claim, holder: Holder::Keep, primary: None };
         let nobody = |status, holder| Target { status, iface: None, claim: None, holder, primary: None };
+        let kept = self.kept_for();
+        let marked = |mark: &str| Holder::set(kept.map(|name| format!("{mark}{name}")));
+        // What is kept for somebody never becomes anybody's.
+        let free = || nobody(kept.map_or(Status::Free, |_| Status::Reserved), marked(""));
         let (to, lets_go) = match (state, event) {
             // A primary address must never reach a container, whatever its status says (I7).
             (
@@ -151,9 +175,14 @@ impl Row {
                 let status = Status::Allocated;
                 (Target { status, iface: Some(eni), claim: Some(claim), holder: Holder::Clear, primary: None }, false)
             }
+            (Reserved, Event::Claim { eni, claim }) if kept.is_some() => {
+                let (status, iface, holder) = (Status::Allocated, Some(eni), marked(KEPT));
+                (Target { status, iface, claim: Some(claim), holder, primary: None }, false)
+            }
             (On, Event::Confirm) => (keep(Status::Ready, None), false),
             (On | Ready, Event::Lease { claim, holder }) => {
-                (Target { holder: Holder::set(holder), ..keep(Status::Occupied, Some(claim)) }, false)
+                let holder = if kept.is_some() { Holder::Keep } else { Holder::set(holder) };
+                (Target { holder, ..keep(Status::Occupied, Some(claim)) }, false)
             }
             (Lease | Ready | Foreign, Event::Restore { claim }) => (keep(Status::Occupied, Some(claim)), false),
             (Lease, Event::Release) => (keep(Status::Ready, None), true),
@@ -161,21 +190,29 @@ impl Row {
             (On | Ready | Off, Event::GiveUp { claim }) => (keep(Status::Allocated, Some(claim)), false),
             // Whoever used it until now may be remembered out there: it cools from now on.
             (Foreign, Event::Adopt { claim }) => (keep(Status::Allocated, Some(claim)), true),
-            (Off, Event::Gone) => (nobody(Status::Free, Holder::Clear), false),
+            (Off, Event::Gone) => (free(), false),
             (Foreign, Event::Gone) | (On | Off | Ready | Lease | Foreign, Event::EniGone) => {
-                (Target { primary: Some(false), ..nobody(Status::Free, Holder::Clear) }, true)
+                (Target { primary: Some(false), ..free() }, true)
             }
             // Let go just now: the next claim tries others first instead of this one again.
-            (On, Event::Refuse { address_at_fault }) => (nobody(Status::Free, Holder::Clear), address_at_fault),
+            (On, Event::Refuse { address_at_fault }) => (free(), address_at_fault),
             (Free | On | Off | Ready | Lease | Foreign, Event::Foreign { eni, primary }) => {
                 let status = Status::Occupied;
-                (Target { status, iface: eni, claim: None, holder: Holder::Clear, primary: Some(primary) }, false)
+                let holder = if kept.is_some() { Holder::Keep } else { Holder::Clear };
+                (Target { status, iface: eni, claim: None, holder, primary: Some(primary) }, false)
             }
             (Foreign | Ready, Event::MarkPrimary) => {
                 (Target { primary: Some(true), holder: Holder::Clear, ..keep(Status::Occupied, None) }, false)
             }
-            (Free | On, Event::Reserve { holder }) => (nobody(Status::Reserved, Holder::set(holder)), false),
+            (Free | On, Event::Reserve { holder }) => {
+                let name = holder.map(|name| name.chars().take(LONGEST - KEPT.len()).collect());
+                (nobody(Status::Reserved, Holder::set(name)), false)
+            }
             (Reserved, Event::Unreserve) => (nobody(Status::Free, Holder::Clear), false),
+            // From now on it is an address that a container has named, or had.
+            (On | Off | Ready | Lease | Foreign, Event::Unreserve) if kept.is_some() => {
+                (Target { holder: marked(FIXED), ..keep(self.status, self.claim.clone()) }, false)
+            }
             (Free | On | Off | Ready | Lease | Foreign | Reserved, _) => return Err(Forbidden { ip: self.ip, state }),
         };
         Ok(Change { ip: self.ip, from: self.guard(), to, lets_go })
@@ -301,6 +338,9 @@ pub struct Target {
     pub primary: Option<bool>,
 }
 
+/// Longest `holder`, in characters.
+const LONGEST: usize = 255;
+
 /// What becomes of `holder`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
@@ -314,7 +354,7 @@ pub enum Holder {
 
 impl Holder {
     fn set(text: Option<String>) -> Self {
-        text.map_or(Self::Clear, |text| Self::Set(text.chars().take(255).collect()))
+        text.map_or(Self::Clear, |text| Self::Set(text.chars().take(LONGEST).collect()))
     }
 }
 

@@ -98,11 +98,11 @@ pub enum Command {
         #[allow(missing_docs, reason = "clap would show it")]
         asked: Asked,
     },
-    /// Keep a free address from being given out
+    /// Keep a free address from being given out, or for a container
     Reserve {
         /// The address
         ip: Ipv4Addr,
-        /// What for
+        /// Whom it is kept for: the container of this name gets it, and whoever asks for the address itself
         name: Option<String>,
     },
     /// Let a reserved address be given out again

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::address::{Change, Event, NewRow, Row, State, Status};
+use crate::address::{AWS, Change, Event, NewRow, Row, State, Status};
 use crate::ec2::{Ec2, Interface};
 use crate::error::Error;
 use crate::fault::point;
@@ -104,6 +104,3 @@ fn change(row: &Row, subnet: &Subnet, in_use: &InUse) -> Option<Change> {
     };
     row.on(event).ok()
 }
-
-/// Who holds the five.
-pub const AWS: &str = "AWS";

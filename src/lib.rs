@@ -26,6 +26,7 @@
 //!      +-----> occupied <-+          +-----> occupied
 //!              (no claim)                    lease          release, take back: back to ready
 //!
+//!     reserved for a name -- claim --> allocated on, and reserved again where another address would become free;
 //!     occupied (no claim) -- gone --> free, -- adopt --> allocated on; ready, occupied -- restore --> occupied lease;
 //!     anything of an ENI that is no more -- eni gone --> free
 //!     anything of another host's ENI, in a table of one host -- foreign --> occupied (no claim), -- eni gone --> free
@@ -41,7 +42,8 @@
 //! - I4 No transaction and no connection held across a call to EC2, IMDS or Docker.
 //! - I5 Every UPDATE names the status, ENI and claim that it expects. Not found means that somebody else moved: look again.
 //! - I6 From any crash, within two reconciles begun after the settle age rows, EC2 and Docker agree; nothing stays lost.
-//! - I7 Primary, reserved, gateway and the host's own addresses are never given.
+//! - I7 Primary, reserved, gateway and the host's own addresses are never given; what is reserved for a name is, to the
+//!   container of that name and to whoever asks for the address itself.
 //! - I8 Releases are idempotent.
 //! - I9 Every request ends within its deadline; what was granted and not answered is taken back, without cool-down.
 //! - I10 An automatic grant gives no address to another container before its cool-down is over, unless that or failing is all
@@ -57,8 +59,8 @@
 //! socket (docker, wire, control)          Docker's calls, the driver's own calls
 //! conformance                             what real EC2 and IMDS answer where it is assumed; needs no driver
 //! ipam, pool, operate, doctor, status     the driver: its ENIs; pools; operators' wishes; checks; the picture
-//! eni                                     one ENI: grants (grant, idle, lease), whose it is (attached), and the one task that calls EC2 for it
-//!                                         (task: survey, refill, assign, serve, unassign, repair)
+//! eni                                     one ENI: grants (grant, idle, lease, reserved), whose it is (attached), and the one
+//!                                         task that calls EC2 for it (task: survey, refill, assign, serve, unassign, repair)
 //! reconcile, scan, fill                   rows compared with EC2 and Docker: of the ENIs served, of whole subnets; new rows
 //! store, ec2, imds, link, engine          adapters: the table, EC2, metadata, interfaces, Docker's API
 //! plan, address, subnet, id, in_use, plain  values and decisions: no IO, no async

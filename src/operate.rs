@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::address::{Event, FIXED, Row, State};
+use crate::address::{AWS, EC2, Event, FIXED, Row, State};
 use crate::eni::{Recycled, unassign};
 use crate::error::Error;
 use crate::fill::{self, Refreshed};
@@ -83,10 +83,15 @@ impl Ipam {
         }
     }
 
-    /// `reserve`: a free address is never given out.
+    /// `reserve`: a free address is given to nobody, or with a name to the container of that name and to whoever asks for the
+    /// address itself.
     pub async fn reserve(&self, ip: Ipv4Addr, name: Option<String>, until: Instant) -> Result<(), Error> {
         name.as_deref().map_or(Ok(()), check_name)?;
-        self.change(ip, Event::Reserve { holder: name }, until).await
+        self.change(ip, Event::Reserve { holder: name }, until).await?;
+        for eni in self.served().await {
+            eni.forget_reserved();
+        }
+        Ok(())
     }
 
     /// `unreserve`: a reserved address may be given out again. AWS's own five may not.
@@ -118,7 +123,7 @@ impl Ipam {
             let wanted = if reserving { "only a free address can be reserved" } else { "it is not reserved" };
             Error::Asked(format!("{ip} is {:?}{holder}: {wanted}", row.state()).to_lowercase())
         };
-        if !reserving && row.holder.as_deref() == Some(fill::AWS) && self.is_aws_reserved(&row, until).await? {
+        if !reserving && row.holder.as_deref() == Some(AWS) && self.is_aws_reserved(&row, until).await? {
             return Err(Error::Asked(format!("{ip} is reserved by AWS itself and can never be given to a container")));
         }
         // An address that a call is in flight for is nobody's to reserve.
@@ -137,8 +142,10 @@ impl Ipam {
 fn check_name(name: &str) -> Result<(), Error> {
     let wrong = if name.chars().any(is_odd) {
         "has control characters"
-    } else if name.eq_ignore_ascii_case(fill::AWS) {
+    } else if name.eq_ignore_ascii_case(AWS) {
         "stands for the five addresses that AWS keeps of every subnet"
+    } else if name.starts_with(EC2.trim_end()) {
+        "stands for addresses that EC2 itself refuses"
     } else if name.starts_with(FIXED) {
         "begins as that of a container which named its address does"
     } else {

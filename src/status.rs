@@ -111,6 +111,8 @@ pub struct Listed {
     pub holder: Option<String>,
     /// Whether that container had named it (`--ip`).
     pub named: bool,
+    /// Whether it is reserved for the holder, and stays so.
+    pub reserved: bool,
     /// Since it was let go; none for an address that was never in use.
     pub idle_seconds: Option<u64>,
 }
@@ -245,7 +247,8 @@ impl Ipam {
                 iface: row.iface.as_ref().map(ToString::to_string),
                 primary: row.primary,
                 holder: row.endpoint().map(ToOwned::to_owned).or_else(|| self.container(&row)),
-                named: row.is_fixed(),
+                named: row.is_fixed() && row.kept_for().is_none(),
+                reserved: row.kept_for().is_some(),
                 idle_seconds: Some(row.idle.as_secs()).filter(|idle| *idle < NEVER),
             }));
         }

@@ -106,6 +106,37 @@ fn the_whole_transition_table() {
     assert_eq!(seen, expected);
 }
 
+/// All but the primary mark, which outweighs it.
+#[test]
+fn what_is_kept_for_a_name_stays_so_until_it_is_unreserved() {
+    for mut row in every_state().into_iter().filter(|row| row.state() != State::Free) {
+        row.holder = Some(if row.status == Status::Reserved { "web".into() } else { format!("{KEPT}web") });
+        assert_eq!((row.kept_for(), row.endpoint()), (Some("web"), Some("web")));
+        for (name, event) in every_event() {
+            let Ok(change) = row.on(event) else { continue };
+            let after = match &change.to.holder {
+                Holder::Keep => row.holder.clone(),
+                Holder::Clear => None,
+                Holder::Set(text) => Some(text.clone()),
+            };
+            let after = Row { status: change.to.status, claim: change.to.claim, holder: after, ..row.clone() };
+            let kept = !matches!(name, "unreserve" | "mark primary" | "reserve");
+            assert_eq!(after.kept_for(), kept.then_some("web"), "{:?} {name}: {after:?}", row.state());
+            assert!(!kept || after.state() != State::Free, "{:?} {name}", row.state());
+            if name == "unreserve" && row.status != Status::Reserved {
+                assert_eq!((after.state(), after.holder.as_deref()), (row.state(), Some("fixed:web")));
+            }
+        }
+    }
+    let mut reserved = row(Status::Reserved, None);
+    let eni = EniId::stored("eni-0123456789abcdef0".into());
+    let claim = Event::Claim { eni, claim: Boot::random().claim(1, Kind::On) };
+    for (by, may) in [("web", true), ("", false), (AWS, false), ("EC2: Address is in subnet's reserved range", false)] {
+        reserved.holder = Some(by.into());
+        assert_eq!(reserved.on(claim.clone()).is_ok(), may, "{by:?}");
+    }
+}
+
 #[test]
 fn only_what_somebody_used_and_an_address_at_fault_are_let_go_now() {
     for row in every_state() {

@@ -133,6 +133,8 @@ pub(super) fn list(out: &mut impl Write, rows: &[Listed]) -> anyhow::Result<()> 
         let mut holder = if row.primary { "(primary)" } else { row.holder.as_deref().unwrap_or("") }.to_owned();
         if row.named {
             holder = format!("{holder} (named by --ip)").trim_start().to_owned();
+        } else if row.reserved && row.state != State::Reserved {
+            holder = format!("{holder} (reserved)");
         }
         let idle = row.idle_seconds.filter(|_| row.state == State::Ready);
         let idle = idle.map(|idle| format!("{idle}s")).unwrap_or_default();

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::STORE_TIME;
 use super::task::Task;
-use crate::address::{Change, Event, Row};
+use crate::address::{Change, EC2, Event, Row};
 use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
@@ -58,7 +58,7 @@ impl Task {
                         let (refused, rest): (Vec<Row>, Vec<Row>) = batch.into_iter().partition(named);
                         for row in refused {
                             tracing::error!(ip = %row.ip, "{} is reserved from now on: {why}", row.ip);
-                            changes.extend(row.on(Event::Reserve { holder: Some(format!("EC2: {why}")) }).ok());
+                            changes.extend(row.on(Event::Reserve { holder: Some(format!("{EC2}{why}")) }).ok());
                         }
                         if !rest.is_empty() {
                             batches.push(rest);

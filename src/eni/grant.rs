@@ -30,6 +30,11 @@ impl Eni {
         self.shared.memory().sub_pool = Some(sub_pool);
         self.survey_done(until).await?;
         let cooldown = self.outside.warmth.cooldown;
+        if let Some(name) = holder.as_deref()
+            && let Some(lease) = self.lease_kept(name, until).await?
+        {
+            return Ok(lease);
+        }
         // A container that comes back gets the address it had, though it cools for others.
         if holder.as_deref().is_some_and(|name| self.shared.memory().idle.may_be_of(name))
             && let Some(lease) = self.grant(Choice::Returning, sub_pool, holder.as_deref(), until).await?
@@ -68,7 +73,9 @@ impl Eni {
             let mine = row.as_ref().is_some_and(|row| row.iface.as_ref() == Some(&self.nic.eni));
             match row.as_ref().map(Row::state) {
                 // Without a row: the table may be new, and is filled then.
-                Some(State::Free) | None => {
+                Some(State::Free | State::Reserved) | None
+                    if row.as_ref().is_none_or(|row| row.state() == State::Free || row.kept_for().is_some()) =>
+                {
                     match self.order(Some(ip), None, Duration::ZERO, holder.clone(), until - LAST_WORD).await {
                         // Another request was quicker: look again.
                         Err(Error::NotGiven { .. }) if Instant::now() < patience => {}
@@ -117,7 +124,7 @@ impl Eni {
             State::Reserved if self.subnet.is_aws_reserved(ip) => {
                 "AWS reserves the first four addresses and the last one of every subnet".to_owned()
             }
-            State::Reserved => format!("it is reserved{named}; `ec2-ipam unreserve {ip}` lets it go"),
+            State::Reserved => format!("it is reserved for nobody; `ec2-ipam unreserve {ip}` lets it go"),
             State::Lease => format!("a container{named} on {eni} has it"),
             State::Foreign if row.is_some_and(|row| row.primary) => {
                 format!(

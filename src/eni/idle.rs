@@ -2,6 +2,7 @@
 //!
 //! It only proposes: the row itself decides, and where it has changed since the table is searched.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
@@ -31,9 +32,14 @@ impl Idle {
         self.let_go
     }
 
-    /// The ENI's rows, coldest first.
+    /// The ENI's rows.
     pub(super) fn was_read(&mut self, rows: &[Row], let_go: u64) {
-        self.rows = rows.iter().filter(|row| row.state() == State::Ready && !row.primary).cloned().collect();
+        let mut idle: Vec<Row> =
+            rows.iter().filter(|row| row.state() == State::Ready && !row.primary).cloned().collect();
+        // Of those that were let go in the same second none comes first by its number.
+        fastrand::shuffle(&mut idle);
+        idle.sort_by_key(|row| Reverse(row.idle));
+        self.rows = idle.into();
         self.read = Instant::now();
         self.is_whole = self.let_go == let_go;
     }
@@ -46,7 +52,7 @@ impl Idle {
 
     /// Whether one of them may be what this endpoint had last.
     pub(super) fn may_be_of(&self, holder: &str) -> bool {
-        !self.is_whole || self.rows.iter().any(|row| row.holder.as_deref() == Some(holder))
+        !self.is_whole || self.rows.iter().any(|row| is_of(row, holder))
     }
 
     /// Takes the coldest that a choice allows, and that is `fit`: nobody else is to be proposed it.
@@ -59,13 +65,20 @@ impl Idle {
         let since = self.read.elapsed();
         let allowed = |row: &Row| match choice {
             Choice::Cooled(cooldown) => !row.is_fixed() && (row.idle + since).as_secs() >= cooldown_seconds(cooldown),
-            Choice::Returning => holder.is_some() && row.holder.as_deref() == holder,
+            Choice::Returning => holder.is_some_and(|name| is_of(row, name)),
             // The last resort, where only the coldest one will do.
             Choice::Any => false,
         };
-        let at = self.rows.iter().position(|row| allowed(row) && fit(row.ip))?;
+        let fits = |row: &Row| allowed(row) && fit(row.ip);
+        let kept = self.rows.iter().position(|row| row.kept_for().is_some() && fits(row));
+        let at = kept.or_else(|| self.rows.iter().position(fits))?;
         self.rows.remove(at).map(|row| row.ip)
     }
+}
+
+/// Whether it is kept for this endpoint, or what that had last.
+fn is_of(row: &Row, holder: &str) -> bool {
+    row.kept_for() == Some(holder) || row.holder.as_deref() == Some(holder)
 }
 
 #[cfg(test)]

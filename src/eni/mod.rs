@@ -37,6 +37,7 @@ mod idle;
 mod lease;
 mod refill;
 mod repair;
+mod reserved;
 mod serve;
 mod survey;
 mod task;
@@ -47,6 +48,7 @@ use idle::Idle;
 pub use lease::Lease;
 use lease::Weak;
 pub use repair::Repaired;
+use reserved::Reserved;
 
 /// What the driver reaches from an ENI's task.
 #[derive(Clone)]
@@ -165,6 +167,8 @@ struct Memory {
     /// Its prefixes, of 16 addresses and one slot each. They are somebody else's.
     prefixes: Vec<Ipv4Net>,
     idle: Idle,
+    /// None: not known.
+    reserved: Option<Reserved>,
     /// Addresses that the host itself had on the link when last asked.
     on_link: Vec<Ipv4Addr>,
     /// The sub-pool of the last request; none until a network has asked, since only Docker knows its networks.
@@ -184,6 +188,7 @@ impl Memory {
             found: HashSet::new(),
             prefixes: Vec::new(),
             idle: Idle::unknown(),
+            reserved: None,
             on_link: Vec::new(),
             sub_pool: None,
             limit: None,

@@ -42,7 +42,7 @@ impl Task {
         let change = row.and_then(|row| row.on(Event::Claim { eni: self.nic.eni.clone(), claim }).ok());
         // Room is made only for an address that can be had.
         if change.is_some() && self.capacity(rows) == 0 {
-            match plan::give_way(rows, |ip| self.outside.in_use.contains(ip)) {
+            match plan::give_way(rows, |row| self.outside.in_use.contains(row.ip)) {
                 Some(idle) => return self.give_up(ec2, std::slice::from_ref(idle)).await,
                 None => match self.full(rows).await {
                     Ok(rest) => return Ok(Some(rest)),
@@ -79,7 +79,10 @@ impl Task {
 
         let capacity = self.capacity(rows);
         if capacity == 0 {
-            let useful = |ip| sub_pool.is_none_or(|range| range.contains(&ip)) || self.outside.in_use.contains(ip);
+            let in_range = |ip| sub_pool.is_none_or(|range| range.contains(&ip));
+            // What is kept for somebody is of no use to anybody else.
+            let useful =
+                |row: &Row| row.kept_for().is_none() && in_range(row.ip) || self.outside.in_use.contains(row.ip);
             match plan::give_way(rows, useful) {
                 Some(idle) if waiting > 0 => return self.give_up(ec2, std::slice::from_ref(idle)).await,
                 _ => {

@@ -191,7 +191,8 @@ impl Task {
     /// Gives up the coldest idle address, if there is one.
     async fn makes_room(&mut self, ec2: &Ec2) -> Result<bool, Error> {
         let rows = self.outside.store.rows_of_eni(&self.nic.eni, Instant::now() + STORE_TIME).await?;
-        let kept = |ip| self.outside.in_use.contains(ip) || self.shared.memory().leases.contains_key(&ip);
+        let kept =
+            |row: &Row| self.outside.in_use.contains(row.ip) || self.shared.memory().leases.contains_key(&row.ip);
         let Some(idle) = plan::give_way(&rows, kept).cloned() else { return Ok(false) };
         let (done, _) = self.unassign(ec2, std::slice::from_ref(&idle)).await?;
         Ok(done.freed > 0)

@@ -91,9 +91,9 @@ impl Task {
         Ok(())
     }
 
-    /// I10: an order may be content with less than another's cool-down.
+    /// I7: what is kept for somebody goes to who named it only. I10: an order may be content with less than another's cool-down.
     fn next_order(&mut self, row: &Row) -> Option<Order> {
-        let cooled = |order: &Order| order.ip.is_some() || row.has_cooled(order.cooldown);
+        let cooled = |order: &Order| order.ip.is_some() || row.kept_for().is_none() && row.has_cooled(order.cooldown);
         let at =
             self.queue.iter().position(|order| order.fits(row.ip) && cooled(order) && !order.answer.is_closed())?;
         self.queue.remove(at)

@@ -43,7 +43,12 @@ impl Task {
             memory.listed.retain(|ip| rows.iter().all(|row| row.ip != *ip));
         }
         let outcome = give_up(&self.outside, ec2, &self.nic.eni, rows).await;
-        self.shared.memory().touch(rows.iter().map(|row| row.ip));
+        {
+            let mut memory = self.shared.memory();
+            memory.touch(rows.iter().map(|row| row.ip));
+            // What is kept for a name is reserved again.
+            memory.reserved.take_if(|_| rows.iter().any(|row| row.kept_for().is_some()));
+        }
         if outcome.as_ref().is_ok_and(|(done, _)| done.freed > 0) {
             self.room = None;
         }

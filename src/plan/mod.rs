@@ -1,7 +1,6 @@
 //! What an ENI needs next, decided from its rows as pure functions; what a look at EC2 and Docker calls for
 //! ([`reconcile`], [`scan`]), when to believe it ([`ledger`]), and whose an ENI is ([`attachment`]).
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -117,14 +116,18 @@ impl Burst {
     }
 }
 
-/// The coldest idle address that may be given up to make room for one that a container named, or that lies in the range
-/// that it asked for: one that the pool would give out itself is never in its own way.
-pub fn give_way(rows: &[Row], useful: impl Fn(Ipv4Addr) -> bool) -> Option<&Row> {
-    rows.iter().filter(|row| row.state() == State::Ready && !row.primary && !useful(row.ip)).max_by_key(|row| row.idle)
+/// The idle address that may be given up to make room for one that a container named, or that lies in the range that it
+/// asked for: the coldest, one that a container had named last, since that may want it back. One that the pool would give
+/// out itself is never in its own way.
+pub fn give_way(rows: &[Row], useful: impl Fn(&Row) -> bool) -> Option<&Row> {
+    let idle = rows.iter().filter(|row| row.state() == State::Ready && !row.primary && !useful(row));
+    idle.max_by_key(|row| (!row.is_fixed(), row.idle))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::address::Status;
     use crate::id::{Boot, Claim, EniId, Kind, SubnetId};
@@ -225,7 +228,11 @@ mod tests {
         let rows =
             [row(10, Status::Ready, None, 5), row(11, Status::Ready, None, 50), row(12, Status::Occupied, None, 500)];
         assert_eq!(give_way(&rows, |_| false).map(|row| row.ip.octets()[3]), Some(11));
-        assert_eq!(give_way(&rows, |ip| ip.octets()[3] == 11).map(|row| row.ip.octets()[3]), Some(10));
+        assert_eq!(give_way(&rows, |row| row.ip.octets()[3] == 11).map(|row| row.ip.octets()[3]), Some(10));
         assert_eq!(give_way(&rows, |_| true), None);
+        let mut named = row(13, Status::Ready, None, 500);
+        named.holder = Some("fixed:".into());
+        assert_eq!(give_way(&[named.clone(), rows[0].clone()], |_| false).map(|row| row.ip.octets()[3]), Some(10));
+        assert_eq!(give_way(&[named], |_| false).map(|row| row.ip.octets()[3]), Some(13));
     }
 }

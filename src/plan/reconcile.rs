@@ -106,6 +106,8 @@ pub fn compare(look: &Look<'_>) -> Vec<Finding> {
                 State::Free | State::Foreign => Some(What::Unknown { primary }),
                 // Its own driver has a call in flight, and EC2 will tell it.
                 State::On | State::Off => None,
+                // Below: the table lost the lease of one that is kept for somebody.
+                State::Reserved if row.kept_for().is_some() && look.known_lease(ip).is_some() => None,
                 State::Ready | State::Lease | State::Reserved => Some(What::Contradiction),
             },
         };
@@ -116,6 +118,9 @@ pub fn compare(look: &Look<'_>) -> Vec<Finding> {
         let what = match (&row.iface, row.state()) {
             (Some(eni), _) if !look.own_enis.contains(eni) => Some(What::Conflict),
             (None, State::Free) if look.lists(row.ip) == Some(false) => {
+                look.known_lease(row.ip).map(|claim| What::Lost { claim })
+            }
+            (None, State::Reserved) if row.kept_for().is_some() => {
                 look.known_lease(row.ip).map(|claim| What::Lost { claim })
             }
             _ => None,

@@ -97,9 +97,10 @@ pub struct FreeClaim<'a> {
 pub enum Choice {
     /// Those let go at least so long ago, and that no container had named.
     Cooled(Duration),
-    /// The one that the same endpoint used last, cooled or not.
+    /// The one that is kept for this endpoint, or that it used last, cooled or not.
     Returning,
-    /// Any.
+    /// Any but those that are kept for somebody; those that a container had named come last, and of those that were let go in
+    /// the same second none comes first by its number.
     Any,
 }
 
@@ -255,6 +256,11 @@ impl Store {
     /// The subnets that have rows, in order.
     pub async fn subnets(&self, until: Instant) -> Result<Vec<SubnetId>> {
         either!(self, s => s.subnets(until))
+    }
+
+    /// The reserved rows of a subnet, in order of address.
+    pub async fn rows_reserved(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
+        either!(self, s => s.rows_reserved(subnet, until))
     }
 
     /// The rows of a subnet counted by state and ENI.

@@ -17,6 +17,7 @@ mod support;
 
 mod allocation;
 mod beds;
+mod choice;
 mod cli;
 mod clocks;
 mod conformance;

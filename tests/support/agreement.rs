@@ -132,6 +132,7 @@ fn row(last: u8, state: State, iface: Option<&str>) -> Listed {
         primary: last == 10,
         holder: None,
         named: false,
+        reserved: false,
         idle_seconds: Some(0),
     }
 }

@@ -16,7 +16,7 @@ use crate::id::{EniId, SubnetId};
 use std::net::Ipv4Addr;
 
 use super::url::Server;
-use super::{Count, Description, FreeClaim, StoreError, WarmGrant};
+use super::{Count, Description, FreeClaim, StoreError, WarmGrant, raw};
 use pool::Pool;
 use trouble::Trouble;
 
@@ -69,11 +69,15 @@ impl MySql {
     }
 
     pub(super) async fn rows_of_subnet(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
-        read::rows_of_subnet(&self.pool, subnet, true, until).await
+        read::rows_of_subnet(&self.pool, subnet, "", until).await
     }
 
     pub(super) async fn rows_taken(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
-        read::rows_of_subnet(&self.pool, subnet, false, until).await
+        read::rows_of_subnet(&self.pool, subnet, raw::TAKEN, until).await
+    }
+
+    pub(super) async fn rows_reserved(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
+        read::rows_of_subnet(&self.pool, subnet, raw::RESERVED, until).await
     }
 
     pub(super) async fn subnets(&self, until: Instant) -> Result<Vec<SubnetId>> {

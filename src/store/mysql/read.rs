@@ -11,7 +11,7 @@ use crate::address::{Row, State};
 use crate::id::{EniId, SubnetId};
 
 use super::super::clock::{AHEAD, EARLIEST};
-use super::super::raw::{self, Raw};
+use super::super::raw::{self, Raw, TAKEN};
 use super::super::{Count, StoreError};
 use super::pool::{Leased, Pool};
 use super::tries::Tries;
@@ -20,9 +20,6 @@ use super::{column, list, text};
 
 const ROWS: &str = "SELECT ip,subnet,status,iface,`primary`,claim,holder,CAST(UNIX_TIMESTAMP(ts) AS SIGNED),\
     CAST(UNIX_TIMESTAMP(claimed)*1000 AS SIGNED),CAST(UNIX_TIMESTAMP(NOW(3))*1000 AS SIGNED) FROM allocation WHERE ";
-
-/// On KEY cold each other status is a range of its own; the free rows in between are not read.
-const TAKEN: &str = "status IN ('ready','allocated','occupied','reserved')";
 
 /// Addresses to a statement.
 const CHUNK: usize = 1000;
@@ -48,11 +45,10 @@ pub(super) async fn rows_of_eni(pool: &Arc<Pool>, eni: &EniId, until: Instant) -
 pub(super) async fn rows_of_subnet(
     pool: &Arc<Pool>,
     subnet: &SubnetId,
-    free_too: bool,
+    statuses: &str,
     until: Instant,
 ) -> Result<Vec<Row>, StoreError> {
-    let taken = if free_too { String::new() } else { format!(" AND {TAKEN}") };
-    let mut rows = matching(pool, &format!("subnet={}{taken}", text(subnet.as_str())), until).await?;
+    let mut rows = matching(pool, &format!("subnet={}{statuses}", text(subnet.as_str())), until).await?;
     rows.sort_unstable_by_key(|row| row.ip);
     Ok(rows)
 }
@@ -105,7 +101,7 @@ pub(super) async fn census_lately(
 fn taken(subnet: &SubnetId) -> String {
     let (kind, subnet) = (raw::CLAIM_KIND, text(subnet.as_str()));
     format!(
-        "SELECT status,{kind} AS kind,iface,COUNT(*) FROM allocation WHERE subnet={subnet} AND {TAKEN} GROUP BY status,kind,iface"
+        "SELECT status,{kind} AS kind,iface,COUNT(*) FROM allocation WHERE subnet={subnet}{TAKEN} GROUP BY status,kind,iface"
     )
 }
 

@@ -5,7 +5,7 @@
 //! carry the token now. On KEY cold (subnet,status,ts) and KEY mine (iface,status,ts) the locking read stops after
 //! the rows it takes and locks no others; on any other key it locks whatever it sorts. Where rows have to be chosen
 //! one by one (a sub-pool: `ip` sorts as text) or others were in the way, they are chosen by a plain read and locked
-//! by primary key.
+//! by primary key. So they are where more than their age decides, since a sort locks all that it sorts.
 //!
 //! The token also tells whether a packet whose answer was lost took effect, so it is looked up before anything else. A
 //! packet that was given up may not have come to its end yet (a Galera cluster that loses a node holds commits back for
@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
+
+use crate::address::KEPT;
 
 use super::super::clock::AHEAD;
 use super::super::{Choice, FreeClaim, StoreError, WarmGrant, raw};
@@ -36,6 +38,8 @@ struct Take {
     becomes: String,
     /// Which rows were taken.
     taken: String,
+    /// Which of them come first, where that is not the coldest alone.
+    order: Option<String>,
     count: usize,
     sub_pool: Option<Ipv4Net>,
     /// Tried before any other.
@@ -63,6 +67,7 @@ pub(super) async fn claim_free(
         ),
         becomes: format!("a.status='allocated',a.iface={eni},a.claim={claim},a.claimed=NOW(3),a.holder=NULL,a.ts=a.ts"),
         taken: format!("iface={eni} AND status='allocated' AND claim={claim}"),
+        order: None,
         count: wanted.count,
         sub_pool: wanted.sub_pool,
         first: None,
@@ -78,19 +83,31 @@ pub(super) async fn grant_warm(
 ) -> Result<Option<Ipv4Addr>, StoreError> {
     let (eni, claim) = (text(wanted.eni.as_str()), text(wanted.claim.as_str()));
     let holder = maybe(raw::holder(wanted.holder).as_deref());
+    let kept = maybe(wanted.holder.map(|name| format!("{KEPT}{name}")).as_deref());
     let except =
         if wanted.except.is_empty() { String::new() } else { format!(" AND ip NOT IN ({})", list(wanted.except)) };
     let choice = match wanted.choice {
         Choice::Cooled(cooldown) => cooled(cooldown, pool) + &raw::not_fixed(),
-        Choice::Returning => format!(" AND CAST(holder AS BINARY)=CAST({holder} AS BINARY)"),
-        Choice::Any => String::new(),
+        Choice::Returning => {
+            format!(" AND CAST(holder AS BINARY) IN (CAST({holder} AS BINARY),CAST({kept} AS BINARY))")
+        }
+        Choice::Any => raw::not_kept(),
+    };
+    let order = match wanted.choice {
+        Choice::Cooled(_) => None,
+        Choice::Returning => Some(format!("{} DESC,ts", raw::fixed())),
+        Choice::Any => Some(format!("{},ts,RAND()", raw::fixed())),
     };
     let take = Take {
         token: wanted.claim.to_string(),
         key: "mine",
         eligible: format!("iface={eni} AND status='ready' AND `primary`=0{choice}{except}"),
-        becomes: format!("a.status='occupied',a.claim={claim},a.claimed=NOW(3),a.holder={holder},a.ts=a.ts"),
+        becomes: format!(
+            "a.status='occupied',a.claim={claim},a.claimed=NOW(3),a.holder=IF(a.{},a.holder,{holder}),a.ts=a.ts",
+            raw::kept()
+        ),
         taken: format!("iface={eni} AND status='occupied' AND claim={claim}"),
+        order,
         count: 1,
         sub_pool: wanted.sub_pool,
         first: wanted.first.filter(|ip| wanted.sub_pool.is_none_or(|range| range.contains(ip))),
@@ -140,7 +157,7 @@ impl Take {
                 return Ok(vec![ip]);
             }
         }
-        let rows = if self.sub_pool.is_some() || contended {
+        let rows = if self.sub_pool.is_some() || self.order.is_some() || contended {
             let chosen = self.choose(&mut conn).await?;
             if chosen.is_empty() {
                 conn.keep();
@@ -203,8 +220,11 @@ impl Take {
     async fn choose(&self, conn: &mut Leased) -> Result<Vec<Ipv4Addr>, Trouble> {
         let draw = self.count.saturating_mul(DRAW).max(64);
         let limit = if self.sub_pool.is_some() { String::new() } else { format!(" LIMIT {draw}") };
-        let read =
-            format!("SELECT ip FROM allocation FORCE INDEX ({}) WHERE {} ORDER BY ts{limit}", self.key, self.eligible);
+        let order = self.order.as_deref().unwrap_or("ts");
+        let read = format!(
+            "SELECT ip FROM allocation FORCE INDEX ({}) WHERE {} ORDER BY {order}{limit}",
+            self.key, self.eligible
+        );
         let rows = conn.rows(&read).await?;
         let mut ips = addresses(rows, conn.pool())?;
         ips.retain(|ip| self.sub_pool.is_none_or(|net| net.contains(ip)));

@@ -21,7 +21,7 @@ use crate::id::{EniId, SubnetId};
 
 use super::clock::Clock;
 use super::raw::LeftOut;
-use super::{Count, Description, FreeClaim, StoreError, WarmGrant, schema};
+use super::{Count, Description, FreeClaim, StoreError, WarmGrant, raw, schema};
 use trouble::Trouble;
 
 mod read;
@@ -135,12 +135,17 @@ impl Sqlite {
 
     pub(super) async fn rows_of_subnet(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
         let subnet = subnet.clone();
-        self.run(until, move |file, known| read::rows_of_subnet(file, known, &subnet, true)).await
+        self.run(until, move |file, known| read::rows_of_subnet(file, known, &subnet, "")).await
     }
 
     pub(super) async fn rows_taken(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
         let subnet = subnet.clone();
-        self.run(until, move |file, known| read::rows_of_subnet(file, known, &subnet, false)).await
+        self.run(until, move |file, known| read::rows_of_subnet(file, known, &subnet, raw::TAKEN)).await
+    }
+
+    pub(super) async fn rows_reserved(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Row>> {
+        let subnet = subnet.clone();
+        self.run(until, move |file, known| read::rows_of_subnet(file, known, &subnet, raw::RESERVED)).await
     }
 
     pub(super) async fn subnets(&self, until: Instant) -> Result<Vec<SubnetId>> {

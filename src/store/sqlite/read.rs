@@ -41,10 +41,9 @@ pub(super) fn rows_of_subnet(
     file: &Connection,
     known: &Known,
     subnet: &SubnetId,
-    free_too: bool,
+    statuses: &str,
 ) -> Result<Vec<Row>, Trouble> {
-    let taken = if free_too { "" } else { " AND status IN ('ready','allocated','occupied','reserved')" };
-    let mut rows = matching(file, known, &format!("subnet = ?1{taken}"), [subnet.as_str()])?;
+    let mut rows = matching(file, known, &format!("subnet = ?1{statuses}"), [subnet.as_str()])?;
     rows.sort_unstable_by_key(|row| row.ip);
     Ok(rows)
 }

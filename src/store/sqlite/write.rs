@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
 
-use crate::address::{Change, Holder, NewRow};
+use crate::address::{Change, Holder, KEPT, NewRow};
 use crate::id::{Claim, EniId, SubnetId};
 
 use super::super::clock::AHEAD;
@@ -24,9 +24,11 @@ const COOLED: &str = "(?3 IS NULL OR ts <= min(unixepoch(), ?4) - ?3)";
 pub(super) struct Take {
     /// Which rows may be taken; `?1` is the subnet or the ENI.
     eligible: &'static str,
+    /// Further conditions.
+    choice: String,
     cooldown: Duration,
-    /// Whether what a container had named is left to it.
-    spare_named: bool,
+    /// Which of them come first.
+    order: String,
     of: String,
     status: &'static str,
     eni: String,
@@ -47,7 +49,8 @@ impl Take {
         Self {
             eligible: "subnet = ?1 AND status = 'free' AND \"primary\" = 0",
             cooldown: wanted.cooldown,
-            spare_named: false,
+            choice: String::new(),
+            order: "ts".to_owned(),
             of: wanted.subnet.as_str().to_owned(),
             status: "allocated",
             eni: wanted.eni.as_str().to_owned(),
@@ -64,13 +67,19 @@ impl Take {
 
     pub(super) fn warm(wanted: &WarmGrant<'_>) -> Self {
         let cooldown = match wanted.choice {
-            Choice::Cooled(cooldown) => Some(cooldown),
-            Choice::Returning | Choice::Any => None,
+            Choice::Cooled(cooldown) => cooldown,
+            Choice::Returning | Choice::Any => Duration::ZERO,
+        };
+        let (choice, order) = match wanted.choice {
+            Choice::Cooled(_) => (raw::not_fixed(), "ts, random()".to_owned()),
+            Choice::Returning => (String::new(), format!("{} DESC, ts", raw::fixed())),
+            Choice::Any => (raw::not_kept(), format!("{}, ts, random()", raw::fixed())),
         };
         Self {
             eligible: "iface = ?1 AND status = 'ready' AND \"primary\" = 0",
-            cooldown: cooldown.unwrap_or_default(),
-            spare_named: cooldown.is_some(),
+            cooldown,
+            choice,
+            order,
             of: wanted.eni.as_str().to_owned(),
             status: "occupied",
             eni: wanted.eni.as_str().to_owned(),
@@ -88,10 +97,12 @@ impl Take {
     pub(super) fn run(&self, file: &mut Connection, known: &Known) -> Result<Vec<Ipv4Addr>, Trouble> {
         let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut ips = {
-            let named = if self.spare_named { raw::not_fixed() } else { String::new() };
-            let eligible = format!("{}{named} AND (?2 IS NULL OR holder = ?2) AND {COOLED}", self.eligible);
+            let Self { eligible, choice, order, .. } = self;
+            let of_holder = format!("(?2 IS NULL OR holder = ?2 OR holder = '{KEPT}' || ?2)");
+            let eligible = format!("{eligible}{choice} AND {of_holder} AND {COOLED}");
             let (seconds, latest) = raw::cooling(self.cooldown, &known.clock).unzip();
-            let mut read = change.prepare_cached(&format!("SELECT ip FROM allocation WHERE {eligible} ORDER BY ts"))?;
+            let read = format!("SELECT ip FROM allocation WHERE {eligible} ORDER BY {order}");
+            let mut read = change.prepare_cached(&read)?;
             let rows =
                 read.query_map(params![self.of, self.of_holder, seconds, latest], |row| row.get::<_, String>(0))?;
             let ips = rows.collect::<Result<Vec<_>, _>>()?;
@@ -112,7 +123,9 @@ impl Take {
         ips.truncate(self.count);
         {
             let update = format!(
-                "UPDATE allocation SET status = ?2, iface = ?3, claim = ?4, claimed = {NOW}, holder = ?5 WHERE ip = ?1"
+                "UPDATE allocation SET status = ?2, iface = ?3, claim = ?4, claimed = {NOW}, \
+                 holder = CASE WHEN {} THEN holder ELSE ?5 END WHERE ip = ?1",
+                raw::kept()
             );
             let mut update = change.prepare_cached(&update)?;
             for ip in &ips {

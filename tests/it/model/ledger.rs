@@ -219,7 +219,9 @@ impl Ledger {
             self.broken.push(format!("I2: {ip} was given on h{seat} while {holder:?} has it in truth"));
         }
         let is_primary = self.seats.iter().any(|seat| seat.primary == Some(ip));
-        if is_primary || self.aws.contains(&ip) || self.reserved.contains(&(ip, self.owner(seat))) {
+        // What is reserved for a name is given to whoever asks for the address itself.
+        let is_reserved = self.reserved.contains(&(ip, self.owner(seat))) && matches!(open.asked, Asked::Any { .. });
+        if is_primary || self.aws.contains(&ip) || is_reserved {
             self.broken.push(format!("I7: {ip} was given on h{seat}: a primary or reserved address"));
         }
         if let Asked::Named(named) = open.asked

@@ -1,0 +1,52 @@
+//! Addresses that an operator keeps for a name, so that a container of that name gets its own.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Eni, Lease};
+use crate::error::Error;
+
+/// What another host's operator reserves is known so much later: not every start of a container asks the table.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// The subnet's reserved addresses that are kept for a name, as last read.
+pub(super) struct Reserved {
+    read: Instant,
+    /// Names, and their addresses.
+    of: Vec<(String, Ipv4Addr)>,
+}
+
+impl Eni {
+    /// The address that is kept for this endpoint; none where there is none, or it cannot be had.
+    pub(super) async fn lease_kept(&self, holder: &str, until: Instant) -> Result<Option<Lease>, Error> {
+        let Some(ip) = self.kept_for(holder, until).await? else { return Ok(None) };
+        // Not on the ENI yet: somebody else of that name, or who named the address, may be quicker.
+        self.forget_reserved();
+        match self.lease_this(ip, Some(holder.to_owned()), until).await {
+            Ok(lease) => Ok(Some(lease)),
+            Err(why @ Error::NotGiven { .. }) => {
+                tracing::warn!(eni = %self.nic.eni, %ip, "{ip} is reserved for {holder}, which gets another one: {why}");
+                Ok(None)
+            }
+            Err(why) => Err(why),
+        }
+    }
+
+    /// From now on the table is asked again.
+    pub fn forget_reserved(&self) {
+        self.shared.memory().reserved = None;
+    }
+
+    async fn kept_for(&self, holder: &str, until: Instant) -> Result<Option<Ipv4Addr>, Error> {
+        let find = |known: &Reserved| known.of.iter().find(|(name, _)| name == holder).map(|(_, ip)| *ip);
+        if let Some(known) = self.shared.memory().reserved.as_ref().filter(|known| known.read.elapsed() < FRESH) {
+            return Ok(find(known));
+        }
+        let read = Instant::now();
+        let rows = self.outside.store.rows_reserved(&self.subnet.id, until).await?;
+        let of = rows.iter().filter_map(|row| Some((row.kept_for()?.to_owned(), row.ip))).collect();
+        Ok(find(self.shared.memory().reserved.insert(Reserved { read, of })))
+    }
+}

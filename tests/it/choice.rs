@@ -1,0 +1,123 @@
+//! Whose an idle or a reserved address is: of those that cool, and of those that an operator keeps for somebody.
+
+use std::collections::BTreeSet;
+
+use ec2_ipam::address::State;
+
+use crate::support::host::{Fleet, Host, Kind, agree, eventually, ip, on_both};
+use crate::support::vpc::Switches;
+
+on_both! {
+    an_address_that_a_container_named_is_the_last_that_another_one_gets
+    of_those_let_go_together_none_comes_first_by_its_number
+    what_is_reserved_for_a_name_is_its_own_and_stays_reserved
+    what_is_reserved_makes_room_and_is_given_to_nobody_else
+}
+
+/// Before Engine 29 nothing but the address says whose it is.
+async fn an_address_that_a_container_named_is_the_last_that_another_one_gets(kind: Kind) {
+    let fleet = Fleet::new(kind).await;
+    let mut host = fleet.host_of(1, "t3.small");
+    host.start().await;
+    let pool = host.pool().await;
+    let fixed = host.request(&pool, "10.77.0.10").await.unwrap();
+    let others = BTreeSet::from([host.lease(&pool).await, host.lease(&pool).await]);
+    for ip in [fixed].iter().chain(&others) {
+        host.release(&pool, *ip).await;
+    }
+    eventually("all are released", async || host.mine(State::Lease).await.is_empty()).await;
+    // Colder than the others, which by itself would make it the first.
+    let older = |earlier: &str| format!("UPDATE allocation SET ts={earlier} WHERE ip='{fixed}'");
+    host.sql(&older("ts-INTERVAL 60 SECOND"), &older("ts-60")).await;
+    host.restart().await;
+    let given = BTreeSet::from([host.lease(&pool).await, host.lease(&pool).await]);
+    assert_eq!(given, others, "neither of them has {fixed}");
+    assert_eq!(host.request(&pool, "10.77.0.10").await, Ok(fixed));
+    // It is the last one, not lost: its own container may never come back.
+    host.release(&pool, fixed).await;
+    assert_eq!(host.lease(&pool).await, fixed);
+    agree(&[&host]).await;
+}
+
+async fn of_those_let_go_together_none_comes_first_by_its_number(kind: Kind) {
+    let fleet = Fleet::new(kind).await;
+    let (host, pool) = fleet.started(1, &[]).await;
+    let mut given = Vec::new();
+    for _ in 0..9 {
+        given.push(host.lease(&pool).await);
+    }
+    let mut first = BTreeSet::new();
+    for _ in 0..8 {
+        for ip in given.drain(..) {
+            host.release(&pool, ip).await;
+        }
+        eventually("all are released", async || host.mine(State::Lease).await.is_empty()).await;
+        let together = |now: &str| format!("UPDATE allocation SET ts={now} WHERE status='ready'");
+        host.sql(&together("NOW()"), &together("unixepoch()")).await;
+        let ip = host.lease(&pool).await;
+        first.insert(ip);
+        given.push(ip);
+    }
+    assert!(first.len() > 1, "always {first:?} of nine");
+}
+
+async fn what_is_reserved_for_a_name_is_its_own_and_stays_reserved(kind: Kind) {
+    let fleet = Fleet::new(kind).await;
+    let (mut host, pool) = fleet.started(1, &[("EC2_IPAM_COOLDOWN", "0s")]).await;
+    host.lease_for(&pool, "db").await;
+    host.tell(&["reserve", "10.77.0.60", "web"]).await;
+    host.tell(&["reserve", "10.77.0.61"]).await;
+    let is_reserved = async |host: &Host, name: &str| {
+        eventually("it is reserved again", async || {
+            let row = host.row(ip(60)).await;
+            row.state == State::Reserved && row.holder.as_deref() == Some(name) && row.iface.is_none()
+        })
+        .await;
+        eventually("it has left the interface", async || !host.assigned().contains(&ip(60))).await;
+    };
+    for _ in 0..2 {
+        assert_ne!(host.lease_for(&pool, "worker").await, ip(60));
+        assert_eq!(host.lease_for(&pool, "web").await, ip(60), "its own container gets it");
+        let listed = host.tell(&["list"]).await;
+        let line = listed.lines().find(|line| line.starts_with("10.77.0.60 ")).unwrap();
+        assert!(line.contains("lease") && line.ends_with("web (reserved)"), "{line}");
+        assert_ne!(host.lease_for(&pool, "web").await, ip(60), "another one of that name");
+        host.release(&pool, ip(60)).await;
+        is_reserved(&host, "web").await;
+    }
+    // Before Engine 29 only the address says whose it is.
+    assert_eq!(host.request(&pool, "10.77.0.60").await, Ok(ip(60)));
+    let refused = host.request(&pool, "10.77.0.60").await.unwrap_err();
+    assert!(refused.contains("a container (web) on"), "{refused}");
+    host.restart().await;
+    host.release(&pool, ip(60)).await;
+    is_reserved(&host, "web").await;
+    let refused = host.request(&pool, "10.77.0.61").await.unwrap_err();
+    assert!(refused.contains("it is reserved for nobody"), "{refused}");
+    // Let go while it is in use.
+    assert_eq!(host.lease_for(&pool, "web").await, ip(60));
+    assert_eq!(host.tell(&["unreserve", "10.77.0.60"]).await, "10.77.0.60 may be given out again\n");
+    assert_eq!(host.row(ip(60)).await.state, State::Lease);
+    host.release(&pool, ip(60)).await;
+    eventually("it is free", async || host.row(ip(60)).await.state == State::Free).await;
+    agree(&[&host]).await;
+}
+
+async fn what_is_reserved_makes_room_and_is_given_to_nobody_else(kind: Kind) {
+    let fleet = Fleet::with(kind, "10.77.0.0/28", Switches::default()).await;
+    let (host, pool) = fleet.started(1, &[]).await;
+    host.tell(&["reserve", "10.77.0.9", "web"]).await;
+    assert_eq!(host.lease_for(&pool, "web").await, ip(9));
+    host.release(&pool, ip(9)).await;
+    eventually("it cools", async || host.mine(State::Ready).await == [ip(9)].into()).await;
+    assert_eq!(host.lease_for(&pool, "web").await, ip(9), "it cools for others only");
+    host.release(&pool, ip(9)).await;
+    // The interface has room for nine beside its primary address; the subnet has nine others.
+    for _ in 0..9 {
+        assert_ne!(host.lease(&pool).await, ip(9), "I7");
+    }
+    let row = host.row(ip(9)).await;
+    assert_eq!((row.state, row.holder.as_deref()), (State::Reserved, Some("web")));
+    host.request(&pool, "").await.unwrap_err();
+    agree(&[&host]).await;
+}
