@@ -130,7 +130,7 @@ fn what_is_kept_for_a_name_stays_so_until_it_is_unreserved() {
     }
     let mut reserved = row(Status::Reserved, None);
     let eni = EniId::stored("eni-0123456789abcdef0".into());
-    let claim = Event::Claim { eni, claim: Boot::random().claim(1, Kind::On) };
+    let claim = Event::Claim { eni, claim: Boot::random().unwrap().claim(1, Kind::On) };
     for (by, may) in [("web", true), ("", false), (AWS, false), ("EC2: Address is in subnet's reserved range", false)] {
         reserved.holder = Some(by.into());
         assert_eq!(reserved.on(claim.clone()).is_ok(), may, "{by:?}");

@@ -17,7 +17,7 @@ use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::config::timeout::TimeoutConfig;
 use aws_sdk_ec2::config::{Credentials, Region};
 
-use super::{ATTEMPTS, CALL, Ec2, Ec2Error};
+use super::{ATTEMPTS, CALL, LOST, Ec2, Ec2Error};
 
 /// Longest time for a connection, TLS included; the SDK's own default is 3.1 s.
 pub(super) const CONNECT: Duration = Duration::from_secs(3);
@@ -76,6 +76,7 @@ impl Ec2 {
     async fn with(endpoint: Option<String>, region: String, credentials: SharedCredentialsProvider) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT)
+            .operation_attempt_timeout(LOST)
             .operation_timeout(CALL)
             .build();
         // Dated, so that an update of the SDK does not change retries or timeouts by itself. It honours HTTPS_PROXY and

@@ -2,7 +2,9 @@
 //!
 //! Each function is one operation of EC2 and decides nothing. Changes are made by explicit list and are never repeated by
 //! themselves unless EC2 said that it did not execute them (throttling): a lost reply comes back as
-//! [`Ec2Error::Unclear`], for the caller to look (EC2 has no idempotency token for them). Reads are repeated by the SDK.
+//! [`Ec2Error::Unclear`], for the caller to look (EC2 has no idempotency token for them). Only an Assign, which containers
+//! wait for, is sent a second time while the answer to the first is still waited for: its list is explicit, so that two do
+//! what one does. Reads are repeated by the SDK.
 //! EC2 is eventually consistent: a read may lag behind a change in both directions.
 
 mod answer;
@@ -16,14 +18,17 @@ use std::time::Duration;
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::config::retry::RetryConfig;
+use aws_sdk_ec2::config::timeout::TimeoutConfig;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{Filter, InstanceType};
+use futures_util::future::select;
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::id::{EniId, SubnetId};
 use crate::subnet::Subnet;
 pub use answer::{Answer, AssignCall};
+use connect::CONNECT;
 pub use connect::StaticKeys;
 pub use error::Ec2Error;
 use error::Subject;
@@ -31,9 +36,11 @@ pub use interface::{Address, Interface};
 
 /// Longest time for one call with its retries. Claims count as stale after 60 s; a call must be over before half of that.
 ///
-/// An attempt has what is left of it: while EC2 is slow, one that is waited for gets its answer, and several that are cut
-/// off get none. An Assign of 49 addresses usually answers within about 2 s.
+/// A change's attempt has what is left of it: while EC2 is slow, one that is waited for gets its answer, and several that
+/// are cut off get none. An Assign of 49 addresses usually answers within about 2 s.
 const CALL: Duration = Duration::from_secs(25);
+/// An answer that has not come by then may be lost as well as slow. Two attempts of a read fit into a call.
+const LOST: Duration = Duration::from_secs(12);
 /// A change that was throttled is attempted again only with so much time left.
 const WORTH: Duration = Duration::from_secs(8);
 /// Attempts in all while EC2 throttles.
@@ -115,14 +122,14 @@ impl Ec2 {
         if ips.is_empty() {
             return Ok(());
         }
-        let subject = Action::Assign.on(Some(eni), None);
-        let wanted: Vec<String> = ips.iter().map(Ipv4Addr::to_string).collect();
-        let answer = change(&subject, |time| {
+        let subject = &Action::Assign.on(Some(eni), None);
+        let wanted: &Vec<String> = &ips.iter().map(Ipv4Addr::to_string).collect();
+        let send = |until| async move {
             let call = self.client.assign_private_ip_addresses().network_interface_id(eni.as_str());
             let call = call.set_private_ip_addresses(Some(wanted.clone())).customize();
-            Box::pin(call.config_override(one_attempt(time)).send())
-        })
-        .await?;
+            call.config_override(one_attempt(until)).send().await.map_err(|error| subject.explain(&error))
+        };
+        let answer = change(subject, |until| twice(move || Box::pin(send(until)))).await?;
         let listed = answer.assigned_private_ip_addresses();
         let is_listed = |ip: &&String| listed.iter().any(|entry| entry.private_ip_address() == Some(ip.as_str()));
         let missing: Vec<&String> = wanted.iter().filter(|ip| !is_listed(ip)).collect();
@@ -140,12 +147,13 @@ impl Ec2 {
         if ips.is_empty() {
             return Ok(());
         }
-        let subject = Action::Unassign.on(Some(eni), None);
+        let subject = &Action::Unassign.on(Some(eni), None);
         let given: Vec<String> = ips.iter().map(Ipv4Addr::to_string).collect();
-        change(&subject, |time| {
+        change(subject, |until| {
             let call = self.client.unassign_private_ip_addresses().network_interface_id(eni.as_str());
             let call = call.set_private_ip_addresses(Some(given.clone())).customize();
-            Box::pin(call.config_override(one_attempt(time)).send())
+            let sent = call.config_override(one_attempt(until)).send();
+            Box::pin(async { sent.await.map_err(|error| subject.explain(&error)) })
         })
         .await?;
         Ok(())
@@ -265,24 +273,42 @@ impl Ec2 {
     }
 }
 
-/// A change's own settings: one attempt, of so long.
-fn one_attempt(time: Duration) -> aws_sdk_ec2::config::Builder {
-    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).operation_timeout(time).build();
+/// A change's own settings: one attempt, until then.
+fn one_attempt(until: Instant) -> aws_sdk_ec2::config::Builder {
+    let time = until.saturating_duration_since(Instant::now());
+    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT);
+    let timeouts = timeouts.operation_attempt_timeout(time).operation_timeout(time).build();
     aws_sdk_ec2::config::Config::builder().retry_config(RetryConfig::disabled()).timeout_config(timeouts)
 }
 
-/// One change, repeated only while EC2 throttles it: then EC2 says that it did nothing. Each attempt is told what is left
-/// of [`CALL`].
-async fn change<T, E, F>(subject: &Subject, attempt: impl Fn(Duration) -> F) -> Result<T, Ec2Error>
+/// One attempt, or a second one beside it once the answer to the first may be lost: whichever succeeds. What either left
+/// unclear is unclear, since it may still land.
+async fn twice<T, F>(attempt: impl Fn() -> F) -> Result<T, Ec2Error>
 where
-    F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
-    E: ProvideErrorMetadata + std::error::Error + 'static,
+    F: Future<Output = Result<T, Ec2Error>> + Unpin,
+{
+    let mut first = attempt();
+    if let Ok(outcome) = timeout(LOST, &mut first).await {
+        return outcome;
+    }
+    let (outcome, other) = select(first, attempt()).await.factor_first();
+    match outcome {
+        Ok(answer) => Ok(answer),
+        Err(why) => other.await.map_err(|other| if why.is_unclear() { why } else { other }),
+    }
+}
+
+/// One change, repeated only while EC2 throttles it: then EC2 says that it did nothing. Each attempt is told when the call
+/// has to be over.
+async fn change<T, F>(subject: &Subject, attempt: impl Fn(Instant) -> F) -> Result<T, Ec2Error>
+where
+    F: Future<Output = Result<T, Ec2Error>>,
 {
     let until = Instant::now() + CALL;
     for n in 0..ATTEMPTS {
-        let error = match attempt(until.saturating_duration_since(Instant::now())).await {
+        let error = match attempt(until).await {
             Ok(answer) => return Ok(answer),
-            Err(error) => subject.explain(&error),
+            Err(error) => error,
         };
         let pause = throttle_pause(n);
         let is_last = n + 1 == ATTEMPTS || Instant::now() + pause + WORTH > until;

@@ -4,11 +4,12 @@
 //! answer is more certain than a describe, which lags. Until EC2 answers clearly the row stays claimed.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::STORE_TIME;
-use super::task::Task;
+use super::task::{SETTLE_PAUSE, Task};
 use crate::address::{Change, EC2, Event, Row};
 use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
@@ -24,6 +25,17 @@ pub(super) struct Assigned {
 }
 
 impl Task {
+    /// Claims of an earlier life, or whose call was unclear: assigned again, which is right whichever way that call went.
+    pub(super) async fn settle(&mut self, ec2: &Ec2, unsettled: Vec<Row>) -> Result<Option<Duration>, Error> {
+        let asked = unsettled.len();
+        let assigned = self.assign(ec2, unsettled, false).await?;
+        if !assigned.trouble.as_ref().is_some_and(Ec2Error::is_transient) {
+            // EC2 works: what is left over all the same must not keep other addresses from those who wait.
+            self.settle_at = Instant::now() + SETTLE_PAUSE;
+        }
+        self.outcome(assigned, asked).await
+    }
+
     /// Assigns claimed rows. `fresh`: claimed just now, so that no earlier call for them can still land.
     pub(super) async fn assign(&mut self, ec2: &Ec2, claimed: Vec<Row>, fresh: bool) -> Result<Assigned, Error> {
         let mut outcome = Assigned::default();

@@ -133,7 +133,8 @@ impl Weak {
                 continue;
             }
             let eni = self.clone();
-            self.outside.tasks.spawn(async move { eni.let_go(ip, claim, Event::Release).await });
+            let work = async move { eni.let_go(ip, claim, Event::Release).await };
+            self.outside.tasks.spawn(supervised("a release", work));
         }
         let done = outcome?;
         for Change { ip, .. } in changes.iter().zip(&done).filter(|(_, done)| **done).map(|(change, _)| change) {

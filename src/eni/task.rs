@@ -344,17 +344,6 @@ impl Task {
         given_up.chain(unsettled).chain(planned).min().unwrap_or(REST).clamp(Duration::from_millis(10), REST)
     }
 
-    /// Claims of an earlier life, or whose call was unclear: assigned again, which is right whichever way that call went.
-    async fn settle(&mut self, ec2: &Ec2, unsettled: Vec<Row>) -> Result<Option<Duration>, Error> {
-        let asked = unsettled.len();
-        let assigned = self.assign(ec2, unsettled, false).await?;
-        if !assigned.trouble.as_ref().is_some_and(Ec2Error::is_transient) {
-            // EC2 works: what is left over all the same must not keep other addresses from those who wait.
-            self.settle_at = Instant::now() + SETTLE_PAUSE;
-        }
-        self.outcome(assigned, asked).await
-    }
-
     /// Serves those who wait with what EC2 has on the ENI now; then what stood in the way of the rest decides.
     pub(super) async fn outcome(&mut self, assigned: Assigned, asked: usize) -> Result<Option<Duration>, Error> {
         let progress = !assigned.on_eni.is_empty();

@@ -154,9 +154,9 @@ async fn addresses_that_may_not_be_named(kind: Kind) {
     let (leased, idle) = (other.lease(&theirs).await, other.lease(&theirs).await);
     other.release(&theirs, idle).await;
     let (host, pool) = fleet.started(1, &[]).await;
-    host.tell(&["reserve", "10.77.0.60", "printer"]).await;
+    host.tell(&["reserve", "10.77.0.60"]).await;
     let mut cases = vec![
-        (ip(60), "it is reserved (printer); `ec2-ipam unreserve 10.77.0.60`".to_owned()),
+        (ip(60), "it is reserved for nobody; `ec2-ipam unreserve 10.77.0.60`".to_owned()),
         (ip(4), format!("the primary address of {}", eni(1))),
         (ip(70), format!("the primary address of {RDS}; if it was given as --aux-address, drop that")),
         (ip(71), format!("{RDS} has it, and not for a container")),
@@ -702,7 +702,8 @@ async fn while_ec2_is_slow_nothing_is_cut_off_and_asked_again() {
     let refused = host.request(&pool, "").await.unwrap_err();
     assert!(refused.contains("EC2 has not answered yet"), "{refused}");
     eventually("the answer comes late", async || !host.mine(State::Ready).await.is_empty()).await;
+    let calls = fleet.vpc.count(ASSIGN);
     host.lease(&pool).await;
-    assert_eq!(fleet.vpc.count(ASSIGN), 2, "{:?}", fleet.vpc.calls());
+    assert_eq!(fleet.vpc.count(ASSIGN), calls, "{:?}", fleet.vpc.calls());
     agree(&[&host]).await;
 }

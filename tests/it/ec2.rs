@@ -148,9 +148,33 @@ async fn an_assign_that_something_else_answers_is_unclear() {
 #[tokio::test]
 async fn an_attempt_without_an_answer_ends_unclear() {
     let stub = Stub::start(|_, _| Answer::Hang).await;
-    let error = connect(&stub.url).await.assign(&eni(), &[ip(5)]).await.unwrap_err();
-    assert!(error.is_unclear(), "{error:?}");
-    assert_eq!(stub.requests().len(), 1);
+    let ec2 = connect(&stub.url).await;
+    let (assign, unassign) =
+        (async { ec2.assign(&eni(), &[ip(5)]).await }, async { ec2.unassign(&eni(), &[ip(6)]).await });
+    let (assigned, unassigned) = tokio::join!(assign, unassign);
+    for error in [assigned.unwrap_err(), unassigned.unwrap_err()] {
+        assert!(error.is_unclear(), "{error:?}");
+    }
+    let sent = |of: &str| stub.requests().iter().filter(|request| request.contains(of)).count();
+    assert_eq!(
+        (sent("Action=AssignPrivate"), sent("Action=UnassignPrivate")),
+        (2, 1),
+        "one is asked beside a lost one"
+    );
+}
+
+/// An answer that is lost costs the containers that wait for it no more than a while.
+#[tokio::test]
+async fn an_assign_is_asked_for_beside_one_whose_answer_does_not_come() {
+    let after = async |second: fn() -> Answer| {
+        let stub = Stub::start(move |_, n| if n == 0 { Answer::Hang } else { second() }).await;
+        connect(&stub.url).await.assign(&eni(), &[ip(5)]).await
+    };
+    let full = || error(400, "PrivateIpAddressLimitExceeded", "");
+    let (assigned, refused) = tokio::join!(after(|| assigned(&[ip(5)])), after(full));
+    assert_eq!(assigned, Ok(()));
+    let refused = refused.unwrap_err();
+    assert!(refused.is_unclear(), "the first may still land: {refused:?}");
 }
 
 #[tokio::test]
