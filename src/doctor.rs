@@ -313,8 +313,12 @@ async fn check_permissions(ec2: &Ec2, nic: &Nic, checks: &mut Vec<Check>) {
     for action in Action::ALL {
         let name = action.as_str();
         checks.push(match ec2.permitted(action, &nic.eni, &nic.subnet).await {
-            Ok(true) => ok(name, "allowed"),
-            Ok(false) => bad(name, "denied", &format!("add {name} to the IAM policy of the instance's role")),
+            Ok(()) => ok(name, "allowed"),
+            Err(Ec2Error::Denied { why, .. }) => bad(
+                name,
+                format!("denied: {why}").trim_end_matches([':', ' ']),
+                &format!("add {name} to the IAM policy of the instance's role"),
+            ),
             Err(why) => bad(name, why, "see the credentials and the network to EC2's endpoint"),
         });
     }

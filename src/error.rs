@@ -121,7 +121,7 @@ mod tests {
             Error::EniFull { eni: eni.clone() },
             Error::Ec2(Ec2Error::NoSuchEni { eni }),
             Error::Ec2(Ec2Error::BadCredentials { why: text() }),
-            Error::Ec2(Ec2Error::Denied { action: Action::Assign, resource: text() }),
+            Error::Ec2(Ec2Error::Denied { action: Action::Assign, resource: text(), why: text() }),
         ] {
             assert!(!lasting.may_pass(), "{lasting:?}");
         }

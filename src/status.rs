@@ -94,7 +94,7 @@ pub struct EniStatus {
     pub waiting: usize,
     /// Why nothing is granted yet, until rows and EC2 were compared once.
     pub not_ready: Option<String>,
-    /// What EC2 or the table said last, if it was a refusal.
+    /// What EC2 or the table said last, if it was a refusal, until what it is about goes right again.
     pub last_error: Option<String>,
 }
 
@@ -109,10 +109,12 @@ pub struct Listed {
     pub primary: bool,
     /// The container that uses it, or used it last; or who reserved it.
     pub holder: Option<String>,
-    /// Whether that container had named it (`--ip`).
+    /// Whether it was named: by that container (`--ip`), or as a network's auxiliary address.
     pub named: bool,
     /// Whether it is reserved for the holder, and stays so.
     pub reserved: bool,
+    /// The Elastic IP that EC2 last showed on it, of this host's interfaces.
+    pub elastic_ip: Option<Ipv4Addr>,
     /// Since it was let go; none for an address that was never in use.
     pub idle_seconds: Option<u64>,
 }
@@ -226,6 +228,7 @@ impl Ipam {
     /// is, of every subnet of the table.
     pub async fn list(&self, subnet: Option<SubnetId>, free_too: bool, until: Instant) -> Result<Vec<Listed>, Error> {
         let store = self.store(until).await?;
+        let served = self.served().await;
         let (subnets, is_named) = match subnet {
             Some(subnet) => (vec![subnet], true),
             None => (self.subnets(&store, until).await?, false),
@@ -249,6 +252,7 @@ impl Ipam {
                 holder: row.endpoint().map(ToOwned::to_owned).or_else(|| self.container(&row)),
                 named: row.is_fixed() && row.kept_for().is_none(),
                 reserved: row.kept_for().is_some(),
+                elastic_ip: served.iter().find_map(|eni| eni.elastic_ip(row.ip)),
                 idle_seconds: Some(row.idle.as_secs()).filter(|idle| *idle < NEVER),
             }));
         }

@@ -132,9 +132,14 @@ pub(super) fn list(out: &mut impl Write, rows: &[Listed]) -> anyhow::Result<()> 
     for row in rows {
         let mut holder = if row.primary { "(primary)" } else { row.holder.as_deref().unwrap_or("") }.to_owned();
         if row.named {
-            holder = format!("{holder} (named by --ip)").trim_start().to_owned();
+            // Docker asks for an auxiliary address as it does for a container's, before Engine 29 to the letter.
+            let by = if row.holder.is_some() { "--ip" } else { "--ip or --aux-address" };
+            holder = format!("{holder} (named by {by})").trim_start().to_owned();
         } else if row.reserved && row.state != State::Reserved {
             holder = format!("{holder} (reserved)");
+        }
+        if let Some(public) = row.elastic_ip {
+            holder = format!("{holder} (Elastic IP {public})").trim_start().to_owned();
         }
         let idle = row.idle_seconds.filter(|_| row.state == State::Ready);
         let idle = idle.map(|idle| format!("{idle}s")).unwrap_or_default();

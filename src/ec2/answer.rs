@@ -63,7 +63,7 @@ impl Ec2 {
             .set_allow_reassignment(asked.allow_reassignment)
             .customize();
         let call = if asked.dry_run { call.mutate_request(add_dry_run) } else { call };
-        answer(&Action::Assign.on(Some(eni), None), call.send(), |output| {
+        answer(&self.about(Action::Assign, Some(eni), None), call.send(), |output| {
             let listed = output.assigned_private_ip_addresses().iter();
             listed.filter_map(|entry| entry.private_ip_address()?.parse().ok()).collect()
         })
@@ -74,14 +74,14 @@ impl Ec2 {
     pub async fn answer_to_unassign(&self, eni: &EniId, ips: &[Ipv4Addr]) -> Answer {
         let call = self.client.unassign_private_ip_addresses().network_interface_id(eni.as_str());
         let call = call.set_private_ip_addresses(list(ips));
-        answer(&Action::Unassign.on(Some(eni), None), call.send(), |_| Vec::new()).await
+        answer(&self.about(Action::Unassign, Some(eni), None), call.send(), |_| Vec::new()).await
     }
 
     /// DescribeNetworkInterfaces of one ENI, by parameter.
     pub async fn answer_to_describe(&self, eni: &EniId, dry_run: bool) -> Answer {
         let call = self.client.describe_network_interfaces().network_interface_ids(eni.as_str());
         let call = call.set_dry_run(dry_run.then_some(true));
-        answer(&Action::DescribeInterfaces.on(Some(eni), None), call.send(), |_| Vec::new()).await
+        answer(&self.about(Action::DescribeInterfaces, Some(eni), None), call.send(), |_| Vec::new()).await
     }
 }
 

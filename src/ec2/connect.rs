@@ -17,7 +17,7 @@ use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::config::timeout::TimeoutConfig;
 use aws_sdk_ec2::config::{Credentials, Region};
 
-use super::{ATTEMPTS, CALL, LOST, Ec2, Ec2Error};
+use super::{ATTEMPTS, CALL, Ec2, Ec2Error, LOST};
 
 /// Longest time for a connection, TLS included; the SDK's own default is 3.1 s.
 pub(super) const CONNECT: Duration = Duration::from_secs(3);

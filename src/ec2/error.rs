@@ -12,11 +12,9 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 
-use crate::ec2::Action;
+use super::Action;
+use super::words::{addresses_in, denial, is_about_owner, list, quote, said};
 use crate::id::{EniId, SubnetId};
-
-/// Longest part of a foreign text that enters a sentence, in characters.
-const QUOTE: usize = 300;
 
 /// Why a call did not succeed. Each sentence is fit for a user and says what to do; none holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,13 +104,27 @@ pub enum Ec2Error {
     },
     /// IAM does not allow it.
     #[error(
-        "the AWS credentials may not do {action}: allow it in the IAM policy of the instance's role or of the user, for the resource {resource}"
+        "the AWS credentials may not do {action}{}: allow it in the IAM policy of the instance's role or of the user, for the resource {resource}",
+        said(why)
     )]
     Denied {
         /// What was asked for.
         action: Action,
         /// What the policy's `Resource` must cover.
         resource: String,
+        /// EC2's words: who may not, and by which kind of policy; may be empty.
+        why: String,
+    },
+    /// Another account's, as in a subnet that one shares with others.
+    #[error(
+        "EC2 refuses {action}, since another AWS account owns what it is for{}: use credentials of the account that the interface belongs to",
+        said(message)
+    )]
+    NotOwner {
+        /// What was asked for.
+        action: Action,
+        /// EC2's words.
+        message: String,
     },
     /// Credentials that AWS does not accept.
     #[error(
@@ -182,7 +194,8 @@ impl Ec2Error {
             Self::Malformed { .. } | Self::AwsReserved { .. } | Self::InUse { .. } => true,
             Self::Refused { code, .. } => code.starts_with("InvalidParameter"),
             Self::Unclear { .. } | Self::Unlisted { .. } | Self::Throttled { .. } | Self::Unreachable { .. } => false,
-            Self::Denied { .. } | Self::BadCredentials { .. } | Self::NoCredentials { .. } | Self::NoRegion => false,
+            Self::Denied { .. } | Self::NotOwner { .. } => false,
+            Self::BadCredentials { .. } | Self::NoCredentials { .. } | Self::NoRegion => false,
             Self::SubnetFull { .. } | Self::NoSuchEni { .. } | Self::NoSuchSubnet { .. } | Self::Primary { .. } => {
                 false
             }
@@ -198,7 +211,7 @@ impl Ec2Error {
             Self::Denied { .. } | Self::BadCredentials { .. } | Self::Refused { .. } | Self::Malformed { .. } => false,
             Self::InUse { .. } | Self::OutsideSubnet { .. } | Self::AwsReserved { .. } | Self::Primary { .. } => false,
             Self::EniFull { .. } | Self::SubnetFull { .. } | Self::NotAssigned { .. } => false,
-            Self::NoSuchEni { .. } | Self::NoSuchSubnet { .. } => false,
+            Self::NoSuchEni { .. } | Self::NoSuchSubnet { .. } | Self::NotOwner { .. } => false,
         }
     }
 }
@@ -209,6 +222,8 @@ pub(super) struct Subject {
     pub(super) action: Action,
     pub(super) eni: Option<EniId>,
     pub(super) subnet: Option<SubnetId>,
+    /// Of the region, as ARNs name it.
+    pub(super) partition: &'static str,
 }
 
 impl Subject {
@@ -273,7 +288,10 @@ impl Subject {
             | "TooManyRequestsException"
             | "SlowDown" => Some(Ec2Error::Throttled { action: self.action }),
             "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => {
-                Some(Ec2Error::Denied { action: self.action, resource: self.resource() })
+                Some(Ec2Error::Denied { action: self.action, resource: self.resource(), why: denial(message) })
+            }
+            "AuthFailure" if is_about_owner(message) => {
+                Some(Ec2Error::NotOwner { action: self.action, message: quote(message) })
             }
             "AuthFailure" | "InvalidClientTokenId" | "UnrecognizedClientException" | "MissingAuthenticationToken" => {
                 bad("AWS does not know them")
@@ -327,8 +345,10 @@ impl Subject {
     /// Describe calls have no resource-level permissions (AWS, "Actions, resources, and condition keys for EC2").
     fn resource(&self) -> String {
         match (self.action, &self.eni) {
-            (Action::Assign | Action::Unassign, Some(eni)) => format!("arn:aws:ec2:*:*:network-interface/{eni}"),
-            (Action::Assign | Action::Unassign, None) => "arn:aws:ec2:*:*:network-interface/*".into(),
+            (Action::Assign | Action::Unassign, Some(eni)) => {
+                format!("arn:{}:ec2:*:*:network-interface/{eni}", self.partition)
+            }
+            (Action::Assign | Action::Unassign, None) => format!("arn:{}:ec2:*:*:network-interface/*", self.partition),
             (Action::DescribeInterfaces | Action::DescribeSubnets | Action::DescribeInstanceTypes, _) => "\"*\"".into(),
         }
     }
@@ -339,34 +359,20 @@ fn is(code: &str, name: &str) -> bool {
     code.eq_ignore_ascii_case(name)
 }
 
-/// Every IPv4 address of a text, in order.
-fn addresses_in(message: &str) -> Vec<Ipv4Addr> {
-    let words = message.split(|c: char| !c.is_ascii_digit() && c != '.');
-    words.filter_map(|word| word.trim_matches('.').parse().ok()).collect()
-}
-
-fn list(addresses: &[Ipv4Addr], none: &str) -> String {
-    if addresses.is_empty() {
-        return none.to_owned();
-    }
-    addresses.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>().join(", ")
-}
-
-fn quote(text: &str) -> String {
-    text.trim_end_matches('.').chars().take(QUOTE).collect()
-}
-
-/// Only a configuration is a person's to change: the rest may be late, or renewed.
+/// Only a configuration is a person's to change: the rest may be late, or renewed. With the words of whoever was asked.
 fn credentials(error: &CredentialsError) -> Ec2Error {
     let why = match error {
         CredentialsError::InvalidConfiguration(_) => {
-            return Ec2Error::BadCredentials { why: "their configuration is invalid".to_owned() };
+            let why = "their configuration is invalid".to_owned() + &said(&innermost(error));
+            return Ec2Error::BadCredentials { why };
         }
-        CredentialsError::CredentialsNotLoaded(_) => "there are none",
-        CredentialsError::ProviderTimedOut(_) => "they could not be fetched in time",
-        CredentialsError::ProviderError(_) | CredentialsError::Unhandled(_) | _ => "they could not be fetched",
+        CredentialsError::CredentialsNotLoaded(_) => "there are none".to_owned(),
+        CredentialsError::ProviderTimedOut(_) => "they could not be fetched in time".to_owned(),
+        CredentialsError::ProviderError(_) | CredentialsError::Unhandled(_) | _ => {
+            "they could not be fetched".to_owned() + &said(&innermost(error))
+        }
     };
-    Ec2Error::NoCredentials { why: why.to_owned() }
+    Ec2Error::NoCredentials { why }
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -33,6 +33,8 @@ pub struct Interface {
 pub struct Address {
     pub ip: Ipv4Addr,
     pub primary: bool,
+    /// The Elastic IP that is associated with it.
+    pub elastic: Option<Ipv4Addr>,
 }
 
 impl Interface {
@@ -74,7 +76,8 @@ impl Interface {
         let mut addresses = Vec::new();
         for entry in found.private_ip_addresses() {
             let ip = entry.private_ip_address().and_then(|ip| ip.parse().ok()).ok_or_else(|| missing("address"))?;
-            addresses.push(Address { ip, primary: entry.primary().unwrap_or(false) });
+            let elastic = entry.association().and_then(|association| association.public_ip()?.parse().ok());
+            addresses.push(Address { ip, primary: entry.primary().unwrap_or(false), elastic });
         }
         let mut prefixes = Vec::new();
         for entry in found.ipv4_prefixes() {

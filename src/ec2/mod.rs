@@ -11,6 +11,7 @@ mod answer;
 mod connect;
 mod error;
 mod interface;
+mod words;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub use connect::StaticKeys;
 pub use error::Ec2Error;
 use error::Subject;
 pub use interface::{Address, Interface};
+use words::partition;
 
 /// Longest time for one call with its retries. Claims count as stale after 60 s; a call must be over before half of that.
 ///
@@ -83,10 +85,6 @@ impl Action {
             Self::DescribeInstanceTypes => "ec2:DescribeInstanceTypes",
         }
     }
-
-    fn on(self, eni: Option<&EniId>, subnet: Option<&SubnetId>) -> Subject {
-        Subject { action: self, eni: eni.cloned(), subnet: subnet.cloned() }
-    }
 }
 
 impl std::fmt::Display for Action {
@@ -109,6 +107,10 @@ pub struct Ec2 {
 }
 
 impl Ec2 {
+    fn about(&self, action: Action, eni: Option<&EniId>, subnet: Option<&SubnetId>) -> Subject {
+        Subject { action, eni: eni.cloned(), subnet: subnet.cloned(), partition: partition(&self.region) }
+    }
+
     /// The region that is spoken to.
     pub fn region(&self) -> &str {
         &self.region
@@ -122,7 +124,7 @@ impl Ec2 {
         if ips.is_empty() {
             return Ok(());
         }
-        let subject = &Action::Assign.on(Some(eni), None);
+        let subject = &self.about(Action::Assign, Some(eni), None);
         let wanted: &Vec<String> = &ips.iter().map(Ipv4Addr::to_string).collect();
         let send = |until| async move {
             let call = self.client.assign_private_ip_addresses().network_interface_id(eni.as_str());
@@ -147,7 +149,7 @@ impl Ec2 {
         if ips.is_empty() {
             return Ok(());
         }
-        let subject = &Action::Unassign.on(Some(eni), None);
+        let subject = &self.about(Action::Unassign, Some(eni), None);
         let given: Vec<String> = ips.iter().map(Ipv4Addr::to_string).collect();
         change(subject, |until| {
             let call = self.client.unassign_private_ip_addresses().network_interface_id(eni.as_str());
@@ -161,7 +163,7 @@ impl Ec2 {
 
     /// The ENI as EC2 sees it. Asked by parameter, which fails with `NoSuchEni` when it is gone (a filter would not).
     pub async fn interface(&self, eni: &EniId) -> Result<Interface, Ec2Error> {
-        let subject = Action::DescribeInterfaces.on(Some(eni), None);
+        let subject = self.about(Action::DescribeInterfaces, Some(eni), None);
         let call = self.client.describe_network_interfaces().network_interface_ids(eni.as_str());
         let answer = Box::pin(call.send()).await.map_err(|error| subject.explain(&error))?;
         let found = answer.network_interfaces().first().ok_or(Ec2Error::NoSuchEni { eni: eni.clone() })?;
@@ -194,12 +196,12 @@ impl Ec2 {
     /// Every ENI that is attached to the instance, or about to be.
     pub async fn interfaces_of_instance(&self, instance: &str) -> Result<Vec<Interface>, Ec2Error> {
         let attached = Filter::builder().name("attachment.instance-id").values(instance).build();
-        self.filtered(&Action::DescribeInterfaces.on(None, None), vec![attached]).await
+        self.filtered(&self.about(Action::DescribeInterfaces, None, None), vec![attached]).await
     }
 
     async fn interfaces(&self, subnet: &SubnetId, mut filters: Vec<Filter>) -> Result<Vec<Interface>, Ec2Error> {
         filters.push(Filter::builder().name("subnet-id").values(subnet.as_str()).build());
-        self.filtered(&Action::DescribeInterfaces.on(None, Some(subnet)), filters).await
+        self.filtered(&self.about(Action::DescribeInterfaces, None, Some(subnet)), filters).await
     }
 
     async fn filtered(&self, subject: &Subject, filters: Vec<Filter>) -> Result<Vec<Interface>, Ec2Error> {
@@ -217,7 +219,7 @@ impl Ec2 {
 
     /// The subnet and its IPv4 block. Errors: `NoSuchSubnet`, and those of every call.
     pub async fn subnet(&self, id: &SubnetId) -> Result<Subnet, Ec2Error> {
-        let subject = Action::DescribeSubnets.on(None, Some(id));
+        let subject = self.about(Action::DescribeSubnets, None, Some(id));
         let call = self.client.describe_subnets().subnet_ids(id.as_str());
         let answer = Box::pin(call.send()).await.map_err(|error| subject.explain(&error))?;
         let found = answer.subnets().first().ok_or(Ec2Error::NoSuchSubnet { subnet: id.clone() })?;
@@ -228,7 +230,7 @@ impl Ec2 {
 
     /// How many IPv4 addresses each ENI of this instance type may have, the primary included; a /28 prefix counts as one.
     pub async fn address_limit(&self, instance_type: &str) -> Result<usize, Ec2Error> {
-        let subject = Action::DescribeInstanceTypes.on(None, None);
+        let subject = self.about(Action::DescribeInstanceTypes, None, None);
         let call = self.client.describe_instance_types().instance_types(InstanceType::from(instance_type));
         let answer = Box::pin(call.send()).await.map_err(|error| subject.explain(&error))?;
         let network = answer.instance_types().first().and_then(|found| found.network_info());
@@ -243,9 +245,11 @@ impl Ec2 {
     ///
     /// Describe calls are asked with DryRun. Assign and Unassign have no DryRun (EC2 API reference), so they are asked for
     /// 127.0.0.1, which no subnet can have (VPC guide, "VPC CIDR blocks"): a refusal because of the address comes after
-    /// the permission. A refusal that does not tell is an error.
-    pub async fn permitted(&self, action: Action, eni: &EniId, subnet: &SubnetId) -> Result<bool, Ec2Error> {
-        let subject = action.on(Some(eni), Some(subnet));
+    /// the permission.
+    ///
+    /// Errors: `Denied` if it does not, any other if that cannot be told.
+    pub async fn permitted(&self, action: Action, eni: &EniId, subnet: &SubnetId) -> Result<(), Ec2Error> {
+        let subject = self.about(action, Some(eni), Some(subnet));
         let ec2 = &self.client;
         let nowhere = [Ipv4Addr::LOCALHOST];
         let outcome = match action {
@@ -265,10 +269,8 @@ impl Ec2 {
             }
         };
         match outcome {
-            Ok(()) => Ok(true),
-            Err(Ec2Error::Denied { .. }) => Ok(false),
-            Err(error) if error.is_past_permission() => Ok(true),
-            Err(error) => Err(error),
+            Err(error) if error.is_past_permission() => Ok(()),
+            outcome => outcome,
         }
     }
 }

@@ -109,6 +109,7 @@ impl Task {
                 | Ec2Error::Primary { .. }
                 | Ec2Error::Throttled { .. }
                 | Ec2Error::Denied { .. }
+                | Ec2Error::NotOwner { .. }
                 | Ec2Error::BadCredentials { .. }
                 | Ec2Error::NoCredentials { .. }
                 | Ec2Error::NoRegion

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address::{Row, State};
-use crate::ec2::Ec2;
+use crate::ec2::{Action, Ec2, Interface};
 use crate::error::Error;
 use crate::id::{Boot, Claim, Kind};
 use crate::imds::{Imds, Instance, Nic};
@@ -41,6 +41,7 @@ mod reserved;
 mod serve;
 mod survey;
 mod task;
+mod trouble;
 pub mod unassign;
 
 use attached::Place;
@@ -49,6 +50,7 @@ pub use lease::Lease;
 use lease::Weak;
 pub use repair::Repaired;
 use reserved::Reserved;
+use trouble::Trouble;
 
 /// What the driver reaches from an ENI's task.
 #[derive(Clone)]
@@ -175,7 +177,9 @@ struct Memory {
     sub_pool: Option<Option<Ipv4Net>>,
     /// The instance type's limit of addresses per ENI, the primary included.
     limit: Option<usize>,
-    last_error: Option<String>,
+    trouble: Trouble,
+    /// The Elastic IPs of its addresses but the primary one, as EC2 last showed them.
+    elastic: HashMap<Ipv4Addr, Ipv4Addr>,
     /// When addresses went on or off the ENI: EC2's lists lag.
     touched: HashMap<Ipv4Addr, Instant>,
 }
@@ -192,7 +196,8 @@ impl Memory {
             on_link: Vec::new(),
             sub_pool: None,
             limit: None,
-            last_error: None,
+            trouble: Trouble::default(),
+            elastic: HashMap::new(),
             touched: HashMap::new(),
         }
     }
@@ -224,6 +229,15 @@ impl Shared {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         // Nothing in a critical section of this lock can panic half-way through a change.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// EC2 has shown the ENI.
+    fn shown(&self, interface: &Interface) {
+        let of_ours = interface.addresses.iter().filter(|address| !address.primary);
+        let elastic = of_ours.filter_map(|address| Some((address.ip, address.elastic?))).collect();
+        let mut memory = self.memory();
+        memory.elastic = elastic;
+        memory.trouble.answered(Action::DescribeInterfaces, None);
     }
 
     /// Unless it is another lease by now.
@@ -349,14 +363,24 @@ impl Eni {
         believed.extend(ours(&[State::Ready, State::Lease]).filter(|ip| listed.contains(ip) && !recent.contains(ip)));
     }
 
+    /// What EC2 shows of the ENI, for whoever is not its task.
+    pub fn shown(&self, interface: &Interface) {
+        self.shared.shown(interface);
+    }
+
+    /// The Elastic IP of an address, as EC2 last showed it.
+    pub fn elastic_ip(&self, ip: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.shared.memory().elastic.get(&ip).copied()
+    }
+
     /// Requests that wait for EC2.
     pub fn waiting(&self) -> usize {
         self.shared.waiting.load(Ordering::Relaxed)
     }
 
-    /// What went wrong last, until something goes right again.
+    /// What went wrong last, until what it is about goes right again.
     pub fn last_error(&self) -> Option<String> {
-        self.shared.memory().last_error.clone()
+        self.shared.memory().trouble.last()
     }
 
     /// Why nothing is granted yet; none once the first survey is done.

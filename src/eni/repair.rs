@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::STORE_TIME;
 use super::task::Task;
 use crate::address::{Change, Event, NewRow, Row, State};
-use crate::ec2::{Ec2, Ec2Error};
+use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
 use crate::id::{Claim, Kind};
@@ -157,6 +157,7 @@ impl Task {
             point("reconcile:assigned").await;
             match answer {
                 Ok(()) => {
+                    self.note(Action::Assign, None);
                     let mut memory = self.shared.memory();
                     memory.listed.insert(row.ip);
                     memory.touch([row.ip]);
@@ -181,7 +182,7 @@ impl Task {
                 // Found again by the next look.
                 Err(why) => {
                     tracing::warn!(eni = %self.nic.eni, ip = %row.ip, "{} is not assigned again yet: {why}", row.ip);
-                    self.note(Some(&why));
+                    self.note(Action::Assign, Some(&why));
                 }
             }
         }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::STORE_TIME;
 use super::task::Task;
 use crate::address::{Event, Row, State};
-use crate::ec2::{Ec2, Ec2Error};
+use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
 use crate::id::Claim;
@@ -109,7 +109,7 @@ impl Task {
             // IMDS's word is not enough to give anything up.
             if first && witness == Witness::Ec2 && !missing.is_empty() {
                 let (_, trouble) = self.unassign(&ec2, &missing).await?;
-                self.note(trouble.as_ref());
+                self.note(Action::Unassign, trouble.as_ref());
             }
         }
         match limit {
@@ -128,11 +128,12 @@ impl Task {
             Ok(ec2) => match ec2.interface(&self.nic.eni).await {
                 Ok(interface) => {
                     self.is_attached(Attachment::of(interface.instance.as_deref(), &self.shared.place.instance))?;
+                    self.shared.shown(&interface);
                     self.shared.memory().prefixes.clone_from(&interface.prefixes);
                     return Ok((interface.listed(), Witness::Ec2));
                 }
                 Err(why) => {
-                    self.note(Some(&why));
+                    self.note(Action::DescribeInterfaces, Some(&why));
                     if matches!(why, Ec2Error::NoSuchEni { .. }) {
                         self.is_attached(Attachment::Deleted)?;
                     }

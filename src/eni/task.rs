@@ -18,7 +18,7 @@ use super::lease::Weak;
 use super::survey::Witness;
 use super::{Order, Outside, Recycled, Repair, STORE_TIME, Shared, Want, unassign};
 use crate::address::{Row, State};
-use crate::ec2::{Ec2, Ec2Error};
+use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fill;
 use crate::imds::Nic;
@@ -201,13 +201,15 @@ impl Task {
                 return self.retry_at;
             }
             match self.step(now).await {
-                Ok(None) => self.failures = 0,
-                Ok(Some(rest)) => {
+                Ok(rest) => {
                     self.failures = 0;
-                    return now + rest;
+                    self.shared.memory().trouble.stepped(None);
+                    if let Some(rest) = rest {
+                        return now + rest;
+                    }
                 }
                 Err(why) => {
-                    self.shared.memory().last_error = Some(why.to_string());
+                    self.shared.memory().trouble.stepped(Some(why.to_string()));
                     tracing::warn!(eni = %self.nic.eni, "{why}");
                     if matches!(why, Error::Store(_)) && !why.may_pass() {
                         self.answer_all(&why);
@@ -348,7 +350,7 @@ impl Task {
     pub(super) async fn outcome(&mut self, assigned: Assigned, asked: usize) -> Result<Option<Duration>, Error> {
         let progress = !assigned.on_eni.is_empty();
         self.serve(assigned.on_eni).await?;
-        self.note(assigned.trouble.as_ref());
+        self.note(Action::Assign, assigned.trouble.as_ref());
         match assigned.trouble {
             None if progress => {
                 self.fruitless = 0;
@@ -374,13 +376,5 @@ impl Task {
                 Err(refusal)
             }
         }
-    }
-
-    /// What `status` shows of EC2's last word.
-    pub(super) fn note(&self, trouble: Option<&Ec2Error>) {
-        if trouble.is_some_and(Ec2Error::is_unclear) {
-            self.outside.poke.notify_one();
-        }
-        self.shared.memory().last_error = trouble.map(ToString::to_string);
     }
 }

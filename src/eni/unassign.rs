@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::task::{SETTLE_PAUSE, Task};
 use super::{Outside, Recycled, STORE_TIME};
 use crate::address::{Event, Row, State};
-use crate::ec2::{Ec2, Ec2Error};
+use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
 use crate::id::{EniId, Kind};
@@ -26,7 +26,7 @@ pub fn is_due(row: &Row) -> bool {
 impl Task {
     pub(super) async fn give_up(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<Option<Duration>, Error> {
         let (_, trouble) = self.unassign(ec2, rows).await?;
-        self.note(trouble.as_ref());
+        self.note(Action::Unassign, trouble.as_ref());
         trouble.map_or(Ok(None), |why| Err(Error::Ec2(why)))
     }
 

@@ -252,29 +252,26 @@ impl fmt::Display for Finding {
         let eni = self.row.as_ref().and_then(|row| row.iface.as_ref()).map_or("no interface", EniId::as_str);
         let state = self.row.as_ref().map(|row| format!("{:?}", row.state()).to_lowercase()).unwrap_or_default();
         match &self.what {
-            What::Missing => write!(f, "{ip} is idle and not on the interface: it is given back to the subnet"),
+            What::Missing => write!(f, "{ip} is idle and not on the interface: to be given back to the subnet"),
             What::CutOff => {
                 write!(
                     f,
-                    "{ip} is in use and not on the interface, so its container has no network: it is assigned again"
+                    "{ip} is in use and not on the interface, so its container has no network: to be assigned again"
                 )
             }
             What::Unknown { .. } => {
-                write!(f, "{ip} is on the interface and nobody's in the table: it is kept from others")
+                write!(f, "{ip} is on the interface and nobody's in the table: to be kept from others")
             }
-            What::Unmarked => write!(f, "{ip} is the interface's primary address: its row is marked so"),
+            What::Unmarked => write!(f, "{ip} is the interface's primary address: its row is to be marked so"),
             What::Forgotten { .. } => {
-                write!(f, "{ip} is in use and {state} in the table, which lost it: it is leased again")
+                write!(f, "{ip} is in use and {state} in the table, which lost it: to be leased again")
             }
             What::Lost { .. } => {
-                write!(
-                    f,
-                    "{ip} is in use, but free in the table and not on the interface: it is claimed and assigned again"
-                )
+                write!(f, "{ip} is in use, but {state} in the table: to be claimed and assigned again")
             }
-            What::Gone => write!(f, "{ip} was somebody else's on the interface and is gone: it is free"),
-            What::Unused => write!(f, "{ip} is on the interface and used by nothing: it joins the idle ones"),
-            What::Ended => write!(f, "{ip} is leased and no container has it: it is released"),
+            What::Gone => write!(f, "{ip} was somebody else's on the interface and is gone: to be freed"),
+            What::Unused => write!(f, "{ip} is on the interface and used by nothing: to join the idle ones"),
+            What::Ended => write!(f, "{ip} is leased and no container has it: to be released"),
             What::Conflict => write!(
                 f,
                 "{ip} is in use on this host, but {eni} has it by the table ({state}): two machines may answer to it; stop the \

@@ -122,12 +122,12 @@ impl fmt::Display for Finding {
         let ip = self.row.ip;
         let eni = self.row.iface.as_ref().map_or("nobody that is known", EniId::as_str);
         match &self.what {
-            What::Dead => write!(f, "{ip} was on {eni}, which EC2 does not know any more: it is free"),
-            What::Gone => write!(f, "{ip} was in use by {eni} and is not any more: it is free"),
-            What::Alien { holder: None } => write!(f, "{ip} was on {eni}, which is another host's: it is free"),
-            What::Alien { .. } => write!(f, "{ip} is on {eni}, which is another host's: it is kept from others"),
-            What::Unmarked => write!(f, "{ip} is the primary address of {eni}: its row is marked so"),
-            What::Foreign { eni, .. } => write!(f, "{ip} is in use by {eni}: it is kept from others"),
+            What::Dead => write!(f, "{ip} was on {eni}, which EC2 does not know any more: to be freed"),
+            What::Gone => write!(f, "{ip} was in use by {eni} and is not any more: to be freed"),
+            What::Alien { holder: None } => write!(f, "{ip} was on {eni}, which is another host's: to be freed"),
+            What::Alien { .. } => write!(f, "{ip} is on {eni}, which is another host's: to be kept from others"),
+            What::Unmarked => write!(f, "{ip} is the primary address of {eni}: its row is to be marked so"),
+            What::Foreign { eni, .. } => write!(f, "{ip} is in use by {eni}: to be kept from others"),
         }
     }
 }

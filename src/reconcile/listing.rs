@@ -51,6 +51,7 @@ impl Ipam {
         match ec2.interface(&eni.nic.eni).await {
             Ok(interface) => {
                 watched.asked = Some(Instant::now());
+                eni.shown(&interface);
                 eni.has_prefixes(&interface.prefixes);
                 (Some(interface.listed()), Some(Attachment::of(interface.instance.as_deref(), eni.instance())))
             }

@@ -233,6 +233,7 @@ impl Caller {
             return Err(internal(Error::Asked(why.clone())));
         }
 
+        let patience = self.patience(&path);
         // Detached: a handler finishes though the caller hangs up. What it granted is then taken back as the reply is dropped
         // (I9).
         let (answer, reply) = oneshot::channel();
@@ -249,8 +250,7 @@ impl Caller {
         tokio::select! {
             outcome = reply => outcome.unwrap_or_else(|_| Err(internal(Error::Missing("the driver failed at this request; see its log".into())))),
             () = sleep_until(until) => {
-                let waited = self.ipam.settings.request_timeout;
-                Err(internal(Error::Late { waited, why: self.ipam.what_is_missing() }))
+                Err(internal(Error::Late { waited: patience, why: self.ipam.what_is_missing() }))
             }
         }
     }

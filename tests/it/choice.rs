@@ -12,6 +12,7 @@ on_both! {
     of_those_let_go_together_none_comes_first_by_its_number
     what_is_reserved_for_a_name_is_its_own_and_stays_reserved
     what_is_reserved_makes_room_and_is_given_to_nobody_else
+    an_elastic_ip_on_an_idle_address_is_told
 }
 
 /// Before Engine 29 nothing but the address says whose it is.
@@ -101,6 +102,47 @@ async fn what_is_reserved_for_a_name_is_its_own_and_stays_reserved(kind: Kind) {
     host.release(&pool, ip(60)).await;
     eventually("it is free", async || host.row(ip(60)).await.state == State::Free).await;
     agree(&[&host]).await;
+}
+
+async fn an_elastic_ip_on_an_idle_address_is_told(kind: Kind) {
+    let fleet = Fleet::new(kind).await;
+    let (mut host, pool) = fleet.started(1, &[("EC2_IPAM_COOLDOWN", "0s")]).await;
+    let ip = host.lease(&pool).await;
+    host.release(&pool, ip).await;
+    eventually("it is idle", async || host.mine(State::Ready).await == [ip].into()).await;
+    fleet.vpc.associate(&host.eni, ip, "203.0.113.7".parse().unwrap());
+    // The first look shows it, and each thorough one after.
+    host.restart().await;
+    assert_eq!(host.lease(&pool).await, ip);
+    let told = format!("WARN the Elastic IP 203.0.113.7 is on {ip}");
+    assert!(host.log().contains(&told), "{}", host.log());
+    let listed = host.tell(&["list"]).await;
+    let line = listed.lines().find(|line| line.starts_with(&format!("{ip} "))).unwrap();
+    assert!(line.ends_with("(Elastic IP 203.0.113.7)"), "{line}");
+}
+
+/// What stopped the task is over when it goes on, though EC2 has not been asked since.
+#[tokio::test]
+async fn the_last_error_is_over_with_what_it_was_about() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let (host, pool) = fleet.started(1, &[("EC2_IPAM_REQUEST_TIMEOUT", "4s")]).await;
+    let proxy = host.proxy.as_ref().unwrap();
+    let ip = host.lease(&pool).await;
+    let last_error = async || {
+        // While the table is away the command says so after the JSON.
+        let text = host.ask(&["status", "--json"]).await.1;
+        let status = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>().next();
+        let status = status.unwrap().unwrap();
+        status["enis"][0]["last_error"].as_str().map(str::to_owned)
+    };
+    proxy.away(true);
+    host.release(&pool, ip).await;
+    eventually("the task misses the database", async || {
+        last_error().await.is_some_and(|why| why.contains("the database"))
+    })
+    .await;
+    proxy.away(false);
+    eventually("it is there again", async || last_error().await.is_none()).await;
 }
 
 async fn what_is_reserved_makes_room_and_is_given_to_nobody_else(kind: Kind) {

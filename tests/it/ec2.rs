@@ -290,7 +290,9 @@ async fn permissions_are_asked_without_effect() {
         .await;
         let ec2 = connect(&stub.url).await;
         for action in Action::ALL {
-            assert_eq!(ec2.permitted(action, &eni(), &subnet()).await, Ok(allowed), "{action}");
+            let outcome = ec2.permitted(action, &eni(), &subnet()).await;
+            let is_denied = matches!(outcome, Err(Ec2Error::Denied { .. }));
+            assert_eq!((outcome.is_ok(), is_denied), (allowed, !allowed), "{action}: {outcome:?}");
         }
         for request in stub.requests() {
             assert!(request.contains("DryRun=true") || request.contains("PrivateIpAddress.1=127.0.0.1"), "{request}");

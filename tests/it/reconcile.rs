@@ -284,7 +284,7 @@ async fn a_dry_run_tells_and_changes_nothing(kind: Kind) {
         tokio::time::sleep(SETTLE / 2).await;
     }
     let first = host.tell(&["reconcile"]).await;
-    assert!(first.contains("it is released") && first.contains("for the first time"), "{first}");
+    assert!(first.contains("no container has it: to be released") && first.contains("for the first time"), "{first}");
     assert_eq!(host.mine(State::Lease).await, [gone, lives].into(), "one look proves nothing");
     tokio::time::sleep(SETTLE).await;
     let second = host.tell(&["reconcile"]).await;

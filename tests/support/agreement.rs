@@ -133,6 +133,7 @@ fn row(last: u8, state: State, iface: Option<&str>) -> Listed {
         holder: None,
         named: false,
         reserved: false,
+        elastic_ip: None,
         idle_seconds: Some(0),
     }
 }

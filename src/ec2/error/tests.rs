@@ -1,12 +1,13 @@
 //! The error table of the EC2 contract: code, HTTP status and text to variant and sentence.
 
+use super::super::words::partition;
 use super::*;
 
 const ENI: &str = "eni-0123456789abcdef0";
 const SUBNET: &str = "subnet-0123456789abcdef0";
 
 fn subject(action: Action) -> Subject {
-    Subject { action, eni: Some(ENI.parse().unwrap()), subnet: Some(SUBNET.parse().unwrap()) }
+    Subject { action, eni: Some(ENI.parse().unwrap()), subnet: Some(SUBNET.parse().unwrap()), partition: "aws" }
 }
 
 fn assign(status: u16, code: &str, message: &str) -> Ec2Error {
@@ -149,16 +150,55 @@ fn what_may_have_been_executed_is_unclear() {
 }
 
 #[test]
-fn a_denial_names_the_action_and_the_resource_and_keeps_the_blob_out() {
-    let text = "You are not authorized to perform this operation. User: arn:aws:iam::1:user/x. Encoded authorization failure message: 4GIOHlTkIaWHQD0Q0m6XSnuUMCm";
+fn a_denial_names_who_may_not_why_and_the_resource_and_keeps_the_blob_out() {
+    let text = "You are not authorized to perform this operation. User: arn:aws:iam::1:user/x is not authorized to perform: \
+                ec2:AssignPrivateIpAddresses with an explicit deny in a service control policy. Encoded authorization failure \
+                message: 4GIOHlTkIaWHQD0Q0m6XSnuUMCm";
     let error = assign(403, "UnauthorizedOperation", text);
     assert_eq!(
         error.to_string(),
-        "the AWS credentials may not do ec2:AssignPrivateIpAddresses: allow it in the IAM policy of the instance's role or of the \
+        "the AWS credentials may not do ec2:AssignPrivateIpAddresses (User: arn:aws:iam::1:user/x is not authorized to perform: \
+         ec2:AssignPrivateIpAddresses with an explicit deny in a service control policy): allow it in the IAM policy of the instance's role or of the \
          user, for the resource arn:aws:ec2:*:*:network-interface/eni-0123456789abcdef0"
     );
     let error = subject(Action::DescribeSubnets).read(403, Some("UnauthorizedOperation"), Some(text)).to_string();
     assert!(error.contains("ec2:DescribeSubnets") && error.ends_with("resource \"*\""), "{error}");
+}
+
+#[test]
+fn the_resource_is_in_the_partition_of_the_region() {
+    for (region, arn) in [
+        ("eu-west-1", "arn:aws:ec2:*:*:network-interface/*"),
+        ("cn-northwest-1", "arn:aws-cn:ec2:*:*:network-interface/*"),
+        ("us-gov-west-1", "arn:aws-us-gov:ec2:*:*:network-interface/*"),
+        ("us-isob-east-1", "arn:aws-iso-b:ec2:*:*:network-interface/*"),
+    ] {
+        let subject = Subject { action: Action::Assign, eni: None, subnet: None, partition: partition(region) };
+        let denied = subject.read(403, Some("UnauthorizedOperation"), None).to_string();
+        assert!(denied.ends_with(arn), "{region}: {denied}");
+    }
+}
+
+#[test]
+fn what_belongs_to_another_account_is_told_from_bad_credentials() {
+    for text in [
+        "You are not the owner of eni-0123456789abcdef0",
+        "You do not have permission to access the specified resource.",
+    ] {
+        let error = assign(403, "AuthFailure", text);
+        assert!(matches!(error, Ec2Error::NotOwner { .. }) && !error.is_transient(), "{error:?}");
+        let error = error.to_string();
+        assert!(error.contains("another AWS account owns") && error.contains(text.trim_end_matches('.')), "{error}");
+    }
+}
+
+#[test]
+fn what_imds_says_of_a_role_is_told() {
+    let why = "Incorrect IMDS/IAM configuration: [AssumeRoleUnauthorizedAccess] EC2 cannot assume the role ipam";
+    let told = credentials(&CredentialsError::invalid_configuration(why));
+    assert_eq!(told, Ec2Error::BadCredentials { why: format!("their configuration is invalid ({why})") });
+    let told = credentials(&CredentialsError::provider_error("[Failed] x"));
+    assert_eq!(told, Ec2Error::NoCredentials { why: "they could not be fetched ([Failed] x)".into() });
 }
 
 #[test]

@@ -102,6 +102,9 @@ fn interface_xml(xml: &mut Xml, eni: &Eni) {
     xml.list("privateIpAddressesSet", eni.addresses(), |xml, ip| {
         xml.text("privateIpAddress", ip);
         xml.text("primary", ip == eni.primary);
+        if let Some(public) = eni.elastic.get(&ip) {
+            xml.within("association", |xml| xml.text("publicIp", public));
+        }
     });
     xml.list("ipv4PrefixSet", &eni.prefixes, |xml, prefix| xml.text("ipv4Prefix", prefix));
     xml.list("ipv6AddressesSet", [(); 0], |_, ()| {});

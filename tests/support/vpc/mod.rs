@@ -170,6 +170,7 @@ impl Vpc {
             description: spec.description,
             requester_managed: spec.requester_managed,
             tags: BTreeMap::new(),
+            elastic: BTreeMap::new(),
         };
         assert!(world.enis.insert(spec.id.clone(), eni).is_none(), "{} is there already", spec.id);
         world.apply(Change::EniMade(spec.id));
@@ -254,6 +255,12 @@ impl Vpc {
         let mut state = self.lock();
         let eni = state.world.enis.get_mut(eni).expect("an ENI");
         eni.tags.insert(key.to_owned(), value.to_owned());
+    }
+
+    /// Associates an Elastic IP with an address of the ENI.
+    pub(crate) fn associate(&self, eni: &str, ip: Ipv4Addr, public: Ipv4Addr) {
+        let mut state = self.lock();
+        state.world.enis.get_mut(eni).expect("an ENI").elastic.insert(ip, public);
     }
 
     /// The ENI's secondary addresses, as they truly are.

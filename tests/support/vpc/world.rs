@@ -52,6 +52,8 @@ pub(crate) struct Eni {
     pub(crate) description: String,
     pub(crate) requester_managed: bool,
     pub(crate) tags: BTreeMap<String, String>,
+    /// Elastic IPs of its private addresses.
+    pub(crate) elastic: BTreeMap<Ipv4Addr, Ipv4Addr>,
 }
 
 impl Eni {
