@@ -18,7 +18,7 @@ use super::lease::Weak;
 use super::survey::Witness;
 use super::{Order, Outside, Recycled, Repair, STORE_TIME, Shared, Want, unassign};
 use crate::address::{Row, State};
-use crate::ec2::{Action, Ec2, Ec2Error};
+use crate::ec2::{Action, Ec2Error};
 use crate::error::Error;
 use crate::fill;
 use crate::imds::Nic;
@@ -114,10 +114,6 @@ impl Task {
             fill_at: Some(now),
             last_call: now,
         }
-    }
-
-    pub(super) fn weak(&self) -> Weak {
-        Weak { id: self.nic.eni.clone(), outside: self.outside.clone(), shared: Arc::clone(&self.shared) }
     }
 
     /// Works until the driver stops or the ENI's handle is dropped.
