@@ -71,11 +71,11 @@ impl Eni {
         loop {
             let row = self.outside.store.row(ip, until).await?;
             let mine = row.as_ref().is_some_and(|row| row.iface.as_ref() == Some(&self.nic.eni));
-            match row.as_ref().map(Row::state) {
+            // Whoever names an address may have it though it is reserved for a name.
+            let is_open = |row: &Row| row.state() == State::Reserved && row.kept_for().is_some();
+            match row.as_ref().map(|row| if is_open(row) { State::Free } else { row.state() }) {
                 // Without a row: the table may be new, and is filled then.
-                Some(State::Free | State::Reserved) | None
-                    if row.as_ref().is_none_or(|row| row.state() == State::Free || row.kept_for().is_some()) =>
-                {
+                Some(State::Free) | None => {
                     match self.order(Some(ip), None, Duration::ZERO, holder.clone(), until - LAST_WORD).await {
                         // Another request was quicker: look again.
                         Err(Error::NotGiven { .. }) if Instant::now() < patience => {}

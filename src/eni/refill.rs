@@ -188,7 +188,7 @@ impl Task {
             return Err(why);
         }
         // For those who wait until their time is up.
-        self.shared.memory().last_error = Some(why.to_string());
+        self.shared.memory().trouble.pauses(why.to_string());
         Ok(LOOK_AGAIN)
     }
 

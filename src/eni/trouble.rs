@@ -10,6 +10,8 @@ pub(super) struct Trouble {
     ec2: Option<(Action, Ec2Error)>,
     /// Why the task's last step came to nothing: the table, or whatever else it needs.
     step: Option<String>,
+    /// Why the step that is under way will have to be made again.
+    pause: Option<String>,
 }
 
 impl Trouble {
@@ -25,7 +27,12 @@ impl Trouble {
 
     /// How a step of the task ended.
     pub(super) fn stepped(&mut self, failure: Option<String>) {
-        self.step = failure;
+        self.step = failure.or(self.pause.take());
+    }
+
+    /// The step under way goes no further now, for those who wait to know.
+    pub(super) fn pauses(&mut self, why: String) {
+        self.pause = Some(why);
     }
 
     /// One sentence.
