@@ -222,14 +222,7 @@ impl Ipam {
         let (eni, lease) = granted.await?;
         let claim = lease.claim().map(tracing::field::display);
         tracing::info!(eni = %eni.nic.eni, ip = %lease.ip, claim, "granted {}", lease.ip);
-        if let Some(public) = eni.elastic_ip(lease.ip) {
-            let ip = lease.ip;
-            tracing::warn!(
-                eni = %eni.nic.eni, %ip,
-                "the Elastic IP {public} is on {ip}, so whoever has it is now reached through that: take it off, or reserve {ip} for one \
-                 container with `ec2-ipam reserve {ip} NAME` while it is free"
-            );
-        }
+        eni.warn_of_elastic_ip(lease.ip);
         Ok((eni.subnet.with_mask(lease.ip), lease))
     }
 

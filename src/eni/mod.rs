@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address::{Row, State};
-use crate::ec2::{Action, Ec2, Interface};
+use crate::ec2::Ec2;
 use crate::error::Error;
 use crate::id::{Boot, Claim, Kind};
 use crate::imds::{Imds, Instance, Nic};
@@ -39,6 +39,7 @@ mod refill;
 mod repair;
 mod reserved;
 mod serve;
+mod shown;
 mod survey;
 mod task;
 mod trouble;
@@ -231,15 +232,6 @@ impl Shared {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// EC2 has shown the ENI.
-    fn shown(&self, interface: &Interface) {
-        let of_ours = interface.addresses.iter().filter(|address| !address.primary);
-        let elastic = of_ours.filter_map(|address| Some((address.ip, address.elastic?))).collect();
-        let mut memory = self.memory();
-        memory.elastic = elastic;
-        memory.trouble.answered(Action::DescribeInterfaces, None);
-    }
-
     /// Unless it is another lease by now.
     fn forget(&self, ip: Ipv4Addr, claim: &Claim) {
         let mut memory = self.memory();
@@ -361,16 +353,6 @@ impl Eni {
                 || held.contains(ip) && (listed.contains(ip) || recent.contains(ip))
         });
         believed.extend(ours(&[State::Ready, State::Lease]).filter(|ip| listed.contains(ip) && !recent.contains(ip)));
-    }
-
-    /// What EC2 shows of the ENI, for whoever is not its task.
-    pub fn shown(&self, interface: &Interface) {
-        self.shared.shown(interface);
-    }
-
-    /// The Elastic IP of an address, as EC2 last showed it.
-    pub fn elastic_ip(&self, ip: Ipv4Addr) -> Option<Ipv4Addr> {
-        self.shared.memory().elastic.get(&ip).copied()
     }
 
     /// Requests that wait for EC2.
