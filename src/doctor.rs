@@ -295,6 +295,9 @@ async fn check_metadata(ec2: &Ec2, host: &Host, checks: &mut Vec<Check>) {
             ));
         }
     }
+    for why in &host.left_out {
+        checks.push(warning("IMDS", format!("{why}; this interface is left out"), "nothing, if no network is for it"));
+    }
 }
 
 /// A host without a connection waits for one of another host's, for as long as a request may take.

@@ -150,7 +150,7 @@ impl Ipam {
         let by_id = match options.get("eni-id") {
             Some(id) => {
                 let id: EniId = id.parse()?;
-                Some(host.interfaces.iter().find(|nic| nic.eni == id).ok_or_else(|| not_here(&id))?)
+                Some(host.interfaces.iter().find(|nic| nic.eni == id).ok_or_else(|| host.lacks(not_here(&id)))?)
             }
             None => None,
         };
@@ -159,7 +159,10 @@ impl Ipam {
             Some(name) => {
                 let link = self.links.usable(name).await.map_err(by_name)?;
                 Some(host.interfaces.iter().find(|nic| nic.mac == link.mac).ok_or_else(|| {
-                    Error::Absent(format!("{name} ({}) is not an ENI of this instance as IMDS lists them", link.mac))
+                    host.lacks(Error::Absent(format!(
+                        "{name} ({}) is not an ENI of this instance as IMDS lists them",
+                        link.mac
+                    )))
                 })?)
             }
             None => None,
@@ -183,10 +186,10 @@ impl Ipam {
                     [nic] => *nic,
                     _ => {
                         let all: Vec<_> = host.interfaces.iter().map(|nic| nic.eni.as_str()).collect();
-                        return Err(Error::Absent(format!(
+                        return Err(host.lacks(Error::Absent(format!(
                             "which interface? No single one has device number 1; pass --ipam-opt eni-id=… (this host has {})",
                             all.join(", ")
-                        )));
+                        ))));
                     }
                 }
             }

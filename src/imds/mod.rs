@@ -74,6 +74,15 @@ pub struct Host {
     pub instance_type: String,
     /// Its ENIs with IPv4, by device number.
     pub interfaces: Vec<Nic>,
+    /// Why others are left out: their items are not as they should be.
+    pub left_out: Vec<ImdsError>,
+}
+
+impl Host {
+    /// The reason why an ENI is not among the interfaces: it may be one of those left out.
+    pub fn lacks<E: From<ImdsError>>(&self, otherwise: E) -> E {
+        self.left_out.first().map_or(otherwise, |why| why.clone().into())
+    }
 }
 
 /// An ENI of this instance.
@@ -212,17 +221,19 @@ impl Imds {
 
     async fn read_host(&self) -> Result<Host, ImdsError> {
         let Instance { id: instance, region, instance_type } = self.instance().await?;
-        let mut interfaces = Vec::new();
+        let (mut interfaces, mut left_out) = (Vec::new(), Vec::new());
         // One after the other: IMDS limits how many connections an instance may hold.
         for mac in self.macs().await? {
             match self.nic_at(&mac).await {
                 Ok(nic) => interfaces.push(nic),
                 Err(ImdsError::Absent { .. }) => {}
-                Err(error) => return Err(error),
+                // It keeps no other one from being served.
+                Err(why @ ImdsError::Odd { .. }) => left_out.push(why),
+                Err(why @ (ImdsError::Unreachable { .. } | ImdsError::Disabled)) => return Err(why),
             }
         }
         interfaces.sort_by_key(|nic| nic.device_number);
-        Ok(Host { instance, region, instance_type, interfaces })
+        Ok(Host { instance, region, instance_type, interfaces, left_out })
     }
 
     async fn read_nic(&self, eni: &EniId) -> Result<Nic, ImdsError> {

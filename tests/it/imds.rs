@@ -81,6 +81,27 @@ async fn a_host_is_read_with_one_token_and_without_those_that_vanish() {
     assert!(matches!(imds.addresses("0a:00:00:00:00:06").await, Err(ImdsError::Absent { .. })));
 }
 
+/// An item of one interface that is empty or nonsense keeps no other interface from being served.
+#[tokio::test]
+async fn an_interface_with_odd_items_is_left_out_unless_it_is_asked_for() {
+    let items = ["interface-id", "device-number", "subnet-id", "subnet-ipv4-cidr-block", "local-ipv4s"];
+    for (item, body) in items.iter().flat_map(|item| [(*item, ""), (*item, "<html>")]) {
+        let path = format!("{MACS}0a:00:00:00:00:00/{item} ");
+        let stub = Stub::start(move |request, _| if request.contains(&path) { text(body) } else { instance(request) });
+        let imds = Imds::at(&stub.await.url).unwrap();
+        let host = imds.host(soon()).await.unwrap();
+        let numbers: Vec<_> = host.interfaces.iter().map(|nic| nic.device_number).collect();
+        if (item, body) == ("local-ipv4s", "") {
+            assert_eq!((numbers.as_slice(), host.left_out.len()), ([0, 1].as_slice(), 0), "an ENI without addresses");
+            continue;
+        }
+        assert_eq!((numbers.as_slice(), host.left_out.len()), ([1].as_slice(), 1), "{item} {body:?}");
+        let asked = imds.nic(&"eni-0123456789abcdef0".parse().unwrap(), soon()).await;
+        assert!(asked.is_err_and(|why| why.to_string().contains(item)), "{item} {body:?}");
+        assert!(imds.nic(&"eni-0123456789abcdef1".parse().unwrap(), soon()).await.is_ok());
+    }
+}
+
 #[tokio::test]
 async fn many_who_want_the_same_share_one_read() {
     let stub = Stub::start(|request, _| instance(request)).await;

@@ -245,7 +245,8 @@ impl Engine {
         names
             .filter_map(|entry| entry.file_name().into_string().ok())
             .filter(|pid| {
-                std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c == b"/usr/bin/ec2-ipam\0serve\0")
+                std::fs::read(format!("/proc/{pid}/cmdline"))
+                    .is_ok_and(|c| c.starts_with(b"/usr/bin/ec2-ipam\0serve\0"))
             })
             .find(|pid| network(pid).is_ok_and(|of| of == ours))?
             .parse()

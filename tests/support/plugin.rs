@@ -168,8 +168,10 @@ impl Bed {
     }
 
     pub(crate) fn rows(&self, parent: &Parent) -> Result<Vec<Listed>, String> {
-        let rows = self.engine.cli(&format!("list {} --free --json", parent.subnet))?;
-        serde_json::from_str(&rows).map_err(|why| why.to_string())
+        // A subnet that no network has asked for has no rows, and to list it alone is a mistake.
+        let rows = self.engine.cli("list --free --json")?;
+        let rows: Vec<Listed> = serde_json::from_str(&rows).map_err(|why| why.to_string())?;
+        Ok(rows.into_iter().filter(|row| parent.net().contains(&row.ip)).collect())
     }
 
     pub(crate) fn status(&self) -> Result<Status, String> {
