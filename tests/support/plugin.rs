@@ -175,7 +175,10 @@ impl Bed {
     }
 
     pub(crate) fn status(&self) -> Result<Status, String> {
-        serde_json::from_str(&self.engine.cli("status --json")?).map_err(|why| why.to_string())
+        // It fails while a problem stands, and shows it all the same.
+        let (Ok(told) | Err(told)) = self.engine.cli("status --json");
+        let first = serde_json::Deserializer::from_str(&told).into_iter().next();
+        first.ok_or("nothing was said")?.map_err(|why: serde_json::Error| format!("{why}: {told}"))
     }
 
     /// How the row of an address is.
