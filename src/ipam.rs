@@ -160,7 +160,7 @@ impl Ipam {
         let host = self.host().await?;
         let mut outcome = Ok(());
         for nic in &host.interfaces {
-            if self.enis.lock().await.get(&nic.eni).is_some_and(|eni| eni.lost().is_none()) {
+            if self.is_served(&nic.eni).await || self.has_lost(&nic.eni).await && !self.is_back(nic, &host).await {
                 continue;
             }
             let rows = store.rows_of_eni(&nic.eni, until).await?;

@@ -1,8 +1,8 @@
 //! The host's network interfaces, read over rtnetlink. Nothing is changed here.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as Plain, MutexGuard, PoisonError};
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
@@ -89,6 +89,8 @@ pub struct Links {
     handle: Handle,
     /// The kernel runs one dump at a time on a socket, and refuses a second one with EBUSY.
     dump: Arc<Mutex<()>>,
+    /// Where the link of each MAC was last: a place to look first, and no more.
+    last: Arc<Plain<HashMap<String, u32>>>,
 }
 
 impl Links {
@@ -99,7 +101,7 @@ impl Links {
         let opened = rtnetlink::new_connection_with_strict_check().or_else(|_| rtnetlink::new_connection());
         let (connection, handle, _) = opened.map_err(|error| LinkError::Kernel { why: error.to_string() })?;
         tokio::spawn(supervised("netlink", connection));
-        Ok(Self { handle, dump: Arc::default() })
+        Ok(Self { handle, dump: Arc::default(), last: Arc::default() })
     }
 
     /// The link with this name.
@@ -107,12 +109,8 @@ impl Links {
         if name.is_empty() || name.len() > NAME {
             return Ok(None);
         }
-        let found = self.handle.link().get().match_name(name).execute().try_next().await;
-        match found {
-            Ok(message) => Ok(message.as_ref().map(read)),
-            Err(Error::NetlinkError(error)) if error.code.is_some_and(|code| code.get() == -ENODEV) => Ok(None),
-            Err(error) => Err(kernel(&error)),
-        }
+        let answer = self.handle.link().get().match_name(name).execute().try_next().await;
+        Ok(found(answer)?.as_ref().map(read))
     }
 
     /// The link with this name if it can carry containers. Errors: `Missing`, `Down`.
@@ -148,15 +146,36 @@ impl Links {
 
     /// The same and what the host has on it, now: a link may be made again with another index and name. Errors: `Gone`,
     /// `Kernel`.
+    ///
+    /// Each grant asks this, and a dump of all links costs milliseconds where there are a hundred.
     pub async fn parent(&self, mac: &str) -> Result<Parent, LinkError> {
         loop {
-            let link = self.of_mac(mac).await?;
-            let addresses = self.addresses(link.index).await?;
-            // None may mean that it was made again between the two questions.
-            if !addresses.is_empty() || self.by_name(&link.name).await?.is_some_and(|now| now.index == link.index) {
-                return Ok(Parent { link, addresses });
+            let known = self.last().get(mac).copied();
+            let index = match known {
+                Some(index) => index,
+                None => self.of_mac(mac).await?.index,
+            };
+            let addresses = self.addresses(index).await?;
+            // Asked last: no index is given twice, so what is there now was there for its addresses.
+            match self.by_index(index).await? {
+                Some(message) if read(&message).mac.eq_ignore_ascii_case(mac) => {
+                    // What stands on other links may give way to one of them.
+                    if layer(&message) <= 1 {
+                        self.last().insert(mac.to_owned(), index);
+                    }
+                    return Ok(Parent { link: read(&message), addresses });
+                }
+                _ => drop(self.last().remove(mac)),
             }
         }
+    }
+
+    fn last(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn by_index(&self, index: u32) -> Result<Option<LinkMessage>, LinkError> {
+        found(self.handle.link().get().match_index(index).execute().try_next().await)
     }
 
     /// The IPv4 addresses of this link; none if there is no such link.
@@ -240,6 +259,14 @@ fn local(message: &AddressMessage) -> Option<Ipv4Addr> {
         .attributes
         .iter()
         .find_map(|attribute| if let AddressAttribute::Local(IpAddr::V4(ip)) = attribute { Some(*ip) } else { None })
+}
+
+/// The answer about one link.
+fn found(answer: Result<Option<LinkMessage>, Error>) -> Result<Option<LinkMessage>, LinkError> {
+    match answer {
+        Err(Error::NetlinkError(error)) if error.code.is_some_and(|code| code.get() == -ENODEV) => Ok(None),
+        answer => answer.map_err(|error| kernel(&error)),
+    }
 }
 
 fn kernel(error: &Error) -> LinkError {

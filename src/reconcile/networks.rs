@@ -48,7 +48,7 @@ impl Ipam {
     }
 
     /// IMDS lists what is gone for hours.
-    async fn is_back(&self, nic: &Nic, host: &Host) -> bool {
+    pub(crate) async fn is_back(&self, nic: &Nic, host: &Host) -> bool {
         let Ok(ec2) = self.ec2.now() else { return false };
         ec2.interface(&nic.eni).await.is_ok_and(|interface| interface.instance.as_ref() == Some(&host.instance))
     }

@@ -108,6 +108,25 @@ fn addresses_are_those_of_the_link() {
         assert_eq!(links.addresses(9999).await, Ok(vec![]));
         assert_eq!(links.parent(&eth1.mac).await.unwrap().addresses.len(), 3);
         assert!(matches!(links.parent("0a:00:00:00:00:01").await, Err(LinkError::Gone { .. })));
+        // Made again under another name, it is the same ENI's with what it has now.
+        ip("link del eth1");
+        assert!(matches!(links.parent(&eth1.mac).await, Err(LinkError::Gone { .. })));
+        ip("link add eth1 type veth peer name far");
+        ip("link add ens6 type veth peer name farther");
+        ip(&format!("link set ens6 address {}", eth1.mac));
+        ip("addr add 10.0.0.9/24 dev ens6");
+        let again = links.parent(&eth1.mac.to_uppercase()).await.unwrap();
+        assert_eq!((again.link.name.as_str(), again.addresses.len()), ("ens6", 1));
+        // Its MAC goes to another link.
+        links.parent(&eth1.mac).await.unwrap();
+        ip("link set ens6 address 0a:00:00:00:00:01");
+        ip(&format!("link set eth1 address {}", eth1.mac));
+        assert_eq!(links.parent(&eth1.mac).await.unwrap().link.name, "eth1");
+        ip("link del ens6");
+        ip("addr add 10.0.0.4/24 dev eth1");
+        ip("addr add 10.0.0.5/24 dev eth1");
+        ip("addr add 192.168.0.1 peer 192.168.0.2 dev eth1");
+        ip("addr add 10.0.1.4/24 dev far");
         let all = links.all_addresses().await.unwrap();
         assert_eq!(all.len(), 4);
         assert!(all.contains(&("far".into(), "10.0.1.4".parse().unwrap())));
