@@ -62,15 +62,14 @@ fn a_planted_secret_is_found_in_every_form() {
     }
 }
 
-/// A setting that holds a secret: the driver quotes it where it says what is wrong with it.
+/// An option of a network that holds a secret: the driver quotes it where it says what is wrong with it.
 #[tokio::test]
 async fn a_secret_that_a_driver_really_logs_and_answers_is_found() {
     for secret in [CANARY, PASSWORD] {
         let fleet = Fleet::new(Kind::Sqlite).await;
         let mut host = fleet.host(1);
-        host.set(&[("EC2_IPAM_PARENT", secret)]);
         host.start().await;
-        let why = host.pool_with("", json!({})).await.unwrap_err();
+        let why = host.pool_with("", json!({ "parent": secret })).await.unwrap_err();
         assert!(finds(&why, secret), "in the answer: {why}");
         assert!(finds(&host.log(), secret), "in the log: {}", host.log());
         // The very end of every test with hosts.
