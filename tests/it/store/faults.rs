@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ec2_ipam::address::Event;
 use ec2_ipam::id::Kind;
-use ec2_ipam::store::StoreError;
+use ec2_ipam::store::{Choice, StoreError, WarmGrant};
 use mysql_async::prelude::Queryable;
 use tokio::time::Instant;
 
@@ -23,13 +23,15 @@ async fn behind_a_proxy() -> (Bed, Proxy) {
 async fn a_warm_grant_is_one_round_trip() {
     let (bed, proxy) = behind_a_proxy().await;
     bed.warm(1, &[10, 11, 12, 13], 10).await;
-    bed.grant(|_| ()).await.unwrap();
+    // The last resort looks first: whose an address was decides there too.
+    let cooled = |wanted: &mut WarmGrant<'_>| wanted.choice = Choice::Cooled(Duration::from_secs(1));
+    bed.grant(cooled).await.unwrap();
     let connections = proxy.connections();
     // Now and then the pool looks after a connection that was idle for seconds, as it may be on a busy machine.
     let mut fewest = usize::MAX;
     for _ in 0..3 {
         let before = proxy.requests();
-        bed.grant(|_| ()).await.unwrap();
+        bed.grant(cooled).await.unwrap();
         fewest = fewest.min(proxy.requests() - before);
     }
     assert_eq!((fewest, proxy.connections()), (1, connections));
