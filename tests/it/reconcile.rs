@@ -11,7 +11,7 @@ use ec2_ipam::reconcile::Found;
 use ec2_ipam::status::Status;
 
 use crate::support::docker::{Docker, Other};
-use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, SUBNET, UNASSIGN, agree, eventually, ip, on_both};
+use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, SUBNET, UNASSIGN, agree, eventually, ip, json_of, on_both};
 use crate::support::vpc::{EniSpec, Fault, FaultKind, Vpc};
 
 on_both! {
@@ -64,7 +64,7 @@ async fn rounds(docker: &Docker, count: usize) {
 
 async fn status(host: &Host) -> Status {
     let (is_well, text) = host.ask(&["status", "--json"]).await;
-    let status: Status = serde_json::from_str(&text).unwrap();
+    let status: Status = json_of(&text);
     assert_eq!(is_well, status.problems.is_empty() && status.store.error.is_none(), "{text}");
     status
 }
@@ -278,7 +278,7 @@ async fn a_dry_run_tells_and_changes_nothing(kind: Kind) {
     assert!(host.tell(&["list"]).await.contains(&gone.to_string()));
     tokio::time::sleep(SETTLE).await;
     for _ in 0..3 {
-        let told: Vec<Found> = serde_json::from_str(&host.tell(&["reconcile", "--dry-run", "--json"]).await).unwrap();
+        let told: Vec<Found> = json_of(&host.tell(&["reconcile", "--dry-run", "--json"]).await);
         assert_eq!(told.iter().map(|found| (found.ip, found.repaired)).collect::<Vec<_>>(), [(gone, false)]);
         assert_eq!(host.mine(State::Lease).await, [gone, lives].into());
         tokio::time::sleep(SETTLE / 2).await;

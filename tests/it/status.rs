@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::support::docker::Docker;
-use crate::support::host::{Fleet, Host, Kind, eni, eventually, ip};
+use crate::support::host::{Fleet, Host, Kind, eni, eventually, ip, json_of};
 
 /// A started host with a Docker, and its pool. It reconciles that often.
 async fn bed(fleet: &Fleet, interval: &str) -> (Host, Docker, String) {
@@ -20,7 +20,7 @@ async fn bed(fleet: &Fleet, interval: &str) -> (Host, Docker, String) {
 /// The exit status, and what is told.
 async fn status(host: &Host) -> (bool, Value) {
     let (is_well, text) = host.ask(&["status", "--json"]).await;
-    (is_well, serde_json::from_str(&text).unwrap_or_else(|why| panic!("{why}: {text}")))
+    (is_well, json_of(&text))
 }
 
 fn problems(status: &Value) -> String {
@@ -234,7 +234,7 @@ async fn the_json_is_what_its_document_says() {
                 .iter()
                 .all(|kind| ["text", "number", "true", "object", "array"].iter().any(|k| kind.trim().starts_with(k)))
         );
-        let json: Value = serde_json::from_str(&host.tell(args).await).unwrap();
+        let json: Value = json_of(&host.tell(args).await);
         let mut found = BTreeSet::new();
         places("", &json, &mut found);
         assert_eq!(found, told, "{args:?}");

@@ -68,6 +68,12 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// What a command has printed as JSON, whatever it said beside: that it waits, for one.
+pub fn json_of<T: serde::de::DeserializeOwned>(text: &str) -> T {
+    let first = serde_json::Deserializer::from_str(text).into_iter().next();
+    first.unwrap_or_else(|| panic!("nothing was printed")).unwrap_or_else(|why| panic!("{why}: {text}"))
+}
+
 /// An address of [`SUBNET`].
 pub fn ip(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, last)
