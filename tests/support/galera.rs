@@ -53,12 +53,14 @@ fn start() -> Option<Galera> {
     // hard but their machine is not, so it need not be the disk that a commit waits for.
     let script = format!(
         r#"trap : INT TERM
-chmod 755 "$0" && chown mysql "$0"
+mkdir tmp tmp1 tmp2 tmp3 && chmod 755 "$0" && chown mysql "$0" tmp*
+# A server that starts removes what others have in the same folder.
+export TMPDIR="$0/tmp"
 mariadb-install-db --no-defaults --auth-root-authentication-method=normal --skip-test-db --user=mysql --datadir="$0/1" >install.log 2>&1
 cp -a 1 2; cp -a 1 3
 start() {{
   n=$1; shift
-  TZ=Europe/Berlin mariadbd --no-defaults --user=mysql --datadir="$0/$n" --socket="$0/sock$n" --pid-file="$0/pid$n" \
+  TZ=Europe/Berlin mariadbd --no-defaults --user=mysql --datadir="$0/$n" --tmpdir="$0/tmp$n" --socket="$0/sock$n" --pid-file="$0/pid$n" \
     --bind-address=127.0.0.1 --port=$(({first} + n - 1)) --max-connections=500 \
     --innodb-buffer-pool-size=64M --innodb-log-file-size=48M --innodb-flush-method=nosync --innodb-flush-log-at-trx-commit=2 \
     --wsrep-on=ON --wsrep-provider={PROVIDER} --wsrep-node-address=127.0.0.1 --wsrep-node-name=n$n \

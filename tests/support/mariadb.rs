@@ -73,6 +73,8 @@ fn start(environment: &str, options: &str) -> Mariadb {
     // A time zone with DST: sessions must not depend on it.
     let script = format!(
         r#"trap : INT TERM
+# A server that starts removes what others have in the same folder.
+mkdir tmp && export TMPDIR="$0/tmp"
 {{ {KEYS} {SERVER_KEY} }} >keys.log 2>&1
 mariadb-install-db --no-defaults --auth-root-authentication-method=normal --skip-test-db --user=root --datadir="$0/data" >install.log 2>&1
 start() {{
