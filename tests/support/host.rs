@@ -557,14 +557,12 @@ impl Host {
 
     /// Changes the table behind the driver's back, in the one dialect or the other.
     pub async fn sql(&self, mariadb: &str, sqlite: &str) {
-        match &self.db {
-            Some(db) => db.exec(mariadb).await,
-            None => {
-                let file = rusqlite::Connection::open(self.dir.path().join("state/ipam.db")).unwrap();
-                file.busy_timeout(Duration::from_secs(30)).unwrap();
-                file.execute_batch(sqlite).unwrap();
-            }
-        }
+        self.table().sql(mariadb, sqlite).await;
+    }
+
+    /// What runs statements on the table beside the driver.
+    pub fn table(&self) -> Table {
+        Table { db: self.db.clone(), file: self.dir.path().join("state/ipam.db") }
     }
 
     /// As if every idle address had been let go, and every claim been made, so long ago.
@@ -776,4 +774,25 @@ async fn disagreement(hosts: &[&Host]) -> Option<String> {
         }
     }
     None
+}
+
+/// A host's table, as somebody beside the driver reaches it.
+#[derive(Clone)]
+pub struct Table {
+    db: Option<Arc<Db>>,
+    file: PathBuf,
+}
+
+impl Table {
+    /// Runs a statement, as each kind of table has it.
+    pub async fn sql(&self, mariadb: &str, sqlite: &str) {
+        match &self.db {
+            Some(db) => db.exec(mariadb).await,
+            None => {
+                let file = rusqlite::Connection::open(&self.file).unwrap();
+                file.busy_timeout(Duration::from_secs(30)).unwrap();
+                file.execute_batch(sqlite).unwrap();
+            }
+        }
+    }
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::support::docker::Docker;
-use crate::support::host::{Answer, Fleet, Host, Kind, eventually};
+use crate::support::host::{Answer, Fleet, Host, Kind, Table, eventually};
 use crate::support::vpc::{INSTANCE_TYPES, Switches, Vpc};
 
 /// A little more than the settle age: what was done before is older than it afterwards, and two looks so far apart are two.
@@ -39,6 +39,7 @@ pub struct Engine {
     pub vpc: Vpc,
     pub eni: String,
     pub docker: Docker,
+    pub table: Table,
     users: Users,
     socket: PathBuf,
     cidr: String,
@@ -65,6 +66,7 @@ impl Bed {
             vpc: host.vpc.clone(),
             eni: host.eni.clone(),
             docker,
+            table: host.table(),
             users: Arc::clone(users),
             socket: host.socket(),
             cidr: fleet.cidr.clone(),

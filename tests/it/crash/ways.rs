@@ -150,7 +150,7 @@ impl Way {
         if self == Self::Trim {
             bed.host.set(&[("EC2_IPAM_WARM_MAX", "1")]);
         }
-        if self == Self::Unknown {
+        if matches!(self, Self::Unknown | Self::NoRow) {
             // A refill for warmth could claim the very address, and then it would be known.
             bed.host.set(&[("EC2_IPAM_WARM_TARGET", "0")]);
         }
@@ -168,12 +168,7 @@ impl Way {
         assert!(bed.engine.pool().await);
         match self {
             // With a container the interface is taken up by itself.
-            Self::Unknown | Self::Foreign | Self::DeadEni => a_container(&bed.engine).await,
-            Self::NoRow => {
-                a_container(&bed.engine).await;
-                let delete = format!("DELETE FROM allocation WHERE ip='{}'", ip(NO_ROW));
-                bed.host.sql(&delete, &delete).await;
-            }
+            Self::Unknown | Self::NoRow | Self::Foreign | Self::DeadEni => a_container(&bed.engine).await,
             Self::Survey => {
                 let engine = &bed.engine;
                 assert_eq!(let_three_go(engine).await, Some(()));
@@ -367,8 +362,11 @@ async fn unknown(engine: &Engine) -> Option<()> {
 }
 
 async fn no_row(engine: &Engine) -> Option<()> {
-    engine.lease().await?;
+    // Once what a start fills is filled, and not the very address.
+    engine.lease_this(&engine.unused(31).to_string()).await?;
     if engine.vpc.holder(ip(NO_ROW)).is_none() {
+        let delete = format!("DELETE FROM allocation WHERE ip='{}'", ip(NO_ROW));
+        engine.table.sql(&delete, &delete).await;
         engine.vpc.add_address(&engine.eni, ip(NO_ROW));
     }
     engine.reconcile_for_life().await;
