@@ -183,6 +183,8 @@ struct Memory {
     elastic: HashMap<Ipv4Addr, Ipv4Addr>,
     /// When addresses went on or off the ENI: EC2's lists lag.
     touched: HashMap<Ipv4Addr, Instant>,
+    /// When this life took addresses off the ENI: a list that has them may be one from before.
+    taken_off: HashMap<Ipv4Addr, Instant>,
 }
 
 impl Memory {
@@ -200,6 +202,7 @@ impl Memory {
             trouble: Trouble::default(),
             elastic: HashMap::new(),
             touched: HashMap::new(),
+            taken_off: HashMap::new(),
         }
     }
 
@@ -208,6 +211,20 @@ impl Memory {
         let now = Instant::now();
         self.touched.retain(|_, at| now.duration_since(*at) < settle_age());
         self.touched.extend(ips.into_iter().map(|ip| (ip, now)));
+    }
+
+    /// They go off the ENI now.
+    fn take_off(&mut self, ips: &[Ipv4Addr]) {
+        self.touch(ips.iter().copied());
+        let now = Instant::now();
+        self.taken_off.retain(|_, at| now.duration_since(*at) < settle_age());
+        self.taken_off.extend(ips.iter().map(|ip| (*ip, now)));
+        self.listed.retain(|ip| !ips.contains(ip));
+    }
+
+    /// Whether a list that has the address on the ENI may be from before it was taken off.
+    fn was_taken_off_lately(&self, ip: Ipv4Addr) -> bool {
+        self.taken_off.get(&ip).is_some_and(|at| at.elapsed() < settle_age())
     }
 }
 

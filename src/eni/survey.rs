@@ -82,7 +82,9 @@ impl Task {
         let first = self.witness != Some(Witness::Ec2);
         {
             let mut memory = self.shared.memory();
-            memory.listed.extend(listed.iter().map(|(ip, _)| *ip));
+            let listed_now = listed.iter().map(|(ip, _)| *ip).filter(|ip| !memory.was_taken_off_lately(*ip));
+            let listed_now: Vec<Ipv4Addr> = listed_now.collect();
+            memory.listed.extend(listed_now);
             if first {
                 memory.listed.retain(|ip| missing.iter().all(|row| row.ip != *ip));
             }

@@ -37,15 +37,12 @@ impl Task {
         }
         // I2: not even if the database loses what is committed now, and has them idle again. A look under way may have seen
         // them on the ENI: it is not to be believed.
-        {
-            let mut memory = self.shared.memory();
-            memory.touch(rows.iter().map(|row| row.ip));
-            memory.listed.retain(|ip| rows.iter().all(|row| row.ip != *ip));
-        }
+        let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
+        self.shared.memory().take_off(&ips);
         let outcome = give_up(&self.outside, ec2, &self.nic.eni, rows).await;
         {
             let mut memory = self.shared.memory();
-            memory.touch(rows.iter().map(|row| row.ip));
+            memory.take_off(&ips);
             // What is kept for a name is reserved again.
             memory.reserved.take_if(|_| rows.iter().any(|row| row.kept_for().is_some()));
         }

@@ -3,7 +3,7 @@
 use crate::support::host::Kind;
 
 /// The kind of table, the seed, and what it found.
-pub const FOUND: [(Kind, u64, &str); 11] = [
+pub const FOUND: [(Kind, u64, &str); 12] = [
     (Kind::Mariadb, 9, "I2: an address just unassigned was given, as the database had lost both commits"),
     (Kind::Sqlite, 13, "I6: an idle address had the slot of one that was cut off from its container"),
     (
@@ -23,4 +23,9 @@ pub const FOUND: [(Kind, u64, &str); 11] = [
     (Kind::Mariadb, 508, "I6: an idle address had the slot of one that the database had lost"),
     (Kind::Mariadb, 147, "I3: an Assign landed after the repeated one was confirmed and its address freed"),
     (Kind::Sqlite, 124, "I3: the same with a file of each host's own"),
+    (
+        Kind::Mariadb,
+        141,
+        "I2: a describe that lagged had an address on the interface that an Unassign had taken off it",
+    ),
 ];
