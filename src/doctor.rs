@@ -72,7 +72,7 @@ impl Ipam {
         let until = self.at_most_a_request(until);
         let mut checks = Vec::new();
         // What was so a second ago is not good enough here.
-        let host = self.imds.host_now(in_time(until)).await;
+        let host = self.outside.imds.host_now(in_time(until)).await;
         checks.push(match &host {
             Ok(host) => ok("IMDS", format!("{} ({}) in {}", host.instance, host.instance_type, host.region)),
             Err(why) => bad(
@@ -81,7 +81,7 @@ impl Ipam {
                 "enable the instance metadata service (IMDSv2) and run the driver in the host's network",
             ),
         });
-        let ec2 = self.ec2.now();
+        let ec2 = self.outside.ec2.now();
         checks.push(match &ec2 {
             Ok(ec2) => ok("region", ec2.region()),
             Err(why) => bad("region", why, "make IMDS reachable or set AWS_REGION"),
@@ -160,7 +160,7 @@ impl Ipam {
 
     async fn check_database(&self, until: Instant, checks: &mut Vec<Check>) -> Option<std::sync::Arc<Store>> {
         let remedy = "see EC2_IPAM_DATABASE_URL, the server, its security group and the database user's rights";
-        let described = match self.store.now() {
+        let described = match self.outside.store.now() {
             Ok(store) => store.describe(until).await.map(|d| (store, d)).map_err(|e| e.to_string()),
             Err(why) => Err(why),
         };
@@ -240,7 +240,7 @@ impl Ipam {
 
         // amazon-ec2-net-utils puts every secondary address on the interface itself; a container must not share it.
         let name = "host agent";
-        let Parent { link, addresses: own } = match self.links.parent(&nic.mac).await {
+        let Parent { link, addresses: own } = match self.outside.links.parent(&nic.mac).await {
             Ok(parent) => parent,
             Err(why) => return checks.push(bad(name, why, "bring the interface back; nothing is given meanwhile")),
         };

@@ -38,24 +38,13 @@ pub(crate) use host::{by_name, not_here};
 pub struct Ipam {
     /// What it was told.
     pub settings: Settings,
-    /// The table.
-    pub store: Late<Arc<Store>>,
-    /// EC2.
-    pub ec2: Late<Ec2>,
-    /// IMDS.
-    pub imds: Imds,
+    /// The table, EC2, IMDS, the host's interfaces.
+    pub outside: Arc<Outside>,
     imds_away: Away,
-    /// The host's interfaces.
-    pub links: Links,
-    /// Tokens of this life.
-    pub claims: Arc<Claims>,
-    pub(crate) in_use: Arc<InUse>,
     /// Rows, EC2 and Docker compared.
     pub reconciler: Reconciler,
     /// Subnets compared with all of their interfaces.
     pub scanner: Scanner,
-    pub(crate) poke: Arc<Notify>,
-    pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     /// Those served, and those that left since and have not come back.
     enis: Mutex<HashMap<EniId, Arc<Eni>>>,
@@ -114,16 +103,19 @@ impl Ipam {
         Ok(Arc::new(Self {
             reconciler: Reconciler::new(settings.docker_socket.clone().map(Engine::new)),
             scanner: Scanner::default(),
-            poke: Arc::default(),
+            outside: Arc::new(Outside {
+                store,
+                ec2,
+                imds,
+                links: Links::new()?,
+                warmth: settings.warmth,
+                claims: Claims::new(Boot::random()?),
+                in_use: InUse::default(),
+                poke: Notify::new(),
+                tasks,
+            }),
             settings,
-            store,
-            ec2,
-            imds,
             imds_away: Away::default(),
-            links: Links::new()?,
-            claims: Arc::new(Claims::new(Boot::random()?)),
-            in_use: Arc::default(),
-            tasks,
             stop,
             enis: Mutex::default(),
             attached: Shared::default(),
@@ -150,13 +142,13 @@ impl Ipam {
             }
         };
         let stop = self.stop.clone();
-        self.tasks.spawn(supervised("taking up", async move { stop.run_until_cancelled(work).await }));
+        self.outside.tasks.spawn(supervised("taking up", async move { stop.run_until_cancelled(work).await }));
     }
 
     /// `is_whole`: IMDS has once listed all that EC2 has attached. EC2 is not asked again then.
     async fn take_up_all(&self, is_whole: &mut bool) -> Result<(), Error> {
         let until = Instant::now() + self.settings.request_timeout;
-        let store = self.store.get(until).await?;
+        let store = self.outside.store.get(until).await?;
         let host = self.host().await?;
         let mut outcome = Ok(());
         for nic in &host.interfaces {
@@ -240,9 +232,10 @@ impl Ipam {
             return;
         }
         // Whatever this waits for, rows that were read before are wrong from now on.
-        self.in_use.released(ip);
+        self.outside.in_use.released(ip);
         let ipam = Arc::clone(self);
-        let mut work = self.tasks.spawn(supervised("a release", async move { ipam.release(pool.eni, ip).await }));
+        let mut work =
+            self.outside.tasks.spawn(supervised("a release", async move { ipam.release(pool.eni, ip).await }));
         if timeout(RELEASE_PATIENCE, &mut work).await.is_err() {
             tracing::warn!(%ip, "a release waits for what is missing, and goes on by itself");
         }
@@ -295,12 +288,12 @@ impl Ipam {
     /// The store, waited for until then, and no longer than a request may take: an operator has more time for the work, but
     /// wants to know soon that it cannot begin.
     pub async fn store(&self, until: Instant) -> Result<Arc<Store>, Error> {
-        self.store.get(self.at_most_a_request(until)).await
+        self.outside.store.get(self.at_most_a_request(until)).await
     }
 
     /// EC2, waited for likewise.
     pub async fn ec2(&self, until: Instant) -> Result<Ec2, Error> {
-        self.ec2.get(self.at_most_a_request(until)).await
+        self.outside.ec2.get(self.at_most_a_request(until)).await
     }
 
     /// Until then, or until a request that began now would end.
@@ -310,23 +303,9 @@ impl Ipam {
 
     /// What of the outside does not answer, for a request whose time is up.
     pub fn what_is_missing(&self) -> String {
-        let missing: Vec<String> = [self.store.now().err(), self.ec2.now().err()].into_iter().flatten().collect();
+        let missing: Vec<String> =
+            [self.outside.store.now().err(), self.outside.ec2.now().err()].into_iter().flatten().collect();
         if missing.is_empty() { "the database or EC2 is slow".into() } else { missing.join("; ") }
-    }
-
-    /// What a task of ours reaches.
-    pub fn outside(&self, store: Arc<Store>) -> Outside {
-        Outside {
-            store,
-            ec2: self.ec2.clone(),
-            imds: self.imds.clone(),
-            links: self.links.clone(),
-            warmth: self.settings.warmth,
-            claims: Arc::clone(&self.claims),
-            in_use: Arc::clone(&self.in_use),
-            poke: Arc::clone(&self.poke),
-            tasks: self.tasks.clone(),
-        }
     }
 
     /// The ENI of a pool, taken up if this life of the driver has not served it yet.
@@ -349,7 +328,7 @@ impl Ipam {
 
     pub(crate) async fn serve(&self, nic: &Nic, until: Instant) -> Result<Arc<Eni>, Error> {
         let store = self.store(in_time(until)).await?;
-        let instance = self.imds.instance().await?;
+        let instance = self.outside.imds.instance().await?;
         let subnet = Subnet::new(nic.subnet.clone(), nic.cidr)?;
         let mut enis = self.enis.lock().await;
         if let Some(eni) = enis.get(&nic.eni) {
@@ -364,7 +343,7 @@ impl Ipam {
                 nic.eni
             ))
         })?;
-        let eni = Eni::start(nic.clone(), subnet, &instance, lock, self.outside(store), self.stop.clone());
+        let eni = Eni::start(nic.clone(), subnet, &instance, lock, store, Arc::clone(&self.outside), self.stop.clone());
         enis.insert(nic.eni.clone(), Arc::clone(&eni));
         Ok(eni)
     }

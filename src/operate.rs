@@ -10,7 +10,7 @@ use crate::address::{AWS, EC2, Event, FIXED, Row, State};
 use crate::eni::{Recycled, unassign};
 use crate::error::Error;
 use crate::fill::{self, Refreshed};
-use crate::id::{EniId, SubnetId};
+use crate::id::{EniId, Kind, SubnetId};
 use crate::ipam::Ipam;
 use crate::plain::is_odd;
 use crate::store::Store;
@@ -62,10 +62,12 @@ impl Ipam {
                 // Its own task does it, so that nothing else of that ENI is in flight.
                 self.eni(&eni, until).await?.recycle(until).await
             } else if all {
-                unassign::give_up(&self.outside(Arc::clone(&store)), &ec2, &eni, &rows).await.map(|(done, why)| {
-                    trouble = why.map(Error::Ec2).or(trouble.take());
-                    done
-                })
+                unassign::give_up(&store, self.outside.claims.next(Kind::Off), &ec2, &eni, &rows).await.map(
+                    |(done, why)| {
+                        trouble = why.map(Error::Ec2).or(trouble.take());
+                        done
+                    },
+                )
             } else {
                 continue;
             };

@@ -157,7 +157,7 @@ impl Ipam {
         let setting = self.settings.parent.as_ref().filter(|_| by_id.is_none());
         let by_parent = match options.get("parent").or(setting) {
             Some(name) => {
-                let link = self.links.usable(name).await.map_err(by_name)?;
+                let link = self.outside.links.usable(name).await.map_err(by_name)?;
                 Some(host.interfaces.iter().find(|nic| nic.mac == link.mac).ok_or_else(|| {
                     host.lacks(Error::Absent(format!(
                         "{name} ({}) is not an ENI of this instance as IMDS lists them",
@@ -179,7 +179,7 @@ impl Ipam {
                 let mut second: Vec<&Nic> = host.interfaces.iter().filter(|nic| nic.device_number == 1).collect();
                 if second.len() > 1 {
                     // IMDS may list for hours what was deleted; that has no link.
-                    let links = self.links.macs().await?;
+                    let links = self.outside.links.macs().await?;
                     second.retain(|nic| links.contains(&nic.mac));
                 }
                 match second.as_slice() {
@@ -195,7 +195,7 @@ impl Ipam {
             }
         };
         // What is attached to an interface that is down has no network.
-        Ok((nic, self.links.of_mac(&nic.mac).await?.usable()?))
+        Ok((nic, self.outside.links.of_mac(&nic.mac).await?.usable()?))
     }
 }
 

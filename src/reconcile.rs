@@ -121,7 +121,7 @@ impl Ipam {
                 let interval = if is_settling { gap } else { interval };
                 thorough = tokio::select! {
                     () = sleep_until(began + interval) => false,
-                    () = ipam.poke.notified() => true,
+                    () = ipam.outside.poke.notified() => true,
                     () = ipam.until_docker_answers() => true,
                 };
                 if !is_idle {
@@ -130,7 +130,7 @@ impl Ipam {
             }
         };
         let stop = self.stop.clone();
-        self.tasks.spawn(supervised("reconciling", async move { stop.run_until_cancelled(work).await }));
+        self.outside.tasks.spawn(supervised("reconciling", async move { stop.run_until_cancelled(work).await }));
     }
 
     /// One round now, for an operator. `dry_run` changes nothing, and counts as no observation either.
@@ -217,7 +217,7 @@ impl Ipam {
         let mut own_enis: Vec<EniId> =
             host.iter().flat_map(|host| &host.interfaces).map(|nic| nic.eni.clone()).collect();
         own_enis.extend(self.served().await.iter().map(|eni| eni.nic.eni.clone()));
-        let on_link = match self.links.parent(&eni.nic.mac).await {
+        let on_link = match self.outside.links.parent(&eni.nic.mac).await {
             Ok(parent) => parent.addresses,
             // There is no link to have any.
             Err(LinkError::Gone { .. }) => Vec::new(),

@@ -108,7 +108,7 @@ impl Ipam {
             }
         };
         let stop = self.stop.clone();
-        self.tasks.spawn(supervised("scanning", async move { stop.run_until_cancelled(work).await }));
+        self.outside.tasks.spawn(supervised("scanning", async move { stop.run_until_cancelled(work).await }));
     }
 
     /// One scan of each subnet in which an ENI is served.
@@ -129,7 +129,7 @@ impl Ipam {
             let is_blind = outcome.as_ref().is_err_and(|why| !matches!(why, Error::Asked(_)));
             if is_blind
                 && manner == Manner::Usual
-                && let Ok(store) = self.store.now()
+                && let Ok(store) = self.outside.store.now()
             {
                 // Another host may see more: it need not wait for this one to die.
                 let _ = self.holds_scan(&store, &subnet, &own, Duration::ZERO, Instant::now() + SCAN).await;
@@ -258,7 +258,7 @@ impl Ipam {
     /// What EC2 does not know was deleted, or is so new that EC2 does not show it yet: then it has a link here.
     async fn is_deleted(&self, nic: &Nic) -> bool {
         let since = *self.scanner.unknown().entry(nic.eni.clone()).or_insert_with(Instant::now);
-        since.elapsed() >= drain_age() || self.links.by_mac(&nic.mac).await.is_ok_and(|link| link.is_none())
+        since.elapsed() >= drain_age() || self.outside.links.by_mac(&nic.mac).await.is_ok_and(|link| link.is_none())
     }
 
     /// So that the fleet has one scan an interval, and another host takes over from a dead one.

@@ -135,20 +135,20 @@ impl Ipam {
     /// The picture now.
     pub async fn status(&self) -> Status {
         let until = Instant::now() + PATIENCE;
-        let store = self.store.now();
+        let store = self.outside.store.now();
         // Whoever asks wants to know how it is now, not how it was at the last round.
         let look = async {
             let host = self.host().await.ok();
             self.docker(host.as_ref()).await
         };
         let ((described, left_out), _) = tokio::join!(self.describe_store(until), timeout_at(until, look));
-        let ec2 = self.ec2.now();
+        let ec2 = self.outside.ec2.now();
         let reconciled = self.reconciler.outcome();
         let mut problems = self.problems().await;
         problems.extend(left_out.iter().map(|row| format!("left out: {row}")));
         let mut status = Status {
             version: env!("EC2_IPAM_VERSION").to_owned(),
-            boot: self.claims.boot().to_string(),
+            boot: self.outside.claims.boot().to_string(),
             store: described,
             ec2: Ec2Status {
                 region: ec2.as_ref().ok().map(|ec2| ec2.region().to_owned()),
@@ -170,7 +170,7 @@ impl Ipam {
             for row in &rows {
                 *addresses.entry(row.state()).or_default() += 1;
             }
-            let link = self.links.of_mac(&eni.nic.mac).await.ok();
+            let link = self.outside.links.of_mac(&eni.nic.mac).await.ok();
             let subnet = eni.subnet.id.to_string();
             if let Ok(store) = &store {
                 let mut counts = BTreeMap::new();
@@ -202,7 +202,7 @@ impl Ipam {
             Database::MySql(server) => ("mysql", server.to_string()),
             Database::Sqlite(file) => ("sqlite", file.display().to_string()),
         };
-        let described = match self.store.now() {
+        let described = match self.outside.store.now() {
             Ok(store) => store.describe(until).await.map_err(|why| why.to_string()),
             Err(why) => Err(why),
         };
@@ -216,11 +216,11 @@ impl Ipam {
     }
 
     fn docker_status(&self) -> DockerStatus {
-        let count = self.in_use.count();
+        let count = self.outside.in_use.count();
         DockerStatus {
             addresses: count.map(|(addresses, _)| addresses),
             age_seconds: count.map(|(_, asked)| asked.elapsed().as_secs()),
-            error: self.in_use.silence().map(|silence| silence.why),
+            error: self.outside.in_use.silence().map(|silence| silence.why),
         }
     }
 
@@ -271,7 +271,7 @@ impl Ipam {
 
     /// Engines before 29 do not say which container asks, but list it afterwards.
     fn container(&self, row: &Row) -> Option<String> {
-        self.in_use.name(row.ip).filter(|_| row.state() == State::Lease)
+        self.outside.in_use.name(row.ip).filter(|_| row.state() == State::Lease)
     }
 }
 

@@ -167,7 +167,7 @@ impl Driver {
         if is_doctor {
             // It says by itself what does not answer.
             let until = Instant::now() + patience;
-            let _ = tokio::join!(ipam.store.get(until), ipam.ec2.get(until));
+            let _ = tokio::join!(ipam.outside.store.get(until), ipam.outside.ec2.get(until));
         }
         Ok(Self::Here { ipam, tasks, stop })
     }

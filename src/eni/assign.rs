@@ -120,7 +120,7 @@ impl Task {
                 }
             }
         }
-        self.outside.store.apply(&changes, Instant::now() + STORE_TIME).await?;
+        self.store.apply(&changes, Instant::now() + STORE_TIME).await?;
         point("assign:recorded").await;
         Ok(outcome)
     }

@@ -69,7 +69,7 @@ impl Eni {
         let holder = Some(format!("{FIXED}{}", holder.unwrap_or_default()));
         let patience = until.min(Instant::now() + RELEASE_IN_FLIGHT);
         loop {
-            let row = self.outside.store.row(ip, until).await?;
+            let row = self.store.row(ip, until).await?;
             let mine = row.as_ref().is_some_and(|row| row.iface.as_ref() == Some(&self.nic.eni));
             // Whoever names an address may have it though it is reserved for a name.
             let is_open = |row: &Row| row.state() == State::Reserved && row.kept_for().is_some();
@@ -93,7 +93,7 @@ impl Eni {
                         let lost = row.on(Event::Restore { claim }).ok();
                         self.weak().stand_again(lost.as_slice(), until).await?;
                     } else if let Ok(change) = row.on(Event::Lease { claim: claim.clone(), holder: holder.clone() })
-                        && self.outside.store.apply(&[change], until).await? == [true]
+                        && self.store.apply(&[change], until).await? == [true]
                     {
                         self.shared.memory().leases.insert(ip, claim.clone());
                         point("request:granted-named").await;
@@ -167,7 +167,7 @@ impl Eni {
                 WarmGrant { eni: &self.nic.eni, sub_pool, choice, first, except: &except, claim: &claim, holder };
             // All are asked at once, since their answers are nearly always yes.
             let (parent, granted, ours) =
-                tokio::join!(self.parent(), self.outside.store.grant_warm(&wanted, until), self.is_ours(until));
+                tokio::join!(self.parent(), self.store.grant_warm(&wanted, until), self.is_ours(until));
             let Some(ip) = granted? else {
                 return ours.map(|()| None);
             };
@@ -191,7 +191,7 @@ impl Eni {
                 return Ok(Some(Lease::new(ip, claim, self.weak())));
             };
             // I1: Docker has this address in use, whatever the table says.
-            let row = self.outside.store.row(ip, until).await?.filter(|row| row.claim.as_ref() == Some(&claim));
+            let row = self.store.row(ip, until).await?.filter(|row| row.claim.as_ref() == Some(&claim));
             let lost = row.and_then(|row| row.on(Event::Restore { claim: older }).ok());
             self.weak().stand_again(lost.as_slice(), until).await?;
             except.push(ip);

@@ -11,7 +11,7 @@ use crate::address::{Change, Event, Row, State};
 use crate::fault::point;
 use crate::id::{Claim, EniId};
 use crate::late::pause;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 use crate::supervise::supervised;
 
 /// An address granted to a container, not yet known to have reached Docker.
@@ -28,7 +28,8 @@ pub struct Lease {
 #[derive(Clone)]
 pub(super) struct Weak {
     pub(super) id: EniId,
-    pub(super) outside: Outside,
+    pub(super) store: Arc<Store>,
+    pub(super) outside: Arc<Outside>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -91,7 +92,7 @@ impl Weak {
         self.shared.forget(ip, &claim);
         let mut failures = 0;
         loop {
-            let turn = self.outside.store.background_turn().await;
+            let turn = self.store.background_turn().await;
             let Err(why) = self.change(ip, &claim, event.clone(), Instant::now() + STORE_TIME).await else { break };
             drop(turn);
             self.again(why, &mut failures).await;
@@ -102,8 +103,8 @@ impl Weak {
     async fn lease_in_table(&self, ip: Ipv4Addr) -> Option<Claim> {
         let mut failures = 0;
         loop {
-            let turn = self.outside.store.background_turn().await;
-            let row = self.outside.store.row(ip, Instant::now() + STORE_TIME).await;
+            let turn = self.store.background_turn().await;
+            let row = self.store.row(ip, Instant::now() + STORE_TIME).await;
             drop(turn);
             match row {
                 Ok(row) => {
@@ -126,7 +127,7 @@ impl Weak {
     /// I1: leases that this life knows and the database lost stand again. Docker may let go of one meanwhile, and its
     /// release then found a row that was not leased: it is done once more.
     pub(super) async fn stand_again(&self, changes: &[Change], until: Instant) -> Result<Vec<bool>, StoreError> {
-        let outcome = self.outside.store.apply(changes, until).await;
+        let outcome = self.store.apply(changes, until).await;
         for Change { ip, to, .. } in changes {
             let (ip, Some(claim)) = (*ip, to.claim.clone()) else { continue };
             if self.shared.memory().leases.get(&ip) == Some(&claim) {
@@ -151,10 +152,10 @@ impl Weak {
         event: Event,
         until: Instant,
     ) -> Result<bool, StoreError> {
-        let Some(row) = self.outside.store.row(ip, until).await?.filter(|row| row.claim.as_ref() == Some(claim)) else {
+        let Some(row) = self.store.row(ip, until).await?.filter(|row| row.claim.as_ref() == Some(claim)) else {
             return Ok(false);
         };
         let Ok(change) = row.on(event) else { return Ok(false) };
-        Ok(self.outside.store.apply(&[change], until).await? == [true])
+        Ok(self.store.apply(&[change], until).await? == [true])
     }
 }

@@ -6,26 +6,22 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixListener;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::address::{Row, State};
-use crate::ec2::Ec2;
 use crate::error::Error;
-use crate::id::{Boot, Claim, Kind};
-use crate::imds::{Imds, Instance, Nic};
-use crate::in_use::InUse;
-use crate::late::{LAST_WORD, Late};
-use crate::link::Links;
+use crate::id::Claim;
+use crate::imds::{Instance, Nic};
+use crate::late::LAST_WORD;
 use crate::plan::reconcile::{Finding, What};
-use crate::plan::{Warmth, brief_age, settle_age};
+use crate::plan::{brief_age, settle_age};
 use crate::store::Store;
 use crate::subnet::Subnet;
 use crate::supervise::supervised;
@@ -35,6 +31,7 @@ mod attached;
 mod grant;
 mod idle;
 mod lease;
+mod outside;
 mod refill;
 mod repair;
 mod reserved;
@@ -49,48 +46,10 @@ use attached::Place;
 use idle::Idle;
 pub use lease::Lease;
 use lease::Weak;
+pub use outside::{Claims, Outside};
 pub use repair::Repaired;
 use reserved::Reserved;
 use trouble::Trouble;
-
-/// What the driver reaches from an ENI's task.
-#[derive(Clone)]
-#[allow(missing_docs, reason = "the types say it")]
-pub struct Outside {
-    pub store: Arc<Store>,
-    pub ec2: Late<Ec2>,
-    pub imds: Imds,
-    pub links: Links,
-    pub warmth: Warmth,
-    pub claims: Arc<Claims>,
-    pub in_use: Arc<InUse>,
-    /// Something was left unclear: reconcile soon.
-    pub poke: Arc<Notify>,
-    pub tasks: TaskTracker,
-}
-
-/// The tokens of this life of the driver.
-pub struct Claims {
-    boot: Boot,
-    last: AtomicU64,
-}
-
-impl Claims {
-    /// None used yet.
-    pub fn new(boot: Boot) -> Self {
-        Self { boot, last: AtomicU64::new(0) }
-    }
-
-    /// A token that was never used before.
-    pub fn next(&self, kind: Kind) -> Claim {
-        self.boot.claim(self.last.fetch_add(1, Ordering::Relaxed), kind)
-    }
-
-    /// Whose tokens they are.
-    pub fn boot(&self) -> &Boot {
-        &self.boot
-    }
-}
 
 /// What is asked of an ENI's task.
 enum Want {
@@ -144,7 +103,8 @@ pub struct Eni {
     pub nic: Nic,
     /// Its subnet.
     pub subnet: Subnet,
-    outside: Outside,
+    store: Arc<Store>,
+    outside: Arc<Outside>,
     wants: mpsc::UnboundedSender<Want>,
     /// Err until the first survey is done: why not yet.
     surveyed: watch::Receiver<Result<(), Error>>,
@@ -269,7 +229,8 @@ impl Eni {
         subnet: Subnet,
         instance: &Instance,
         lock: UnixListener,
-        outside: Outside,
+        store: Arc<Store>,
+        outside: Arc<Outside>,
         stop: CancellationToken,
     ) -> Arc<Self> {
         let (wants, inbox) = mpsc::unbounded_channel();
@@ -283,7 +244,8 @@ impl Eni {
             subnet.clone(),
             instance.instance_type.clone(),
             lock,
-            outside.clone(),
+            Arc::clone(&store),
+            Arc::clone(&outside),
             Arc::clone(&shared),
             inbox,
             sender,
@@ -292,11 +254,16 @@ impl Eni {
         // Cut short as by a crash: nothing more may be done for an ENI that is not ours.
         let work = async move { Box::pin(left.run_until_cancelled(task.run(stop))).await };
         outside.tasks.spawn(supervised("an interface's task", work));
-        Arc::new(Self { nic, subnet, outside, wants, surveyed, shared })
+        Arc::new(Self { nic, subnet, store, outside, wants, surveyed, shared })
     }
 
     fn weak(&self) -> Weak {
-        Weak { id: self.nic.eni.clone(), outside: self.outside.clone(), shared: Arc::clone(&self.shared) }
+        Weak {
+            id: self.nic.eni.clone(),
+            store: Arc::clone(&self.store),
+            outside: Arc::clone(&self.outside),
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// The container is gone: its address cools from now on. Unknown, repeated and foreign releases change nothing (I8).

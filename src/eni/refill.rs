@@ -29,7 +29,7 @@ impl Task {
             return Ok(None);
         };
         let until = Instant::now() + STORE_TIME;
-        let row = self.outside.store.row(ip, until).await?;
+        let row = self.store.row(ip, until).await?;
         let claim = self.outside.claims.next(Kind::On);
         if row.is_none() {
             if self.fill(ec2, false).await? {
@@ -54,7 +54,7 @@ impl Task {
             }
         }
         let claimed = match change {
-            Some(change) => self.outside.store.apply(&[change], until).await? == [true],
+            Some(change) => self.store.apply(&[change], until).await? == [true],
             None => false,
         };
         if !claimed {
@@ -62,7 +62,7 @@ impl Task {
             return Ok(None);
         }
         point("named:claimed").await;
-        let claimed = self.outside.store.rows_at(&[ip], until).await?;
+        let claimed = self.store.rows_at(&[ip], until).await?;
         let assigned = self.assign(ec2, claimed, true).await?;
         self.outcome(assigned, 1).await
     }
@@ -100,7 +100,7 @@ impl Task {
         // While EC2 leaves claims unclear nothing is claimed in reserve: each attempt would take more of the subnet.
         let is_clear = rows.iter().all(|row| row.state() != State::On);
         if warmth.target > 0 && now >= self.warm_retry_at && is_clear {
-            let census = self.outside.store.census_lately(&self.subnet.id, until).await?;
+            let census = self.store.census_lately(&self.subnet.id, until).await?;
             let free = census.iter().filter(|count| count.state == State::Free).map(|count| count.rows).sum();
             if !warmth.leaves_to_others(free, &self.subnet) {
                 size = self.burst.refill(waiting + warmth.lacking(rows), waiting > 0, now);
@@ -115,7 +115,7 @@ impl Task {
             count: size.min(capacity),
             claim: &claim,
         };
-        let ips = self.outside.store.claim_free(&wanted, until).await?;
+        let ips = self.store.claim_free(&wanted, until).await?;
         if ips.is_empty() {
             // No rows is not none free: the table may be new, or a restored backup.
             if self.fill(ec2, false).await? {
@@ -127,7 +127,7 @@ impl Task {
             return Ok(None);
         }
         point("refill:claimed").await;
-        let claimed = self.outside.store.rows_at(&ips, until).await?;
+        let claimed = self.store.rows_at(&ips, until).await?;
         let asked = claimed.len();
         let assigned = self.assign(ec2, claimed, true).await?;
         self.outcome(assigned, asked).await
@@ -143,7 +143,7 @@ impl Task {
                  has are given out in about a minute"
             );
         }
-        if self.outside.store.is_private() {
+        if self.store.is_private() {
             return format!(
                 ": stop containers, run `ec2-ipam recycle {subnet}` on hosts that hold idle ones, or use a larger subnet"
             );
@@ -169,7 +169,7 @@ impl Task {
     /// the table. Says whether rows came. `closely`: every row is counted.
     pub(super) async fn fill(&self, ec2: &Ec2, closely: bool) -> Result<bool, Error> {
         let until = Instant::now() + FILL_TIME;
-        let store = &self.outside.store;
+        let store = &self.store;
         let is_filled = if closely {
             fill::is_complete(store, &self.subnet, until).await?
         } else {

@@ -96,16 +96,16 @@ impl Task {
         }
         let until = Instant::now() + STORE_TIME;
         if changes.iter().any(|(finding, _)| matches!(finding.what, What::Lost { .. })) {
-            let rows = self.outside.store.rows_of_eni(&self.nic.eni, until).await?;
+            let rows = self.store.rows_of_eni(&self.nic.eni, until).await?;
             if self.capacity(&rows) == 0 {
                 self.makes_room(ec2).await?;
             }
         }
-        self.outside.store.insert_missing(&self.subnet.id, &unknown, until).await?;
+        self.store.insert_missing(&self.subnet.id, &unknown, until).await?;
         point("reconcile:inserted").await;
         repaired.done.extend(unknown.iter().map(|row| row.ip));
         let wanted: Vec<Change> = changes.iter().map(|(_, change)| change.clone()).collect();
-        let done = self.outside.store.apply(&wanted, until).await?;
+        let done = self.store.apply(&wanted, until).await?;
         point("reconcile:changed").await;
         for (finding, _) in changes.iter().zip(done).filter(|(_, done)| *done).map(|(change, _)| change) {
             repaired.done.push(finding.ip);
@@ -145,7 +145,7 @@ impl Task {
     /// A lease that left the ENI: its row stays a lease, which is the claim that this call needs (I3).
     async fn assign_again(&mut self, ec2: &Ec2, cut_off: Vec<Row>, repaired: &mut Repaired) -> Result<(), Error> {
         let ips: Vec<Ipv4Addr> = cut_off.iter().map(|row| row.ip).collect();
-        let now = self.outside.store.rows_at(&ips, Instant::now() + STORE_TIME).await?;
+        let now = self.store.rows_at(&ips, Instant::now() + STORE_TIME).await?;
         for row in
             now.into_iter().filter(|row| cut_off.iter().any(|old| old.guard() == row.guard() && old.ip == row.ip))
         {
@@ -191,7 +191,7 @@ impl Task {
 
     /// Gives up the coldest idle address, if there is one.
     async fn makes_room(&mut self, ec2: &Ec2) -> Result<bool, Error> {
-        let rows = self.outside.store.rows_of_eni(&self.nic.eni, Instant::now() + STORE_TIME).await?;
+        let rows = self.store.rows_of_eni(&self.nic.eni, Instant::now() + STORE_TIME).await?;
         let kept =
             |row: &Row| self.outside.in_use.contains(row.ip) || self.shared.memory().leases.contains_key(&row.ip);
         let Some(idle) = plan::give_way(&rows, kept).cloned() else { return Ok(false) };
@@ -224,7 +224,7 @@ impl Task {
         for change in &changes {
             tracing::warn!(eni = %self.nic.eni, ip = %change.ip, "released {}: no container got it", change.ip);
         }
-        self.outside.store.apply(&changes, Instant::now() + STORE_TIME).await?;
+        self.store.apply(&changes, Instant::now() + STORE_TIME).await?;
         Ok(())
     }
 }

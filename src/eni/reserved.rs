@@ -45,7 +45,7 @@ impl Eni {
             return Ok(find(known));
         }
         let read = Instant::now();
-        let rows = self.outside.store.rows_reserved(&self.subnet.id, until).await?;
+        let rows = self.store.rows_reserved(&self.subnet.id, until).await?;
         let of = rows.iter().filter_map(|row| Some((row.kept_for()?.to_owned(), row.ip))).collect();
         Ok(find(self.shared.memory().reserved.insert(Reserved { read, of })))
     }

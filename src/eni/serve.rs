@@ -65,7 +65,7 @@ impl Task {
         }
         let until = Instant::now() + STORE_TIME;
         let outcome = match self.weak().stand_again(&lost, until).await {
-            Ok(_) => self.outside.store.apply(&changes, until).await,
+            Ok(_) => self.store.apply(&changes, until).await,
             Err(why) => Err(why),
         };
         let done = match outcome {

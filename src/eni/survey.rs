@@ -35,7 +35,7 @@ impl Task {
         let (listed, limit) = tokio::join!(self.listed(&ec2), limit);
         let (listed, witness) = listed?;
         let until = Instant::now() + STORE_TIME;
-        let store = &self.outside.store;
+        let store = &self.store;
         let mut rows = store.rows_of_eni(&self.nic.eni, until).await?;
         let others: Vec<Ipv4Addr> =
             listed.iter().map(|(ip, _)| *ip).filter(|ip| rows.iter().all(|row| row.ip != *ip)).collect();

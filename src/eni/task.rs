@@ -24,6 +24,7 @@ use crate::fill;
 use crate::imds::Nic;
 use crate::late::pause;
 use crate::plan::{Burst, drain_age, settle_age};
+use crate::store::Store;
 use crate::subnet::Subnet;
 
 /// The state of an ENI's task.
@@ -31,7 +32,8 @@ pub(super) struct Task {
     pub(super) nic: Nic,
     pub(super) subnet: Subnet,
     pub(super) instance_type: String,
-    pub(super) outside: Outside,
+    pub(super) store: Arc<Store>,
+    pub(super) outside: Arc<Outside>,
     pub(super) shared: Arc<Shared>,
     /// Keeps every other driver of this host from the ENI. Before the inbox: who waits for that to close may lock anew.
     pub(super) _lock: UnixListener,
@@ -80,7 +82,8 @@ impl Task {
         subnet: Subnet,
         instance_type: String,
         lock: UnixListener,
-        outside: Outside,
+        store: Arc<Store>,
+        outside: Arc<Outside>,
         shared: Arc<Shared>,
         inbox: mpsc::UnboundedReceiver<Want>,
         surveyed: watch::Sender<Result<(), Error>>,
@@ -90,6 +93,7 @@ impl Task {
             nic,
             subnet,
             instance_type,
+            store,
             outside,
             shared,
             _lock: lock,
@@ -158,7 +162,12 @@ impl Task {
     }
 
     pub(super) fn weak(&self) -> Weak {
-        Weak { id: self.nic.eni.clone(), outside: self.outside.clone(), shared: Arc::clone(&self.shared) }
+        Weak {
+            id: self.nic.eni.clone(),
+            store: Arc::clone(&self.store),
+            outside: Arc::clone(&self.outside),
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     async fn look(&mut self) -> Result<(), Error> {
@@ -225,8 +234,8 @@ impl Task {
         if self.witness == Some(Witness::Imds) && now >= self.survey_at {
             self.look().await?;
         }
-        if std::mem::take(&mut self.scan_wanted) && self.outside.store.is_private() {
-            fill::refresh(&self.outside.store, &ec2, &self.subnet, now + STORE_TIME).await?;
+        if std::mem::take(&mut self.scan_wanted) && self.store.is_private() {
+            fill::refresh(&self.store, &ec2, &self.subnet, now + STORE_TIME).await?;
         }
         if self.fill_at.is_some_and(|at| at <= now) {
             self.fill_at = None;
@@ -243,7 +252,7 @@ impl Task {
             let memory = self.shared.memory();
             (memory.leases.clone(), memory.idle.let_go())
         };
-        let rows = self.outside.store.rows_of_eni(&self.nic.eni, now + STORE_TIME).await?;
+        let rows = self.store.rows_of_eni(&self.nic.eni, now + STORE_TIME).await?;
         self.shared.memory().idle.was_read(&rows, let_go);
         let warmth = self.outside.warmth;
 

@@ -10,13 +10,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::task::{SETTLE_PAUSE, Task};
-use super::{Outside, Recycled, STORE_TIME};
+use super::{Recycled, STORE_TIME};
 use crate::address::{Event, Row, State};
 use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
-use crate::id::{EniId, Kind};
+use crate::id::{Claim, EniId, Kind};
 use crate::plan::settle_age;
+use crate::store::Store;
 
 /// Rows that were left off, and are old enough to be tried again.
 pub fn is_due(row: &Row) -> bool {
@@ -39,7 +40,8 @@ impl Task {
         // them on the ENI: it is not to be believed.
         let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
         self.shared.memory().take_off(&ips);
-        let outcome = give_up(&self.outside, ec2, &self.nic.eni, rows).await;
+        let claim = self.outside.claims.next(Kind::Off);
+        let outcome = give_up(&self.store, claim, ec2, &self.nic.eni, rows).await;
         {
             let mut memory = self.shared.memory();
             memory.take_off(&ips);
@@ -67,22 +69,23 @@ impl Task {
     }
 }
 
-/// Unassigns these rows' addresses, idle or left off, with as few calls as EC2 lets us, and frees what is gone.
+/// Unassigns these rows' addresses, idle or left off, with as few calls as EC2 lets us, and frees what is gone. `claim`: an
+/// off-claim of its own.
 ///
 /// # Errors
 /// The store's. What EC2 says against it is returned beside the count: those rows stay off and are tried again later.
 pub async fn give_up(
-    outside: &Outside,
+    store: &Store,
+    claim: Claim,
     ec2: &Ec2,
     eni: &EniId,
     rows: &[Row],
 ) -> Result<(Recycled, Option<Ec2Error>), Error> {
-    let claim = outside.claims.next(Kind::Off);
     let changes: Vec<_> = rows.iter().filter_map(|row| row.on(Event::GiveUp { claim: claim.clone() }).ok()).collect();
-    outside.store.apply(&changes, Instant::now() + STORE_TIME).await?;
+    store.apply(&changes, Instant::now() + STORE_TIME).await?;
     // I3: only what the table now says is given up may leave the ENI.
     let ips: Vec<Ipv4Addr> = changes.iter().map(|change| change.ip).collect();
-    let mut off = outside.store.rows_at(&ips, Instant::now() + STORE_TIME).await?;
+    let mut off = store.rows_at(&ips, Instant::now() + STORE_TIME).await?;
     off.retain(|row| row.claim.as_ref() == Some(&claim));
     if off.is_empty() {
         return Ok((Recycled::default(), None));
@@ -94,7 +97,7 @@ pub async fn give_up(
     point("off:unassigned").await;
     let freed: Vec<_> =
         off.iter().filter(|row| gone.contains(&row.ip)).filter_map(|row| row.on(Event::Gone).ok()).collect();
-    let done = outside.store.apply(&freed, Instant::now() + STORE_TIME).await?;
+    let done = store.apply(&freed, Instant::now() + STORE_TIME).await?;
     point("off:freed").await;
     let freed = done.into_iter().filter(|done| *done).count();
     tracing::info!(%eni, freed, "gave {freed} of {} addresses back to the subnet", off.len());

@@ -19,14 +19,14 @@ impl Ipam {
 
     /// The same for a request that ends then.
     pub(crate) async fn host_by(&self, until: Instant) -> Result<Host, Error> {
-        let host = self.imds.host(in_time(until)).await;
+        let host = self.outside.imds.host(in_time(until)).await;
         self.imds_away.note("the instance metadata service", host.as_ref().err());
         Ok(host?)
     }
 
     /// One ENI of the host, likewise.
     pub(crate) async fn nic(&self, eni: &EniId, until: Instant) -> Result<Nic, Error> {
-        self.imds.nic(eni, in_time(until)).await.map_err(|why| match why {
+        self.outside.imds.nic(eni, in_time(until)).await.map_err(|why| match why {
             ImdsError::Absent { .. } => not_here(eni),
             ImdsError::Unreachable { .. } | ImdsError::Disabled | ImdsError::Odd { .. } => Error::Imds(why),
         })
@@ -69,7 +69,7 @@ impl Ipam {
         let Ok(host) = self.host_by(until).await else { return true };
         // The first one carries the host itself.
         for nic in host.interfaces.iter().filter(|nic| nic.device_number > 0) {
-            if self.links.of_mac(&nic.mac).await.is_err() {
+            if self.outside.links.of_mac(&nic.mac).await.is_err() {
                 return true;
             }
         }
@@ -78,7 +78,7 @@ impl Ipam {
 
     /// Whether EC2 has attached an interface that IMDS does not list yet.
     pub(super) async fn may_list_more(&self, host: &Host, until: Instant) -> bool {
-        let Ok(ec2) = self.ec2.now() else { return true };
+        let Ok(ec2) = self.outside.ec2.now() else { return true };
         let instance = host.instance.clone();
         let asked = self.attached.get(in_time(until), async move || ec2.interfaces_of_instance(&instance).await);
         let Some(Ok(attached)) = asked.await else { return true };

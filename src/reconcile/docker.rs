@@ -23,14 +23,14 @@ impl Ipam {
         match self.reconciler.engine.as_ref()?.snapshot().await {
             Ok(snapshot) => {
                 let snapshot = self.about_the_vpc(snapshot, host).await;
-                if let Some(silence) = self.in_use.listed(snapshot.addresses(), snapshot.names(), asked) {
+                if let Some(silence) = self.outside.in_use.listed(snapshot.addresses(), snapshot.names(), asked) {
                     tracing::info!("Docker answers again, after {} s", silence.since.elapsed().as_secs());
                 }
                 Some(snapshot)
             }
             Err(why) => {
                 let why = why.to_string();
-                if self.in_use.silent(why.clone(), asked) {
+                if self.outside.in_use.silent(why.clone(), asked) {
                     tracing::warn!("which addresses containers have is not seen from now on: {why}");
                 } else {
                     tracing::debug!("{why}");
@@ -43,7 +43,7 @@ impl Ipam {
     /// While Docker does not answer, it is asked again and again; at boot dockerd starts its plugins before it answers. What it
     /// says then calls for a round.
     pub(super) async fn until_docker_answers(&self) {
-        let is_known = self.in_use.silence().is_none() && self.in_use.count().is_some();
+        let is_known = self.outside.in_use.silence().is_none() && self.outside.in_use.count().is_some();
         if self.reconciler.engine.is_none() || is_known {
             return std::future::pending().await;
         }
@@ -66,7 +66,7 @@ impl Ipam {
 
     /// Docker's silence, once it lasts longer than a restart of dockerd.
     pub(super) fn silence(&self) -> Option<(String, String)> {
-        let silence = self.in_use.silence().filter(|silence| silence.since.elapsed() >= settle_age() * 5)?;
+        let silence = self.outside.in_use.silence().filter(|silence| silence.since.elapsed() >= settle_age() * 5)?;
         let since = silence.since.elapsed().as_secs();
         let problem = format!("Docker has not answered for {since} s, so lost releases pile up: {}", silence.why);
         Some((DOCKER.to_owned(), problem))
@@ -100,7 +100,7 @@ impl Ipam {
             return None;
         }
         let other = match parent {
-            Some(parent) => self.links.by_name(parent).await.ok().flatten(),
+            Some(parent) => self.outside.links.by_name(parent).await.ok().flatten(),
             None => None,
         };
         let other = other.and_then(|other| host.interfaces.iter().find(|nic| nic.mac == other.mac));

@@ -32,7 +32,7 @@ impl Ipam {
             && watched.rounds >= 2
             && watched.asked.is_some_and(|asked| asked.elapsed() < long)
             && !watched.ledger.waits(|sight| is_blind(sight, false, true));
-        if is_calm && let Ok(ips) = self.imds.addresses(&eni.nic.mac).await {
+        if is_calm && let Ok(ips) = self.outside.imds.addresses(&eni.nic.mac).await {
             let is_there = |row: &&Row| matches!(row.state(), State::Ready | State::Lease | State::Foreign);
             // IMDS lists prefixes apart.
             let prefixes = eni.known().prefixes;
@@ -47,7 +47,7 @@ impl Ipam {
                 );
             }
         }
-        let Ok(ec2) = self.ec2.now() else { return (None, None) };
+        let Ok(ec2) = self.outside.ec2.now() else { return (None, None) };
         match ec2.interface(&eni.nic.eni).await {
             Ok(interface) => {
                 watched.asked = Some(Instant::now());

@@ -49,21 +49,21 @@ impl Ipam {
 
     /// IMDS lists what is gone for hours.
     pub(crate) async fn is_back(&self, nic: &Nic, host: &Host) -> bool {
-        let Ok(ec2) = self.ec2.now() else { return false };
+        let Ok(ec2) = self.outside.ec2.now() else { return false };
         ec2.interface(&nic.eni).await.is_ok_and(|interface| interface.instance.as_ref() == Some(&host.instance))
     }
 
     async fn is_on_an_eni(&self, network: &Network, host: &Host) -> bool {
         let Some(parent) = &network.parent else { return false };
         // By MAC: an interface may have several names.
-        let link = match self.links.by_name(parent).await {
+        let link = match self.outside.links.by_name(parent).await {
             Ok(Some(link)) => link,
             Ok(None) => return false,
             Err(_) => return true,
         };
         for nic in host.interfaces.iter().filter(|nic| nic.mac == link.mac && shared(network, nic.cidr).is_some()) {
             // What stands on the card, such as a VLAN, has its MAC too.
-            match self.links.by_mac(&nic.mac).await {
+            match self.outside.links.by_mac(&nic.mac).await {
                 Ok(Some(card)) if card.index != link.index => {}
                 Ok(_) | Err(_) => return true,
             }
