@@ -51,21 +51,29 @@
 //!
 //! # Map
 //!
-//! Dependencies point down only; adapters do one IO each, decide nothing, and never import each other.
+//! Dependencies point down only; adapters do one IO each, decide nothing, and never import each other. A test reads this.
 //!
 //! ```text
-//! main, cli, commands                     the process and its command line
-//! socket (server, connections, line)      connections, and what becomes of an answer that nobody reads
-//! socket (docker, wire, control)          Docker's calls, the driver's own calls
+//! main, commands                          the process and what its command line does
+//! cli                                     the command line
+//! socket                                  connections, Docker's calls, the driver's own calls
 //! conformance                             what real EC2 and IMDS answer where it is assumed; needs no driver
-//! ipam, pool, operate, doctor, status     the driver: its ENIs; pools; operators' wishes; checks; the picture
-//! eni                                     one ENI: grants (grant, idle, lease, reserved), whose it is (attached), and the one
-//!                                         task that calls EC2 for it (task: survey, refill, assign, serve, unassign, repair)
-//! reconcile, scan, fill                   rows compared with EC2 and Docker: of the ENIs served, of whole subnets; new rows
+//! pool, operate, doctor, status           pools, operators' wishes, checks, the picture
+//! ipam                                    the driver: its ENIs, and Docker's four calls
+//! reconcile                               rows compared with EC2 and Docker, of the ENIs served
+//! scan                                    the same of whole subnets
+//! eni                                     one ENI: grants, and the one task that calls EC2 for it
+//! fill                                    a subnet's rows
+//! config                                  settings
+//! error                                   why a call was refused
 //! store, ec2, imds, link, engine          adapters: the table, EC2, metadata, interfaces, Docker's API
-//! plan, address, subnet, id, in_use, plain  values and decisions: no IO, no async
-//! config, error, late, telemetry          settings, refusals, waiting for the outside, logs
-//! supervise, random, fault                what may not die alone; chance; points where tests stop it
+//! late, telemetry                         waiting for the outside; logs
+//! in_use                                  what Docker's containers have
+//! plan                                    decisions: no IO, no async
+//! address                                 rows, and how they change
+//! subnet                                  which addresses a subnet has
+//! id                                      names of things
+//! plain, supervise, random, fault         text from outside; what may not die alone; chance; points where tests stop it
 //! ```
 
 pub mod address;

@@ -31,6 +31,7 @@ mod ec2;
 mod engine;
 mod environment;
 mod imds;
+mod layers;
 mod link;
 #[cfg(feature = "fail-points")]
 mod model;
