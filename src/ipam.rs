@@ -21,7 +21,6 @@ use crate::eni::{Claims, Eni, Lease, Outside};
 use crate::error::Error;
 use crate::id::{Boot, EniId, PoolId};
 use crate::imds::{Imds, Nic};
-use crate::in_use::InUse;
 use crate::late::{Away, Late, Shared, in_time, pause};
 use crate::link::Links;
 use crate::reconcile::Reconciler;
@@ -110,7 +109,7 @@ impl Ipam {
                 links: Links::new()?,
                 warmth: settings.warmth,
                 claims: Claims::new(Boot::random()?),
-                in_use: InUse::default(),
+                in_use: Arc::default(),
                 poke: Notify::new(),
                 tasks,
             }),

@@ -43,7 +43,7 @@ impl Task {
         let mut batches = vec![claimed];
         while let Some(batch) = batches.pop() {
             let ips: Vec<Ipv4Addr> = batch.iter().map(|row| row.ip).collect();
-            self.shared.memory().touch(ips.iter().copied());
+            self.shared.memory.doubt(&ips);
             let assigned = ec2.assign(&self.nic.eni, &ips).await;
             point("assign:answered").await;
             let Err(why) = assigned else {
@@ -136,7 +136,7 @@ impl Task {
 
     /// I2: whether a describe that has the address on our ENI is to be believed.
     fn may_be_ours(&self, ip: Ipv4Addr) -> bool {
-        !self.shared.memory().was_taken_off_lately(ip)
+        !self.shared.memory.was_taken_off_lately(ip)
     }
 
     /// Addresses that EC2 says are assigned: to whom? On our ENI it was our own success.

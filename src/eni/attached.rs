@@ -1,15 +1,14 @@
 //! Whether the ENI still is this instance's: asked before anything is done with its addresses. Once it is not, the life that
 //! served it ends, and its rows belong to whoever has it now.
 
-use std::sync::{Mutex as Plain, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex as Plain, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Eni;
-use super::lease::Weak;
+use super::{Eni, Outside};
 use crate::ec2::Ec2Error;
 use crate::error::Error;
 use crate::imds::{Instance, Nic};
@@ -19,6 +18,7 @@ use crate::plan::attachment::{Attachment, Whose, Word};
 pub(super) struct Place {
     pub(super) nic: Nic,
     pub(super) instance: String,
+    outside: Arc<Outside>,
     /// Since when.
     pub(super) began: Instant,
     /// Ends everything that is done for the ENI.
@@ -40,10 +40,11 @@ const IMDS: Duration = Duration::from_secs(1);
 const EC2: Duration = Duration::from_secs(3);
 
 impl Place {
-    pub(super) fn new(nic: Nic, instance: &Instance) -> Self {
+    pub(super) fn new(nic: Nic, instance: &Instance, outside: Arc<Outside>) -> Self {
         Self {
             nic,
             instance: instance.id.clone(),
+            outside,
             began: Instant::now(),
             left: CancellationToken::new(),
             lost: OnceLock::new(),
@@ -88,14 +89,11 @@ impl Place {
             self.nic.eni
         ))
     }
-}
 
-impl Weak {
     /// Before a grant or a release. It goes on unless the ENI is known to be another's: what nobody tells is no reason to stop.
     pub(super) async fn is_ours(&self) -> Result<(), Error> {
-        let place = &self.shared.place;
-        place.check()?;
-        let mut sure_until = place.sure_until.lock().await;
+        self.check()?;
+        let mut sure_until = self.sure_until.lock().await;
         if Instant::now() < *sure_until {
             return Ok(());
         }
@@ -103,34 +101,33 @@ impl Weak {
         let ec2 = if imds == Some(false) { self.ask_ec2().await } else { None };
         let rest = if imds == Some(true) { FRESH } else { REST };
         *sure_until = Instant::now() + rest;
-        place.judge(&Word { imds, ec2 });
-        place.check()
+        self.judge(&Word { imds, ec2 });
+        self.check()
     }
 
     /// Before an address is given up: both are asked, and it has to be sure.
     pub(super) async fn may_give_up(&self) -> Result<(), Error> {
         let (imds, ec2) = tokio::join!(self.ask_imds(), self.ask_ec2());
         let word = Word { imds, ec2 };
-        self.shared.place.judge(&word);
-        self.shared.place.check()?;
+        self.judge(&word);
+        self.check()?;
         if word.may_give_up() {
             return Ok(());
         }
         Err(Error::Missing(format!(
             "IMDS and EC2 do not both say that {} is attached to this instance, so nothing of it is given up: try again",
-            self.id
+            self.nic.eni
         )))
     }
 
     async fn ask_imds(&self) -> Option<bool> {
-        let nic = &self.shared.place.nic;
-        timeout(IMDS, self.outside.imds.lists(&nic.mac, &nic.eni)).await.ok()?
+        timeout(IMDS, self.outside.imds.lists(&self.nic.mac, &self.nic.eni)).await.ok()?
     }
 
     async fn ask_ec2(&self) -> Option<Attachment> {
         let ec2 = self.outside.ec2.now().ok()?;
-        match timeout(EC2, ec2.interface(&self.id)).await.ok()? {
-            Ok(interface) => Some(Attachment::of(interface.instance.as_deref(), &self.shared.place.instance)),
+        match timeout(EC2, ec2.interface(&self.nic.eni)).await.ok()? {
+            Ok(interface) => Some(Attachment::of(interface.instance.as_deref(), &self.instance)),
             Err(Ec2Error::NoSuchEni { .. }) => Some(Attachment::Deleted),
             Err(_) => None,
         }

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Eni, Lease, Memory, Order, Want};
+use super::{Eni, Lease, Order, Shared, Want, WhyNot};
 use crate::address::{Event, FIXED, Row, State};
 use crate::error::Error;
 use crate::fault::point;
@@ -27,16 +27,16 @@ impl Eni {
         holder: Option<String>,
         until: Instant,
     ) -> Result<Lease, Error> {
-        self.shared.memory().sub_pool = Some(sub_pool);
+        self.shared.memory.asked_in(sub_pool);
         self.survey_done(until).await?;
-        let cooldown = self.outside.warmth.cooldown;
+        let cooldown = self.shared.outside.warmth.cooldown;
         if let Some(name) = holder.as_deref()
             && let Some(lease) = self.lease_kept(name, until).await?
         {
             return Ok(lease);
         }
         // A container that comes back gets the address it had, though it cools for others.
-        if holder.as_deref().is_some_and(|name| self.shared.memory().idle.may_be_of(name))
+        if holder.as_deref().is_some_and(|name| self.shared.idle.may_be_of(name))
             && let Some(lease) = self.grant(Choice::Returning, sub_pool, holder.as_deref(), until).await?
         {
             return Ok(lease);
@@ -64,12 +64,12 @@ impl Eni {
 
     /// The address that the container named, exempt from cool-down and sub-pool.
     pub async fn lease_this(&self, ip: Ipv4Addr, holder: Option<String>, until: Instant) -> Result<Lease, Error> {
-        self.shared.memory().sub_pool.get_or_insert(None);
+        self.shared.memory.asked();
         self.survey_done(until).await?;
         let holder = Some(format!("{FIXED}{}", holder.unwrap_or_default()));
         let patience = until.min(Instant::now() + RELEASE_IN_FLIGHT);
         loop {
-            let row = self.store.row(ip, until).await?;
+            let row = self.shared.store.row(ip, until).await?;
             let mine = row.as_ref().is_some_and(|row| row.iface.as_ref() == Some(&self.nic.eni));
             // Whoever names an address may have it though it is reserved for a name.
             let is_open = |row: &Row| row.state() == State::Reserved && row.kept_for().is_some();
@@ -84,21 +84,27 @@ impl Eni {
                 }
                 Some(State::Ready) if mine => {
                     self.is_ours(until).await?;
-                    self.nobody_has(ip).await?;
+                    let parent = self.parent().await?;
                     let row = row.ok_or(Error::Stopping)?;
-                    let older = self.shared.memory().leases.get(&ip).cloned();
-                    let claim = self.outside.claims.next(Kind::Lease);
-                    if let Some(claim) = older {
+                    match self.shared.memory.may_give(ip, Some(&parent)) {
+                        Ok(()) => {
+                            let claim = self.shared.outside.claims.next(Kind::Lease);
+                            let change = row.on(Event::Lease { claim: claim.clone(), holder: holder.clone() });
+                            if let Ok(change) = change
+                                && self.shared.store.apply(&[change], until).await? == [true]
+                            {
+                                let lease = self.shared.granted(ip, claim);
+                                point("request:granted-named").await;
+                                let _ = self.wants.send(Want::Look);
+                                return Ok(lease);
+                            }
+                        }
                         // Then it is somebody's, and waited for.
-                        let lost = row.on(Event::Restore { claim }).ok();
-                        self.weak().stand_again(lost.as_slice(), until).await?;
-                    } else if let Ok(change) = row.on(Event::Lease { claim: claim.clone(), holder: holder.clone() })
-                        && self.store.apply(&[change], until).await? == [true]
-                    {
-                        self.shared.memory().leases.insert(ip, claim.clone());
-                        point("request:granted-named").await;
-                        let _ = self.wants.send(Want::Look);
-                        return Ok(Lease::new(ip, claim, self.weak()));
+                        Err(WhyNot::Leased(claim)) => {
+                            let lost = row.on(Event::Restore { claim }).ok();
+                            self.shared.stand_again(lost.as_slice(), until).await?;
+                        }
+                        Err(why) => return Err(self.withheld(ip, &why, &parent)),
                     }
                 }
                 // Its own release, or an Unassign, may be in flight: Docker deletes an endpoint before it releases the
@@ -113,8 +119,8 @@ impl Eni {
 
     /// Whether the table did not know it when this life of the ENI began, and it may turn out to be idle.
     fn is_looked_at(&self, ip: Ipv4Addr) -> bool {
-        let is_read = self.outside.in_use.count().is_some() && !self.outside.in_use.contains(ip);
-        is_read && self.shared.is_settling() && self.shared.memory().found.contains(&ip)
+        let is_read = self.shared.outside.in_use.count().is_some() && !self.shared.outside.in_use.contains(ip);
+        is_read && self.shared.is_settling() && self.shared.memory.was_found(ip)
     }
 
     fn not_given(&self, ip: Ipv4Addr, state: State, row: Option<&Row>) -> Error {
@@ -153,55 +159,45 @@ impl Eni {
         holder: Option<&str>,
         until: Instant,
     ) -> Result<Option<Lease>, Error> {
-        let mut except = self.outside.in_use.addresses();
-        {
-            let memory = self.shared.memory();
-            except.extend(&memory.on_link);
-            // Leases are not idle rows, unless the database lost one: then the hit below puts it right.
-            except.retain(|ip| !memory.leases.contains_key(ip));
-        }
+        let mut except = self.shared.memory.passed_over();
         loop {
-            let claim = self.outside.claims.next(Kind::Lease);
+            let claim = self.shared.outside.claims.next(Kind::Lease);
             let first = self.propose(choice, sub_pool, holder, &except);
             let wanted =
                 WarmGrant { eni: &self.nic.eni, sub_pool, choice, first, except: &except, claim: &claim, holder };
             // All are asked at once, since their answers are nearly always yes.
             let (parent, granted, ours) =
-                tokio::join!(self.parent(), self.store.grant_warm(&wanted, until), self.is_ours(until));
+                tokio::join!(self.parent(), self.shared.store.grant_warm(&wanted, until), self.is_ours(until));
             let Some(ip) = granted? else {
                 return ours.map(|()| None);
             };
-            let (known, is_listed) = {
-                let memory = self.shared.memory();
-                (memory.leases.get(&ip).cloned(), memory.listed.contains(&ip))
-            };
-            // I7: a host agent may have put a secondary address of the ENI on the link itself since it became warm.
-            let is_free = parent.as_ref().is_ok_and(|parent| !parent.addresses.contains(&ip));
-            if ours.is_err() || known.is_none() && !(is_listed && is_free) {
-                // I2: or EC2 has not told this life that it is on the ENI; the next look will.
-                self.weak().change(ip, &claim, Event::TakeBack, until).await?;
-                ours?;
-                parent?;
-                except.push(ip);
-                continue;
+            match self.shared.memory.may_give(ip, parent.as_ref().ok()) {
+                Ok(()) if ours.is_ok() => {
+                    let lease = self.shared.granted(ip, claim);
+                    point("request:granted").await;
+                    return Ok(Some(lease));
+                }
+                Err(WhyNot::Leased(older)) if ours.is_ok() => {
+                    let row = self.shared.store.row(ip, until).await?;
+                    let row = row.filter(|row| row.claim.as_ref() == Some(&claim));
+                    let lost = row.and_then(|row| row.on(Event::Restore { claim: older }).ok());
+                    self.shared.stand_again(lost.as_slice(), until).await?;
+                }
+                // A host agent, too, may have put it on the link since it became warm.
+                _ => {
+                    self.shared.change(ip, &claim, Event::TakeBack, until).await?;
+                    ours?;
+                    parent?;
+                }
             }
-            let Some(older) = known else {
-                self.shared.memory().leases.insert(ip, claim.clone());
-                point("request:granted").await;
-                return Ok(Some(Lease::new(ip, claim, self.weak())));
-            };
-            // I1: Docker has this address in use, whatever the table says.
-            let row = self.store.row(ip, until).await?.filter(|row| row.claim.as_ref() == Some(&claim));
-            let lost = row.and_then(|row| row.on(Event::Restore { claim: older }).ok());
-            self.weak().stand_again(lost.as_slice(), until).await?;
             except.push(ip);
         }
     }
 
     /// The link and the addresses that the host itself has on it, now.
     async fn parent(&self) -> Result<Parent, Error> {
-        let parent = self.outside.links.parent(&self.nic.mac).await?;
-        self.shared.memory().on_link.clone_from(&parent.addresses);
+        let parent = self.shared.outside.links.parent(&self.nic.mac).await?;
+        self.shared.memory.host_has(&parent.addresses);
         Ok(parent)
     }
 
@@ -213,36 +209,27 @@ impl Eni {
         holder: Option<&str>,
         except: &[Ipv4Addr],
     ) -> Option<Ipv4Addr> {
-        let mut memory = self.shared.memory();
-        let Memory { idle, listed, .. } = &mut *memory;
+        let Shared { idle, memory, .. } = &*self.shared;
         let in_range = |ip| sub_pool.is_none_or(|range| range.contains(&ip));
-        idle.propose(choice, holder, |ip| in_range(ip) && listed.contains(&ip) && !except.contains(&ip))
+        idle.propose(choice, holder, |ip| in_range(ip) && memory.is_listed(ip) && !except.contains(&ip))
     }
 
     async fn is_ours(&self, until: Instant) -> Result<(), Error> {
-        timeout_at(until - LAST_WORD / 2, self.weak().is_ours()).await.unwrap_or(Ok(()))
+        timeout_at(until - LAST_WORD / 2, self.shared.place.is_ours()).await.unwrap_or(Ok(()))
     }
 
-    async fn nobody_has(&self, ip: Ipv4Addr) -> Result<(), Error> {
-        let Parent { link, addresses } = self.parent().await?;
-        if addresses.contains(&ip) {
-            let link = link.name;
-            let why = format!(
+    /// The refusal of an address that its row has idle here, to whoever named it.
+    fn withheld(&self, ip: Ipv4Addr, why: &WhyNot, parent: &Parent) -> Error {
+        let link = &parent.link.name;
+        let why = match why {
+            WhyNot::NoLink => format!("what the host itself has on {link} is not known; try again"),
+            WhyNot::OnLink => format!(
                 "the host itself has it on {link}; take it off with `ip addr del {ip}/32 dev {link}`, and see `ec2-ipam doctor`"
-            );
-            return Err(Error::NotGiven { ip, why });
-        }
-        if self.outside.in_use.contains(ip) {
-            let why = "Docker shows that a container of this host has it".into();
-            return Err(Error::NotGiven { ip, why });
-        }
-        if !self.shared.memory().listed.contains(&ip) {
-            return Err(Error::NotGiven {
-                ip,
-                why: format!("EC2 has not confirmed yet that it is on {}; try again", self.nic.eni),
-            });
-        }
-        Ok(())
+            ),
+            WhyNot::InUse | WhyNot::Leased(_) => "Docker shows that a container of this host has it".into(),
+            WhyNot::NotListed => format!("EC2 has not confirmed yet that it is on {}; try again", self.nic.eni),
+        };
+        Error::NotGiven { ip, why }
     }
 
     /// Leaves it to the task, and waits for its answer.

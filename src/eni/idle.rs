@@ -5,64 +5,70 @@
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
+use std::sync::Mutex;
 
 use tokio::time::Instant;
 
+use super::locked;
 use crate::address::{Row, State, cooldown_seconds};
 use crate::store::Choice;
 
-/// Idle rows, coldest first.
-#[derive(Debug)]
-pub(super) struct Idle {
+/// The idle rows, as last read.
+#[derive(Debug, Default)]
+pub(super) struct Idle(Mutex<Read>);
+
+#[derive(Debug, Default)]
+struct Read {
+    /// Coldest first.
     rows: VecDeque<Row>,
-    read: Instant,
+    /// None: nothing was read yet.
+    at: Option<Instant>,
     /// Addresses that were let go. What a read that began before one of them shows is not all.
     let_go: u64,
     is_whole: bool,
 }
 
 impl Idle {
-    /// Nothing was read yet.
-    pub(super) fn unknown() -> Self {
-        Self { rows: VecDeque::new(), read: Instant::now(), let_go: 0, is_whole: false }
-    }
-
     /// The count to give to [`Self::was_read`], taken before the rows are read.
     pub(super) fn let_go(&self) -> u64 {
-        self.let_go
+        locked(&self.0).let_go
     }
 
     /// The ENI's rows.
-    pub(super) fn was_read(&mut self, rows: &[Row], let_go: u64) {
+    pub(super) fn was_read(&self, rows: &[Row], let_go: u64) {
         let mut idle: Vec<Row> =
             rows.iter().filter(|row| row.state() == State::Ready && !row.primary).cloned().collect();
         // Of those that were let go in the same second none comes first by its number.
         fastrand::shuffle(&mut idle);
         idle.sort_by_key(|row| Reverse(row.idle));
-        self.rows = idle.into();
-        self.read = Instant::now();
-        self.is_whole = self.let_go == let_go;
+        let mut known = locked(&self.0);
+        known.rows = idle.into();
+        known.at = Some(Instant::now());
+        known.is_whole = known.let_go == let_go;
     }
 
     /// An address became idle. To be said once its row says so.
-    pub(super) fn was_let_go(&mut self) {
-        self.let_go += 1;
-        self.is_whole = false;
+    pub(super) fn was_let_go(&self) {
+        let mut known = locked(&self.0);
+        known.let_go += 1;
+        known.is_whole = false;
     }
 
     /// Whether one of them may be what this endpoint had last.
     pub(super) fn may_be_of(&self, holder: &str) -> bool {
-        !self.is_whole || self.rows.iter().any(|row| is_of(row, holder))
+        let known = locked(&self.0);
+        !known.is_whole || known.rows.iter().any(|row| is_of(row, holder))
     }
 
     /// Takes the coldest that a choice allows, and that is `fit`: nobody else is to be proposed it.
     pub(super) fn propose(
-        &mut self,
+        &self,
         choice: Choice,
         holder: Option<&str>,
         fit: impl Fn(Ipv4Addr) -> bool,
     ) -> Option<Ipv4Addr> {
-        let since = self.read.elapsed();
+        let mut known = locked(&self.0);
+        let since = known.at?.elapsed();
         let allowed = |row: &Row| match choice {
             Choice::Cooled(cooldown) => !row.is_fixed() && (row.idle + since).as_secs() >= cooldown_seconds(cooldown),
             Choice::Returning => holder.is_some_and(|name| is_of(row, name)),
@@ -70,9 +76,9 @@ impl Idle {
             Choice::Any => false,
         };
         let fits = |row: &Row| allowed(row) && fit(row.ip);
-        let kept = self.rows.iter().position(|row| row.kept_for().is_some() && fits(row));
-        let at = kept.or_else(|| self.rows.iter().position(fits))?;
-        self.rows.remove(at).map(|row| row.ip)
+        let kept = known.rows.iter().position(|row| row.kept_for().is_some() && fits(row));
+        let at = kept.or_else(|| known.rows.iter().position(fits))?;
+        known.rows.remove(at).map(|row| row.ip)
     }
 }
 
@@ -106,12 +112,12 @@ mod tests {
     }
 
     fn idle(rows: &[Row]) -> Idle {
-        let mut idle = Idle::unknown();
+        let idle = Idle::default();
         idle.was_read(rows, idle.let_go());
         idle
     }
 
-    fn proposed(idle: &mut Idle, choice: Choice, holder: Option<&str>) -> Option<u8> {
+    fn proposed(idle: &Idle, choice: Choice, holder: Option<&str>) -> Option<u8> {
         idle.propose(choice, holder, |_| true).map(|ip| ip.octets()[3])
     }
 
@@ -129,22 +135,22 @@ mod tests {
             row(12, 700, None),
             row(13, 5, None),
         ];
-        let mut known = idle(&rows);
+        let known = idle(&rows);
         assert_eq!(
             known.propose(COOLED, None, |ip| ip.octets()[3] != 11),
             Some(rows[4].ip),
             "what is not fit is passed over"
         );
-        assert_eq!(proposed(&mut known, COOLED, None), Some(11));
-        assert_eq!(proposed(&mut known, COOLED, None), None, "named, cooling, or proposed before");
-        assert_eq!(proposed(&mut known, Choice::Any, None), None, "the last resort searches the table");
-        assert_eq!(proposed(&mut idle(&rows), Choice::Returning, Some("web")), Some(11));
-        assert_eq!(proposed(&mut idle(&rows), Choice::Returning, None), None);
+        assert_eq!(proposed(&known, COOLED, None), Some(11));
+        assert_eq!(proposed(&known, COOLED, None), None, "named, cooling, or proposed before");
+        assert_eq!(proposed(&known, Choice::Any, None), None, "the last resort searches the table");
+        assert_eq!(proposed(&idle(&rows), Choice::Returning, Some("web")), Some(11));
+        assert_eq!(proposed(&idle(&rows), Choice::Returning, None), None);
     }
 
     #[test]
     fn whose_an_address_was_is_not_known_between_its_release_and_the_next_read() {
-        let mut known = Idle::unknown();
+        let known = Idle::default();
         assert!(known.may_be_of("web"), "nothing was read");
         known.was_read(&[row(10, 5, Some("db"))], known.let_go());
         assert!(!known.may_be_of("web") && known.may_be_of("db"));

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
-use super::{Outside, STORE_TIME, Shared};
+use super::{STORE_TIME, Shared};
 use crate::address::{Change, Event, Row, State};
 use crate::fault::point;
-use crate::id::{Claim, EniId};
+use crate::id::Claim;
 use crate::late::pause;
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
 use crate::supervise::supervised;
 
 /// An address granted to a container, not yet known to have reached Docker.
@@ -21,23 +21,10 @@ pub struct Lease {
     /// The address.
     pub ip: Ipv4Addr,
     /// None once Docker has it.
-    held: Option<(Claim, Weak)>,
-}
-
-/// Enough of the ENI to take a lease back, cheaply carried.
-#[derive(Clone)]
-pub(super) struct Weak {
-    pub(super) id: EniId,
-    pub(super) store: Arc<Store>,
-    pub(super) outside: Arc<Outside>,
-    pub(super) shared: Arc<Shared>,
+    held: Option<(Claim, Arc<Shared>)>,
 }
 
 impl Lease {
-    pub(super) fn new(ip: Ipv4Addr, claim: Claim, eni: Weak) -> Self {
-        Self { ip, held: Some((claim, eni)) }
-    }
-
     /// The token that its row carries; none once Docker has it.
     pub fn claim(&self) -> Option<&Claim> {
         self.held.as_ref().map(|(claim, _)| claim)
@@ -55,7 +42,7 @@ impl Drop for Lease {
         // Without a runtime the process is ending.
         if let (Some((claim, eni)), Ok(runtime)) = (self.held.take(), Handle::try_current()) {
             let ip = self.ip;
-            tracing::warn!(eni = %eni.id, %ip, "took {ip} back: Docker did not get the answer");
+            tracing::warn!(eni = %eni.place.nic.eni, %ip, "took {ip} back: Docker did not get the answer");
             let tasks = eni.outside.tasks.clone();
             let work = async move { eni.let_go(ip, claim, Event::TakeBack).await };
             tasks.spawn_on(supervised("taking back", work), &runtime);
@@ -63,20 +50,26 @@ impl Drop for Lease {
     }
 }
 
-impl Weak {
+impl Shared {
+    /// Its row is a lease of this token now.
+    pub(super) fn granted(self: &Arc<Self>, ip: Ipv4Addr, claim: Claim) -> Lease {
+        self.memory.granted(ip, claim.clone());
+        Lease { ip, held: Some((claim, Arc::clone(self))) }
+    }
+
     pub(super) async fn release(&self, ip: Ipv4Addr) {
-        if let Err(why) = self.is_ours().await {
-            return tracing::info!(eni = %self.id, %ip, "nothing to release: {why}");
+        if let Err(why) = self.place.is_ours().await {
+            return tracing::info!(eni = %self.place.nic.eni, %ip, "nothing to release: {why}");
         }
         // Forgotten before the row changes, so that the next grant of this address is not mistaken for a lost commit.
-        let known = self.shared.memory().leases.remove(&ip);
+        let known = self.memory.released(ip);
         let claim = match known {
             Some(claim) => claim,
             // A lease of this life is known until it is released: one in the table is the next container's, and this a repetition.
             None => match self.lease_in_table(ip).await.filter(|claim| !claim.is_of(self.outside.claims.boot())) {
                 Some(claim) => claim,
                 None => {
-                    tracing::info!(eni = %self.id, %ip, "nothing to release: it is no lease of this interface");
+                    tracing::info!(eni = %self.place.nic.eni, %ip, "nothing to release: it is no lease of this interface");
                     return;
                 }
             },
@@ -89,7 +82,7 @@ impl Weak {
     /// lease -> ready, however long the database is away. It names the lease's own token, so that a late one cannot end
     /// somebody else's lease (I5).
     async fn let_go(&self, ip: Ipv4Addr, claim: Claim, event: Event) {
-        self.shared.forget(ip, &claim);
+        self.memory.let_go(ip, &claim);
         let mut failures = 0;
         loop {
             let turn = self.store.background_turn().await;
@@ -97,7 +90,7 @@ impl Weak {
             drop(turn);
             self.again(why, &mut failures).await;
         }
-        self.shared.memory().idle.was_let_go();
+        self.idle.was_let_go();
     }
 
     async fn lease_in_table(&self, ip: Ipv4Addr) -> Option<Claim> {
@@ -108,7 +101,8 @@ impl Weak {
             drop(turn);
             match row {
                 Ok(row) => {
-                    let ours = |row: &Row| row.state() == State::Lease && row.iface.as_ref() == Some(&self.id);
+                    let ours =
+                        |row: &Row| row.state() == State::Lease && row.iface.as_ref() == Some(&self.place.nic.eni);
                     return row.filter(ours)?.claim;
                 }
                 Err(why) => self.again(why, &mut failures).await,
@@ -118,7 +112,7 @@ impl Weak {
 
     async fn again(&self, why: StoreError, failures: &mut u32) {
         if *failures == 0 {
-            tracing::warn!(eni = %self.id, "{why}; trying again");
+            tracing::warn!(eni = %self.place.nic.eni, "{why}; trying again");
         }
         sleep(pause(*failures)).await;
         *failures += 1;
@@ -126,20 +120,24 @@ impl Weak {
 
     /// I1: leases that this life knows and the database lost stand again. Docker may let go of one meanwhile, and its
     /// release then found a row that was not leased: it is done once more.
-    pub(super) async fn stand_again(&self, changes: &[Change], until: Instant) -> Result<Vec<bool>, StoreError> {
+    pub(super) async fn stand_again(
+        self: &Arc<Self>,
+        changes: &[Change],
+        until: Instant,
+    ) -> Result<Vec<bool>, StoreError> {
         let outcome = self.store.apply(changes, until).await;
         for Change { ip, to, .. } in changes {
             let (ip, Some(claim)) = (*ip, to.claim.clone()) else { continue };
-            if self.shared.memory().leases.get(&ip) == Some(&claim) {
+            if self.memory.has_lease(ip, &claim) {
                 continue;
             }
-            let eni = self.clone();
+            let eni = Arc::clone(self);
             let work = async move { eni.let_go(ip, claim, Event::Release).await };
             self.outside.tasks.spawn(supervised("a release", work));
         }
         let done = outcome?;
         for Change { ip, .. } in changes.iter().zip(&done).filter(|(_, done)| **done).map(|(change, _)| change) {
-            tracing::error!(eni = %self.id, %ip, "the database lost the lease of {ip}; it is put right");
+            tracing::error!(eni = %self.place.nic.eni, %ip, "the database lost the lease of {ip}; it is put right");
         }
         Ok(done)
     }

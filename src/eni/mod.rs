@@ -3,7 +3,7 @@
 //! Whatever needs a call to EC2 is left to the ENI's one task (`task`), which does every Assign, Unassign and settling of
 //! that ENI, one at a time. Requests for warm addresses do not wait for it.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::address::{Row, State};
+use crate::address::Row;
 use crate::error::Error;
 use crate::id::Claim;
 use crate::imds::{Instance, Nic};
@@ -31,6 +31,7 @@ mod attached;
 mod grant;
 mod idle;
 mod lease;
+mod memory;
 mod outside;
 mod refill;
 mod repair;
@@ -45,10 +46,11 @@ pub mod unassign;
 use attached::Place;
 use idle::Idle;
 pub use lease::Lease;
-use lease::Weak;
+use memory::{Memory, WhyNot};
 pub use outside::{Claims, Outside};
 pub use repair::Repaired;
 use reserved::Reserved;
+use shown::Shown;
 use trouble::Trouble;
 
 /// What is asked of an ENI's task.
@@ -103,89 +105,23 @@ pub struct Eni {
     pub nic: Nic,
     /// Its subnet.
     pub subnet: Subnet,
-    store: Arc<Store>,
-    outside: Arc<Outside>,
     wants: mpsc::UnboundedSender<Want>,
     /// Err until the first survey is done: why not yet.
     surveyed: watch::Receiver<Result<(), Error>>,
     shared: Arc<Shared>,
 }
 
-/// What grants and the task both know of the ENI.
+/// What grants and the task share of the ENI.
 struct Shared {
+    store: Arc<Store>,
+    outside: Arc<Outside>,
     place: Place,
-    memory: Mutex<Memory>,
-    waiting: AtomicUsize,
-}
-
-struct Memory {
-    /// Leases that Docker holds, as granted by this process or found at its start: a grant that hits one shows that the
-    /// database lost a commit.
-    leases: HashMap<Ipv4Addr, Claim>,
-    /// Addresses that EC2 has on the ENI, as this life was told by it, or by IMDS at the start: only these are granted (I2),
-    /// whatever rows a database brings back.
-    listed: BTreeSet<Ipv4Addr>,
-    /// Addresses that were on the ENI when this life of it began, and that the table did not know.
-    found: HashSet<Ipv4Addr>,
-    /// Its prefixes, of 16 addresses and one slot each. They are somebody else's.
-    prefixes: Vec<Ipv4Net>,
+    memory: Memory,
     idle: Idle,
-    /// None: not known.
-    reserved: Option<Reserved>,
-    /// Addresses that the host itself had on the link when last asked.
-    on_link: Vec<Ipv4Addr>,
-    /// The sub-pool of the last request; none until a network has asked, since only Docker knows its networks.
-    sub_pool: Option<Option<Ipv4Net>>,
-    /// The instance type's limit of addresses per ENI, the primary included.
-    limit: Option<usize>,
+    reserved: Reserved,
+    shown: Shown,
     trouble: Trouble,
-    /// The Elastic IPs of its addresses but the primary one, as EC2 last showed them.
-    elastic: HashMap<Ipv4Addr, Ipv4Addr>,
-    /// When addresses went on or off the ENI: EC2's lists lag.
-    touched: HashMap<Ipv4Addr, Instant>,
-    /// When this life took addresses off the ENI: a list that has them may be one from before.
-    taken_off: HashMap<Ipv4Addr, Instant>,
-}
-
-impl Memory {
-    fn empty() -> Self {
-        Self {
-            leases: HashMap::new(),
-            listed: BTreeSet::new(),
-            found: HashSet::new(),
-            prefixes: Vec::new(),
-            idle: Idle::unknown(),
-            reserved: None,
-            on_link: Vec::new(),
-            sub_pool: None,
-            limit: None,
-            trouble: Trouble::default(),
-            elastic: HashMap::new(),
-            touched: HashMap::new(),
-            taken_off: HashMap::new(),
-        }
-    }
-
-    /// They go on or off the ENI now.
-    fn touch(&mut self, ips: impl IntoIterator<Item = Ipv4Addr>) {
-        let now = Instant::now();
-        self.touched.retain(|_, at| now.duration_since(*at) < settle_age());
-        self.touched.extend(ips.into_iter().map(|ip| (ip, now)));
-    }
-
-    /// They go off the ENI now.
-    fn take_off(&mut self, ips: &[Ipv4Addr]) {
-        self.touch(ips.iter().copied());
-        let now = Instant::now();
-        self.taken_off.retain(|_, at| now.duration_since(*at) < settle_age());
-        self.taken_off.extend(ips.iter().map(|ip| (*ip, now)));
-        self.listed.retain(|ip| !ips.contains(ip));
-    }
-
-    /// Whether a list that has the address on the ENI may be from before it was taken off.
-    fn was_taken_off_lately(&self, ip: Ipv4Addr) -> bool {
-        self.taken_off.get(&ip).is_some_and(|at| at.elapsed() < settle_age())
-    }
+    waiting: AtomicUsize,
 }
 
 /// What this life of the driver knows of an ENI beside its rows.
@@ -199,23 +135,29 @@ pub struct Known {
 }
 
 impl Shared {
-    /// Whether addresses of an unknown past wait for Docker to show whether containers have them.
-    fn is_settling(&self) -> bool {
-        self.place.began.elapsed() < settle_age() && !self.memory().found.is_empty()
-    }
-
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        // Nothing in a critical section of this lock can panic half-way through a change.
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Unless it is another lease by now.
-    fn forget(&self, ip: Ipv4Addr, claim: &Claim) {
-        let mut memory = self.memory();
-        if memory.leases.get(&ip) == Some(claim) {
-            memory.leases.remove(&ip);
+    fn new(nic: Nic, instance: &Instance, store: Arc<Store>, outside: Arc<Outside>) -> Self {
+        Self {
+            place: Place::new(nic, instance, Arc::clone(&outside)),
+            memory: Memory::new(Arc::clone(&outside.in_use)),
+            idle: Idle::default(),
+            reserved: Reserved::default(),
+            shown: Shown::default(),
+            trouble: Trouble::default(),
+            waiting: AtomicUsize::new(0),
+            store,
+            outside,
         }
     }
+
+    /// Whether addresses of an unknown past wait for Docker to show whether containers have them.
+    fn is_settling(&self) -> bool {
+        self.place.began.elapsed() < settle_age() && self.memory.found_any()
+    }
+}
+
+/// Nothing in the critical sections of an ENI's locks can panic half-way through a change.
+fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The bound of one attempt at the table where nobody waits for it.
@@ -237,8 +179,7 @@ impl Eni {
         let (sender, surveyed) = watch::channel(Err(Error::Missing(
             "the first look at the ENI is not done yet: EC2 or the database is slow".into(),
         )));
-        let place = Place::new(nic.clone(), instance);
-        let shared = Arc::new(Shared { place, memory: Mutex::new(Memory::empty()), waiting: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared::new(nic.clone(), instance, Arc::clone(&store), Arc::clone(&outside)));
         let task = task::Task::new(
             nic.clone(),
             subnet.clone(),
@@ -254,22 +195,13 @@ impl Eni {
         // Cut short as by a crash: nothing more may be done for an ENI that is not ours.
         let work = async move { Box::pin(left.run_until_cancelled(task.run(stop))).await };
         outside.tasks.spawn(supervised("an interface's task", work));
-        Arc::new(Self { nic, subnet, store, outside, wants, surveyed, shared })
-    }
-
-    fn weak(&self) -> Weak {
-        Weak {
-            id: self.nic.eni.clone(),
-            store: Arc::clone(&self.store),
-            outside: Arc::clone(&self.outside),
-            shared: Arc::clone(&self.shared),
-        }
+        Arc::new(Self { nic, subnet, wants, surveyed, shared })
     }
 
     /// The container is gone: its address cools from now on. Unknown, repeated and foreign releases change nothing (I8).
     /// However long the database is away, it is done.
     pub async fn release(&self, ip: Ipv4Addr) {
-        self.weak().release(ip).await;
+        self.shared.release(ip).await;
         // One that a container had named is given back once it has cooled: the task has to know.
         let _ = self.wants.send(Want::Look);
     }
@@ -294,11 +226,6 @@ impl Eni {
         }
     }
 
-    /// What EC2 has just said of its prefixes.
-    pub fn has_prefixes(&self, prefixes: &[Ipv4Net]) {
-        self.shared.memory().prefixes = prefixes.to_vec();
-    }
-
     /// Whether addresses of an unknown past wait for Docker to show whether containers have them.
     pub fn is_settling(&self) -> bool {
         self.shared.is_settling()
@@ -310,33 +237,19 @@ impl Eni {
     pub fn is_due_early(&self, finding: &Finding) -> bool {
         finding.what == What::Unused
             && self.shared.place.began.elapsed() >= brief_age()
-            && self.shared.memory().found.contains(&finding.ip)
+            && self.shared.memory.was_found(finding.ip)
     }
 
     /// What this life knows beside the rows.
     pub fn known(&self) -> Known {
-        let memory = self.shared.memory();
-        let recent = memory.touched.iter().filter(|(_, at)| at.elapsed() < settle_age()).map(|(ip, _)| *ip).collect();
-        Known { leases: memory.leases.clone(), recent, prefixes: memory.prefixes.clone() }
+        let Shared { memory, shown, .. } = &*self.shared;
+        Known { leases: memory.leases(), recent: memory.doubted(), prefixes: shown.prefixes() }
     }
 
-    /// What is listed on the ENI: what is not is given to nobody until it is again, and neither is what the table has given up
-    /// since, whatever rows a database brings back (I2). `asked`: when the rows were read.
+    /// What a look has seen listed on the ENI: what is not is given to nobody until it is again. `asked`: when the rows were
+    /// read.
     pub fn believe(&self, listed: &[(Ipv4Addr, bool)], rows: &[Row], asked: Instant) {
-        let listed: HashSet<Ipv4Addr> = listed.iter().map(|(ip, _)| *ip).collect();
-        let recent = self.known().recent;
-        let mut memory = self.shared.memory();
-        let ours = |states: &'static [State]| {
-            let ours = rows.iter().filter(|row| row.iface.as_ref() == Some(&self.nic.eni));
-            ours.filter(|row| states.contains(&row.state())).map(|row| row.ip)
-        };
-        let held: HashSet<Ipv4Addr> = ours(&[State::Ready, State::Lease, State::On]).collect();
-        let Memory { listed: believed, touched, .. } = &mut *memory;
-        believed.retain(|ip| {
-            touched.get(ip).is_some_and(|at| *at >= asked)
-                || held.contains(ip) && (listed.contains(ip) || recent.contains(ip))
-        });
-        believed.extend(ours(&[State::Ready, State::Lease]).filter(|ip| listed.contains(ip) && !recent.contains(ip)));
+        self.shared.memory.believe(&self.nic.eni, listed, rows, asked);
     }
 
     /// Requests that wait for EC2.
@@ -346,7 +259,7 @@ impl Eni {
 
     /// What went wrong last, until what it is about goes right again.
     pub fn last_error(&self) -> Option<String> {
-        self.shared.memory().trouble.last()
+        self.shared.trouble.last()
     }
 
     /// Why nothing is granted yet; none once the first survey is done.
@@ -356,7 +269,7 @@ impl Eni {
 
     /// The instance type's limit of addresses per ENI, the primary included.
     pub fn limit(&self) -> Option<usize> {
-        self.shared.memory().limit
+        self.shared.shown.limit()
     }
 
     /// Nothing is granted before rows and EC2 were compared once: claims of an earlier life are settled, and idle rows are

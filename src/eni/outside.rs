@@ -24,7 +24,7 @@ pub struct Outside {
     pub links: Links,
     pub warmth: Warmth,
     pub claims: Claims,
-    pub in_use: InUse,
+    pub in_use: Arc<InUse>,
     /// Something was left unclear: reconcile soon.
     pub poke: Notify,
     pub tasks: TaskTracker,

@@ -42,7 +42,7 @@ impl Task {
         let change = row.and_then(|row| row.on(Event::Claim { eni: self.nic.eni.clone(), claim }).ok());
         // Room is made only for an address that can be had.
         if change.is_some() && self.capacity(rows) == 0 {
-            match plan::give_way(rows, |row| self.outside.in_use.contains(row.ip)) {
+            match plan::give_way(rows, |row| self.shared.memory.has_container(row.ip)) {
                 Some(idle) => return self.give_up(ec2, std::slice::from_ref(idle)).await,
                 None => match self.full(rows).await {
                     Ok(rest) => return Ok(Some(rest)),
@@ -70,7 +70,7 @@ impl Task {
     /// One Assign for all who wait and for what the warm target lacks.
     pub(super) async fn refill(&mut self, ec2: &Ec2, rows: &[Row], now: Instant) -> Result<Option<Duration>, Error> {
         let first = self.queue.iter().find(|order| order.ip.is_none());
-        let Some(sub_pool) = first.map(|order| order.sub_pool).or(self.shared.memory().sub_pool) else {
+        let Some(sub_pool) = first.map(|order| order.sub_pool).or(self.shared.memory.sub_pool()) else {
             return Ok(None);
         };
         let cooldown = first.map_or(self.outside.warmth.cooldown, |order| order.cooldown);
@@ -82,7 +82,7 @@ impl Task {
             let in_range = |ip| sub_pool.is_none_or(|range| range.contains(&ip));
             // What is kept for somebody is of no use to anybody else.
             let useful =
-                |row: &Row| row.kept_for().is_none() && in_range(row.ip) || self.outside.in_use.contains(row.ip);
+                |row: &Row| row.kept_for().is_none() && in_range(row.ip) || self.shared.memory.has_container(row.ip);
             match plan::give_way(rows, useful) {
                 Some(idle) if waiting > 0 => return self.give_up(ec2, std::slice::from_ref(idle)).await,
                 _ => {
@@ -156,12 +156,7 @@ impl Task {
 
     /// Addresses on the ENI of which neither the table, nor Docker, nor the link says whose they are.
     fn unknown(&self, rows: &[Row]) -> usize {
-        let memory = self.shared.memory();
-        let is_known = |ip: Ipv4Addr| {
-            memory.on_link.contains(&ip)
-                || self.outside.in_use.contains(ip)
-                || memory.prefixes.iter().any(|prefix| prefix.contains(&ip))
-        };
+        let is_known = |ip: Ipv4Addr| self.shared.memory.says_whose(ip) || self.shared.shown.in_prefix(ip);
         rows.iter().filter(|row| row.state() == State::Foreign && !row.primary && !is_known(row.ip)).count()
     }
 
@@ -188,7 +183,7 @@ impl Task {
             return Err(why);
         }
         // For those who wait until their time is up.
-        self.shared.memory().trouble.pauses(why.to_string());
+        self.shared.trouble.pauses(why.to_string());
         Ok(LOOK_AGAIN)
     }
 
@@ -218,10 +213,8 @@ impl Task {
 
     /// How many more addresses the ENI can take.
     pub(super) fn capacity(&self, rows: &[Row]) -> usize {
-        let by_limit = {
-            let memory = self.shared.memory();
-            memory.limit.unwrap_or(plan::ENI_LIMIT).saturating_sub(plan::used(rows, &memory.prefixes))
-        };
+        let shown = &self.shared.shown;
+        let by_limit = shown.limit().unwrap_or(plan::ENI_LIMIT).saturating_sub(plan::used(rows, &shown.prefixes()));
         match self.room {
             Some((room, until)) if Instant::now() < until => by_limit.min(room),
             _ => by_limit,

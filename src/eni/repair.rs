@@ -30,7 +30,7 @@ impl Task {
     pub(super) async fn repair(&mut self, ec2: &Ec2, mut findings: Vec<Finding>) -> Result<Repaired, Error> {
         // An ENI that has left has its new host's containers, which this host's Docker does not show.
         if findings.iter().any(Finding::gives_up)
-            && let Err(why) = self.weak().may_give_up().await
+            && let Err(why) = self.shared.place.may_give_up().await
         {
             tracing::debug!(eni = %self.nic.eni, "{why}");
             self.shared.place.check()?;
@@ -60,25 +60,20 @@ impl Task {
                 What::Gone => Event::Gone,
                 What::Ended => {
                     // Forgotten before the row changes, as at a release.
-                    row.claim.iter().for_each(|claim| self.shared.forget(row.ip, claim));
+                    row.claim.iter().for_each(|claim| self.shared.memory.let_go(row.ip, claim));
                     Event::Release
                 }
                 What::Unused => Event::Adopt { claim: self.outside.claims.next(Kind::On) },
                 What::Forgotten { claim: None } => {
-                    // Known before the row is a lease again, so that a release in between ends it.
                     let claim = self.outside.claims.next(Kind::Lease);
-                    if *self.shared.memory().leases.entry(finding.ip).or_insert_with(|| claim.clone()) != claim {
-                        continue;
-                    }
-                    if !self.outside.in_use.contains(finding.ip) {
-                        self.shared.forget(finding.ip, &claim);
+                    if !self.shared.memory.found_in_use(finding.ip, &claim) {
                         continue;
                     }
                     Event::Restore { claim }
                 }
                 // Docker may have let go of it since.
                 What::Forgotten { claim: Some(claim) } | What::Lost { claim }
-                    if self.shared.memory().leases.get(&finding.ip) != Some(claim) =>
+                    if !self.shared.memory.has_lease(finding.ip, claim) =>
                 {
                     continue;
                 }
@@ -112,12 +107,12 @@ impl Task {
             self.remember(finding);
         }
         let wanted: Vec<Change> = forgotten.iter().map(|(_, change)| change.clone()).collect();
-        let done = self.weak().stand_again(&wanted, until).await;
+        let done = self.shared.stand_again(&wanted, until).await;
         for (at, (finding, change)) in forgotten.iter().enumerate() {
             if done.as_ref().is_ok_and(|done| done.get(at) == Some(&true)) {
                 repaired.done.push(change.ip);
             } else if let (What::Forgotten { claim: None }, Some(claim)) = (&finding.what, &change.to.claim) {
-                self.shared.forget(change.ip, claim);
+                self.shared.memory.let_go(change.ip, claim);
             }
         }
         done?;
@@ -135,7 +130,7 @@ impl Task {
     /// on the ENI.
     fn remember(&mut self, finding: &Finding) {
         if finding.what == What::Unused {
-            self.shared.memory().leases.remove(&finding.ip);
+            self.shared.memory.released(finding.ip);
         }
         if matches!(finding.what, What::Unused | What::Lost { .. }) {
             self.settle_at = Instant::now();
@@ -158,9 +153,7 @@ impl Task {
             match answer {
                 Ok(()) => {
                     self.note(Action::Assign, None);
-                    let mut memory = self.shared.memory();
-                    memory.listed.insert(row.ip);
-                    memory.touch([row.ip]);
+                    self.shared.memory.put_on(&[row.ip]);
                     repaired.done.push(row.ip);
                 }
                 Err(Ec2Error::InUse { .. }) => {
@@ -192,9 +185,8 @@ impl Task {
     /// Gives up the coldest idle address, if there is one.
     async fn makes_room(&mut self, ec2: &Ec2) -> Result<bool, Error> {
         let rows = self.store.rows_of_eni(&self.nic.eni, Instant::now() + STORE_TIME).await?;
-        let kept =
-            |row: &Row| self.outside.in_use.contains(row.ip) || self.shared.memory().leases.contains_key(&row.ip);
-        let Some(idle) = plan::give_way(&rows, kept).cloned() else { return Ok(false) };
+        let has_container = |row: &Row| self.shared.memory.has_container(row.ip);
+        let Some(idle) = plan::give_way(&rows, has_container).cloned() else { return Ok(false) };
         let (done, _) = self.unassign(ec2, std::slice::from_ref(&idle)).await?;
         Ok(done.freed > 0)
     }
@@ -202,23 +194,22 @@ impl Task {
     /// I1: a lease that this life knows and the database lost stands again before anything else is done with its row.
     /// `known`: the leases as of before the rows were read, since what was granted or released after is not lost.
     pub(super) async fn restore(&self, rows: &[Row], mut known: HashMap<Ipv4Addr, Claim>) -> Result<bool, Error> {
-        {
-            let memory = self.shared.memory();
-            known.retain(|ip, claim| memory.leases.get(ip) == Some(claim));
-        }
+        known.retain(|ip, claim| self.shared.memory.has_lease(*ip, claim));
         let lost = rows.iter().filter(|row| row.state() == State::Ready);
         let restored = |row: &Row| row.on(Event::Restore { claim: known.get(&row.ip)?.clone() }).ok();
         let changes: Vec<_> = lost.filter_map(restored).collect();
-        self.weak().stand_again(&changes, Instant::now() + STORE_TIME).await?;
+        self.shared.stand_again(&changes, Instant::now() + STORE_TIME).await?;
         Ok(!changes.is_empty())
     }
 
     /// Leases of this life that nobody got, since the database's answer was lost until the request's deadline.
     pub(super) async fn release_orphans(&self, rows: &[Row]) -> Result<(), Error> {
         let is_orphan = |row: &&Row| {
-            let known = self.shared.memory().leases.get(&row.ip) == row.claim.as_ref();
-            let ours = row.claim.as_ref().is_some_and(|claim| claim.is_of(self.outside.claims.boot()));
-            row.state() == State::Lease && ours && !known && row.claimed.is_some_and(|age| age >= settle_age())
+            let is_orphan =
+                |claim: &Claim| claim.is_of(self.outside.claims.boot()) && !self.shared.memory.has_lease(row.ip, claim);
+            row.state() == State::Lease
+                && row.claim.as_ref().is_some_and(is_orphan)
+                && row.claimed.is_some_and(|age| age >= settle_age())
         };
         let changes: Vec<_> = rows.iter().filter(is_orphan).filter_map(|row| row.on(Event::Release).ok()).collect();
         for change in &changes {

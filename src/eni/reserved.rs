@@ -1,21 +1,44 @@
 //! Addresses that an operator keeps for a name, so that a container of that name gets its own.
 
 use std::net::Ipv4Addr;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Eni, Lease};
+use super::{Eni, Lease, locked};
 use crate::error::Error;
 
 /// What another host's operator reserves is known so much later: not every start of a container asks the table.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// The subnet's reserved addresses that are kept for a name, as last read.
-pub(super) struct Reserved {
-    read: Instant,
+/// The subnet's reserved addresses that are kept for a name, as last read; none: not known.
+#[derive(Default)]
+pub(super) struct Reserved(Mutex<Option<Read>>);
+
+struct Read {
+    at: Instant,
     /// Names, and their addresses.
     of: Vec<(String, Ipv4Addr)>,
+}
+
+impl Reserved {
+    /// From now on the table is asked again.
+    pub(super) fn forget(&self) {
+        *locked(&self.0) = None;
+    }
+
+    /// The address of a name, or that there is none; none: that is not known.
+    fn find(&self, name: &str) -> Option<Option<Ipv4Addr>> {
+        let known = locked(&self.0);
+        known.as_ref().filter(|known| known.at.elapsed() < FRESH).map(|known| known.find(name))
+    }
+}
+
+impl Read {
+    fn find(&self, name: &str) -> Option<Ipv4Addr> {
+        self.of.iter().find(|(of, _)| of == name).map(|(_, ip)| *ip)
+    }
 }
 
 impl Eni {
@@ -36,17 +59,19 @@ impl Eni {
 
     /// From now on the table is asked again.
     pub fn forget_reserved(&self) {
-        self.shared.memory().reserved = None;
+        self.shared.reserved.forget();
     }
 
     async fn kept_for(&self, holder: &str, until: Instant) -> Result<Option<Ipv4Addr>, Error> {
-        let find = |known: &Reserved| known.of.iter().find(|(name, _)| name == holder).map(|(_, ip)| *ip);
-        if let Some(known) = self.shared.memory().reserved.as_ref().filter(|known| known.read.elapsed() < FRESH) {
-            return Ok(find(known));
+        if let Some(known) = self.shared.reserved.find(holder) {
+            return Ok(known);
         }
-        let read = Instant::now();
-        let rows = self.store.rows_reserved(&self.subnet.id, until).await?;
+        let at = Instant::now();
+        let rows = self.shared.store.rows_reserved(&self.subnet.id, until).await?;
         let of = rows.iter().filter_map(|row| Some((row.kept_for()?.to_owned(), row.ip))).collect();
-        Ok(find(self.shared.memory().reserved.insert(Reserved { read, of })))
+        let read = Read { at, of };
+        let found = read.find(holder);
+        *locked(&self.shared.reserved.0) = Some(read);
+        Ok(found)
     }
 }

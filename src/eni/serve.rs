@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::task::Task;
-use super::{Lease, Order, STORE_TIME};
+use super::{Order, STORE_TIME, WhyNot};
 use crate::address::{Event, Row, State};
 use crate::error::Error;
 use crate::fault::point;
@@ -14,31 +14,22 @@ use crate::id::Kind;
 impl Task {
     /// on -> lease for those who wait, on -> ready for the rest; ready -> lease likewise.
     pub(super) async fn serve(&mut self, rows: Vec<Row>) -> Result<(), Error> {
-        // I7, I1: neither what the host itself has on the link, nor what a container has by Docker's last word.
-        let parent = self.outside.links.parent(&self.nic.mac).await;
-        let mut taken = self.outside.in_use.addresses();
-        taken.extend(parent.iter().flat_map(|parent| &parent.addresses));
+        let parent = self.outside.links.parent(&self.nic.mac).await.ok();
         let mut changes = Vec::new();
         let mut granted = Vec::new();
         let mut lost = Vec::new();
         for row in rows {
-            let older = {
-                let mut memory = self.shared.memory();
-                if row.state() == State::On {
-                    // I2: EC2 has just said so.
-                    memory.listed.insert(row.ip);
-                }
-                memory.leases.get(&row.ip).cloned()
-            };
-            if let Some(claim) = older {
-                // I1: Docker has this address in use, whatever the table says. An idle one may have been granted since it was
-                // read; if it was not, the next step has its lease stand again.
+            if row.state() == State::On {
+                self.shared.memory.put_on(&[row.ip]);
+            }
+            let may_give = self.shared.memory.may_give(row.ip, parent.as_ref());
+            if let Err(WhyNot::Leased(claim)) = may_give {
+                // An idle one may have been granted since it was read; if it was not, the next step has its lease stand again.
                 let event = Event::Lease { claim, holder: row.holder.clone() };
                 lost.extend(row.on(event).ok().filter(|_| row.state() == State::On));
                 continue;
             }
-            let event = if parent.is_ok()
-                && !taken.contains(&row.ip)
+            let event = if may_give.is_ok()
                 && let Some(order) = self.next_order(&row)
             {
                 let claim = self.outside.claims.next(Kind::Lease);
@@ -64,7 +55,7 @@ impl Task {
             }
         }
         let until = Instant::now() + STORE_TIME;
-        let outcome = match self.weak().stand_again(&lost, until).await {
+        let outcome = match self.shared.stand_again(&lost, until).await {
             Ok(_) => self.store.apply(&changes, until).await,
             Err(why) => Err(why),
         };
@@ -85,8 +76,7 @@ impl Task {
                 self.queue.push_front(order);
                 continue;
             }
-            self.shared.memory().leases.insert(ip, claim.clone());
-            let _ = order.answer.send(Ok(Lease::new(ip, claim, self.weak())));
+            let _ = order.answer.send(Ok(self.shared.granted(ip, claim)));
         }
         Ok(())
     }

@@ -1,18 +1,57 @@
-//! What EC2 shows of the ENI beside its addresses: who reaches them from outside.
+//! What EC2 shows of the ENI beside its addresses: how many it takes, and who reaches them from outside.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
+use std::sync::Mutex;
 
-use super::{Eni, Shared};
+use ipnet::Ipv4Net;
+
+use super::{Eni, Shared, locked};
 use crate::ec2::{Action, Interface};
+
+/// As EC2 last showed it.
+#[derive(Default)]
+pub(super) struct Shown(Mutex<Last>);
+
+#[derive(Default)]
+struct Last {
+    /// The Elastic IPs of its addresses but the primary one.
+    elastic: HashMap<Ipv4Addr, Ipv4Addr>,
+    /// Its prefixes, of 16 addresses and one slot each. They are somebody else's.
+    prefixes: Vec<Ipv4Net>,
+    /// The instance type's limit of addresses per ENI, the primary included.
+    limit: Option<usize>,
+}
+
+impl Shown {
+    pub(super) fn prefixes(&self) -> Vec<Ipv4Net> {
+        locked(&self.0).prefixes.clone()
+    }
+
+    /// Whether the address is one of a prefix.
+    pub(super) fn in_prefix(&self, ip: Ipv4Addr) -> bool {
+        locked(&self.0).prefixes.iter().any(|prefix| prefix.contains(&ip))
+    }
+
+    pub(super) fn limit(&self) -> Option<usize> {
+        locked(&self.0).limit
+    }
+
+    pub(super) fn has_limit(&self, limit: usize) {
+        locked(&self.0).limit = Some(limit);
+    }
+}
 
 impl Shared {
     /// EC2 has shown the ENI.
     pub(super) fn shown(&self, interface: &Interface) {
-        let of_containers = interface.addresses.iter().filter(|address| !address.primary);
-        let elastic = of_containers.filter_map(|address| Some((address.ip, address.elastic?))).collect();
-        let mut memory = self.memory();
-        memory.elastic = elastic;
-        memory.trouble.answered(Action::DescribeInterfaces, None);
+        {
+            let mut last = locked(&self.shown.0);
+            let of_containers = interface.addresses.iter().filter(|address| !address.primary);
+            last.elastic = of_containers.filter_map(|address| Some((address.ip, address.elastic?))).collect();
+            last.prefixes.clone_from(&interface.prefixes);
+        }
+        self.trouble.answered(Action::DescribeInterfaces, None);
     }
 }
 
@@ -24,7 +63,7 @@ impl Eni {
 
     /// The Elastic IP of an address, as EC2 last showed it.
     pub fn elastic_ip(&self, ip: Ipv4Addr) -> Option<Ipv4Addr> {
-        self.shared.memory().elastic.get(&ip).copied()
+        locked(&self.shared.shown.0).elastic.get(&ip).copied()
     }
 
     /// An Elastic IP stays with its private address, whoever has that: an operator should know of a new one.

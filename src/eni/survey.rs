@@ -12,7 +12,6 @@ use crate::address::{Event, Row, State};
 use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
-use crate::id::Claim;
 use crate::plan::attachment::{Attachment, Word};
 use crate::plan::reconcile::{Finding, Look, What, compare};
 use crate::plan::settle_age;
@@ -80,32 +79,9 @@ impl Task {
         // Describe lags, so that an address assigned a moment ago may be missing from a later look; what this process
         // assigned or once saw listed is not doubted again here.
         let first = self.witness != Some(Witness::Ec2);
-        {
-            let mut memory = self.shared.memory();
-            let listed_now = listed.iter().map(|(ip, _)| *ip).filter(|ip| !memory.was_taken_off_lately(*ip));
-            let listed_now: Vec<Ipv4Addr> = listed_now.collect();
-            memory.listed.extend(listed_now);
-            if first {
-                memory.listed.retain(|ip| missing.iter().all(|row| row.ip != *ip));
-            }
-            if self.witness.is_none() {
-                let leases = rows.iter().filter(|row| row.state() == State::Lease);
-                let leases = leases.filter(|row| row.iface.as_ref() == Some(&self.nic.eni));
-                let leases = leases.filter_map(|row| Some((row.ip, row.claim.clone()?)));
-                // What is of an earlier life, and Docker has released in this one, is over.
-                let is_over = |ip, claim: &Claim| {
-                    !claim.is_of(self.outside.claims.boot()) && self.outside.in_use.last_release(ip).is_some()
-                };
-                memory.leases.extend(leases.filter(|(ip, claim)| !is_over(*ip, claim)));
-                memory.found = listed
-                    .iter()
-                    .filter(|(ip, primary)| !primary && memory.prefixes.iter().all(|prefix| !prefix.contains(ip)))
-                    .map(|(ip, _)| *ip)
-                    .filter(|ip| {
-                        rows.iter().all(|row| row.ip != *ip || matches!(row.state(), State::Free | State::Foreign))
-                    })
-                    .collect();
-            }
+        self.shared.memory.surveyed(&listed, if first { &missing } else { &[] });
+        if self.witness.is_none() {
+            self.began(&listed, &rows);
         }
         if let Ok(ec2) = ec2 {
             // IMDS's word is not enough to give anything up.
@@ -115,7 +91,7 @@ impl Task {
             }
         }
         match limit {
-            Some(Ok(limit)) => self.shared.memory().limit = Some(limit),
+            Some(Ok(limit)) => self.shared.shown.has_limit(limit),
             Some(Err(why)) => tracing::warn!(
                 "the address limit of {} is not known, EC2's refusals will show it: {why}",
                 self.instance_type
@@ -125,13 +101,23 @@ impl Task {
         Ok(witness)
     }
 
+    /// What this life of the ENI finds.
+    fn began(&self, listed: &[(Ipv4Addr, bool)], rows: &[Row]) {
+        let leases = rows.iter().filter(|row| row.state() == State::Lease);
+        let leases = leases.filter(|row| row.iface.as_ref() == Some(&self.nic.eni));
+        let leases = leases.filter_map(|row| Some((row.ip, row.claim.clone()?))).collect();
+        let is_known = |ip| rows.iter().any(|row| row.ip == ip && !matches!(row.state(), State::Free | State::Foreign));
+        let found = listed.iter().filter(|(ip, primary)| !primary && !self.shared.shown.in_prefix(*ip));
+        let found = found.map(|(ip, _)| *ip).filter(|ip| !is_known(*ip)).collect();
+        self.shared.memory.began(leases, found, self.outside.claims.boot());
+    }
+
     async fn listed(&self, ec2: &Result<Ec2, String>) -> Result<(Vec<(Ipv4Addr, bool)>, Witness), Error> {
         let why = match ec2 {
             Ok(ec2) => match ec2.interface(&self.nic.eni).await {
                 Ok(interface) => {
                     self.is_attached(Attachment::of(interface.instance.as_deref(), &self.shared.place.instance))?;
                     self.shared.shown(&interface);
-                    self.shared.memory().prefixes.clone_from(&interface.prefixes);
                     return Ok((interface.listed(), Witness::Ec2));
                 }
                 Err(why) => {
@@ -166,7 +152,7 @@ impl Task {
 
     /// The address limit; none where it is known already.
     async fn limit(&self, ec2: &Ec2) -> Option<Result<usize, Ec2Error>> {
-        if self.shared.memory().limit.is_some() {
+        if self.shared.shown.limit().is_some() {
             return None;
         }
         Some(ec2.address_limit(&self.instance_type).await)

@@ -14,7 +14,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::assign::Assigned;
-use super::lease::Weak;
 use super::survey::Witness;
 use super::{Order, Outside, Recycled, Repair, STORE_TIME, Shared, Want, unassign};
 use crate::address::{Row, State};
@@ -161,15 +160,6 @@ impl Task {
         }
     }
 
-    pub(super) fn weak(&self) -> Weak {
-        Weak {
-            id: self.nic.eni.clone(),
-            store: Arc::clone(&self.store),
-            outside: Arc::clone(&self.outside),
-            shared: Arc::clone(&self.shared),
-        }
-    }
-
     async fn look(&mut self) -> Result<(), Error> {
         // Asked again soon if it was IMDS that answered, but not by the whole fleet at once.
         self.survey_at = Instant::now() + SETTLE_PAUSE.mul_f64(0.5 + fastrand::f64());
@@ -208,13 +198,13 @@ impl Task {
             match self.step(now).await {
                 Ok(rest) => {
                     self.failures = 0;
-                    self.shared.memory().trouble.stepped(None);
+                    self.shared.trouble.stepped(None);
                     if let Some(rest) = rest {
                         return now + rest;
                     }
                 }
                 Err(why) => {
-                    self.shared.memory().trouble.stepped(Some(why.to_string()));
+                    self.shared.trouble.stepped(Some(why.to_string()));
                     tracing::warn!(eni = %self.nic.eni, "{why}");
                     if matches!(why, Error::Store(_)) && !why.may_pass() {
                         self.answer_all(&why);
@@ -230,7 +220,7 @@ impl Task {
     /// long. An error is one that may pass: those who wait go on waiting.
     async fn step(&mut self, now: Instant) -> Result<Option<Duration>, Error> {
         let ec2 = self.outside.ec2.now().map_err(Error::Missing)?;
-        self.weak().is_ours().await?;
+        self.shared.place.is_ours().await?;
         if self.witness == Some(Witness::Imds) && now >= self.survey_at {
             self.look().await?;
         }
@@ -248,12 +238,9 @@ impl Task {
                 outcome => drop(outcome?),
             }
         }
-        let (known, let_go) = {
-            let memory = self.shared.memory();
-            (memory.leases.clone(), memory.idle.let_go())
-        };
+        let (known, let_go) = (self.shared.memory.leases(), self.shared.idle.let_go());
         let rows = self.store.rows_of_eni(&self.nic.eni, now + STORE_TIME).await?;
-        self.shared.memory().idle.was_read(&rows, let_go);
+        self.shared.idle.was_read(&rows, let_go);
         let warmth = self.outside.warmth;
 
         let unsettled: Vec<Row> = rows.iter().filter(|row| row.state() == State::On).cloned().collect();
@@ -276,25 +263,22 @@ impl Task {
             let _ = answer.send(self.repair(&ec2, findings).await);
             return Ok(None);
         }
-        let mut idle: Vec<Row> =
-            rows.iter().filter(|row| row.state() == State::Ready && !row.primary).cloned().collect();
+        // What a container has is not idle, whatever the table says.
+        let is_idle =
+            |row: &&Row| row.state() == State::Ready && !row.primary && !self.shared.memory.has_container(row.ip);
+        let idle: Vec<Row> = rows.iter().filter(is_idle).cloned().collect();
         if !self.recycles.is_empty() {
             return self.recycle(&ec2, &idle).await;
         }
-        // What a container has by Docker's last word is not idle, whatever the table says.
-        idle.retain(|row| !self.outside.in_use.contains(row.ip));
-        let listed = self.shared.memory().listed.clone();
         // No link, or no answer from the kernel: nothing is given, and nothing is fetched to be given (I7).
         let parent = self.outside.links.parent(&self.nic.mac).await;
-        let own = match parent {
+        let link = match parent {
             Err(why) if !self.queue.is_empty() => return Err(why.into()),
-            parent => parent.map(|parent| parent.addresses),
+            parent => parent.ok(),
         };
-        let is_own = |ip| own.as_ref().map_or(true, |own| own.contains(ip));
         let warm: Vec<Row> = idle
             .iter()
-            .filter(|row| warmth.is_warm(row) && listed.contains(&row.ip) && !is_own(&row.ip))
-            .filter(|row| !self.outside.in_use.contains(row.ip))
+            .filter(|row| warmth.is_warm(row) && self.shared.memory.may_give(row.ip, link.as_ref()).is_ok())
             // I10: granted and released since it was read, so it cools.
             .filter(|row| self.outside.in_use.last_release(row.ip).is_none_or(|released| released < now))
             .cloned()

@@ -1,11 +1,17 @@
 //! What is in the way of an ENI's task, as `status` shows it: each thing until what it is about goes right again.
 
+use std::sync::Mutex;
+
+use super::locked;
 use super::task::Task;
 use crate::ec2::{Action, Ec2Error};
 
 /// What went wrong, and has not gone right since.
 #[derive(Debug, Default)]
-pub(super) struct Trouble {
+pub(super) struct Trouble(Mutex<Standing>);
+
+#[derive(Debug, Default)]
+struct Standing {
     /// EC2's last refusal, and of what.
     ec2: Option<(Action, Ec2Error)>,
     /// Why the task's last step came to nothing: the table, or whatever else it needs.
@@ -16,28 +22,31 @@ pub(super) struct Trouble {
 
 impl Trouble {
     /// What EC2 said to a call.
-    pub(super) fn answered(&mut self, action: Action, refusal: Option<&Ec2Error>) {
+    pub(super) fn answered(&self, action: Action, refusal: Option<&Ec2Error>) {
+        let mut standing = locked(&self.0);
         match refusal {
-            Some(why) => self.ec2 = Some((action, why.clone())),
+            Some(why) => standing.ec2 = Some((action, why.clone())),
             None => {
-                self.ec2.take_if(|(refused, why)| *refused == action || is_over(why, action));
+                standing.ec2.take_if(|(refused, why)| *refused == action || is_over(why, action));
             }
         }
     }
 
     /// How a step of the task ended.
-    pub(super) fn stepped(&mut self, failure: Option<String>) {
-        self.step = failure.or(self.pause.take());
+    pub(super) fn stepped(&self, failure: Option<String>) {
+        let mut standing = locked(&self.0);
+        standing.step = failure.or(standing.pause.take());
     }
 
     /// The step under way goes no further now, for those who wait to know.
-    pub(super) fn pauses(&mut self, why: String) {
-        self.pause = Some(why);
+    pub(super) fn pauses(&self, why: String) {
+        locked(&self.0).pause = Some(why);
     }
 
     /// One sentence.
     pub(super) fn last(&self) -> Option<String> {
-        self.step.clone().or_else(|| self.ec2.as_ref().map(|(_, why)| why.to_string()))
+        let standing = locked(&self.0);
+        standing.step.clone().or_else(|| standing.ec2.as_ref().map(|(_, why)| why.to_string()))
     }
 }
 
@@ -47,7 +56,7 @@ impl Task {
         if trouble.is_some_and(Ec2Error::is_unclear) {
             self.outside.poke.notify_one();
         }
-        self.shared.memory().trouble.answered(action, trouble);
+        self.shared.trouble.answered(action, trouble);
     }
 }
 
@@ -83,7 +92,7 @@ mod tests {
             (throttled(), Action::DescribeInterfaces, false),
             (Ec2Error::BadCredentials { why: "x".into() }, Action::DescribeInterfaces, false),
         ] {
-            let mut trouble = Trouble::default();
+            let trouble = Trouble::default();
             trouble.answered(Action::Assign, Some(&why));
             assert_eq!(trouble.last(), Some(why.to_string()));
             trouble.answered(done, None);
@@ -93,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_stopped_a_step_is_over_with_the_next_one_that_ends() {
-        let mut trouble = Trouble::default();
+        let trouble = Trouble::default();
         trouble.stepped(Some("the database is away".into()));
         trouble.answered(Action::Assign, Some(&denied()));
         assert_eq!(trouble.last().as_deref(), Some("the database is away"));

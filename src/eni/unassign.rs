@@ -32,21 +32,18 @@ impl Task {
     }
 
     pub(super) async fn unassign(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<(Recycled, Option<Ec2Error>), Error> {
-        if let Err(why) = self.weak().may_give_up().await {
+        if let Err(why) = self.shared.place.may_give_up().await {
             self.give_up_at = Instant::now() + SETTLE_PAUSE;
             return Err(why);
         }
-        // I2: not even if the database loses what is committed now, and has them idle again. A look under way may have seen
-        // them on the ENI: it is not to be believed.
         let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
-        self.shared.memory().take_off(&ips);
+        self.shared.memory.taken_off(&ips);
         let claim = self.outside.claims.next(Kind::Off);
         let outcome = give_up(&self.store, claim, ec2, &self.nic.eni, rows).await;
-        {
-            let mut memory = self.shared.memory();
-            memory.take_off(&ips);
-            // What is kept for a name is reserved again.
-            memory.reserved.take_if(|_| rows.iter().any(|row| row.kept_for().is_some()));
+        self.shared.memory.taken_off(&ips);
+        if rows.iter().any(|row| row.kept_for().is_some()) {
+            // It is reserved again.
+            self.shared.reserved.forget();
         }
         if outcome.as_ref().is_ok_and(|(done, _)| done.freed > 0) {
             self.room = None;

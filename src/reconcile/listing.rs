@@ -52,7 +52,6 @@ impl Ipam {
             Ok(interface) => {
                 watched.asked = Some(Instant::now());
                 eni.shown(&interface);
-                eni.has_prefixes(&interface.prefixes);
                 (Some(interface.listed()), Some(Attachment::of(interface.instance.as_deref(), eni.instance())))
             }
             Err(Ec2Error::NoSuchEni { .. }) => (None, Some(Attachment::Deleted)),
