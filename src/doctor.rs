@@ -217,7 +217,7 @@ impl Ipam {
                 return checks.push(bad(
                     "EC2",
                     why,
-                    "allow the actions of the README's IAM policy, and see the network to EC2's endpoint",
+                    "allow the actions of the IAM policy in docs/install.md, and see the network to EC2's endpoint",
                 ));
             }
         };
@@ -305,7 +305,7 @@ fn check_connections(found: Connections) -> Check {
     let Connections { limit, now, most } = found;
     let text = format!("{now} of the server's {limit} are in use, {most} at most since it started");
     if now + CONNECTIONS > limit || most >= limit {
-        let remedy = "raise max_connections: one for each host of the fleet, and more for bursts (README, Capacity)";
+        let remedy = "raise max_connections: one for each host of the fleet, and more for bursts (docs/capacity.md)";
         warning("connections", text, remedy)
     } else {
         ok("connections", text)

@@ -209,7 +209,7 @@ case_reboot() {
 }
 
 case_boot_without_parent() {
-    about 'a host boots without its parent interface: what the README says helps'
+    about 'a host boots without its parent interface: what the documents say helps'
     # Its driver lets go of the device before dockerd starts.
     on h1 'd=$(basename "$(readlink -f /sys/class/net/eth1/device)")
 printf "[Unit]\nDefaultDependencies=no\nBefore=docker.service systemd-networkd.service\nAfter=systemd-udev-settle.service\nWants=systemd-udev-settle.service\n[Service]\nType=oneshot\nExecStart=/bin/sh -c \"echo $d >/sys/bus/virtio/drivers/virtio_net/unbind\"\n[Install]\nWantedBy=multi-user.target\n" \
@@ -227,7 +227,7 @@ printf "[Unit]\nDefaultDependencies=no\nBefore=docker.service systemd-networkd.s
 }
 
 case_boot_parent_down() {
-    about 'a host boots and nobody brings its parent up: what the README says helps'
+    about 'a host boots and nobody brings its parent up: what the documents say helps'
     on h1 mv /etc/systemd/network/10-eth1.network /opt/
     reboot_of h1
     eventually 180 on h1 docker version
@@ -307,7 +307,7 @@ case_l3() {
 }
 
 case_imds() {
-    about "a container reaches the metadata service, until the README's filter is set; the host goes on reaching it"
+    about "a container reaches the metadata service, until the filter of docs/tenancy.md is set; the host goes on reaching it"
     # It wants a token, and says so.
     asks() { [[ $(on h1 'docker exec a1 timeout 5 wget -O - http://169.254.169.254/ 2>&1') = *'HTTP/1.1 401'* ]]; }
     asks || fail 'no answer before the filter'

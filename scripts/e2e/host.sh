@@ -1,5 +1,5 @@
 #!/bin/sh
-# A host of the VPC, from its inside: host.sh NUMBER. Its interfaces as the README has them: eth0 for itself, eth1 and eth2
+# A host of the VPC, from its inside: host.sh NUMBER. Its interfaces as docs/install.md has them: eth0 for itself, eth1 and eth2
 # up and without an address.
 set -eu
 hostnamectl hostname "h$1" 2>/dev/null || hostname "h$1"
@@ -49,7 +49,7 @@ cp /bin/busybox /tmp/image/bin/busybox
 for applet in sh sleep ping ip httpd timeout wget cat mkdir echo grep nc true false; do ln -s busybox /tmp/image/bin/$applet; done
 tar -C /tmp/image -c . | docker import - busybox >/dev/null
 
-# As the README has it.
+# As docs/install.md has it.
 cat >/usr/local/bin/ec2-ipam <<'END'
 #!/bin/sh
 r=$(docker info -f '{{.DockerRootDir}}')/plugins/$(docker plugin inspect -f '{{.Id}}' ec2-ipam:latest)/rootfs

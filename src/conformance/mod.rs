@@ -30,7 +30,7 @@ const IDENTITY: Duration = Duration::from_secs(30);
 /// What was asked for.
 #[derive(Debug, Args)]
 pub struct Asked {
-    /// See on a spare ENI what real EC2 and IMDS answer where the driver had to assume; the README says what it changes
+    /// See on a spare ENI what real EC2 and IMDS answer where the driver had to assume; docs/conformance.md says what it changes
     #[arg(long, requires = "eni")]
     pub conformance: bool,
     /// With --conformance: an attached ENI that nothing uses, without secondary addresses

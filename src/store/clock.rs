@@ -74,7 +74,7 @@ impl Clock {
         known.said = Some((heard, now));
         if gain.unsigned_abs() >= u64::from(AHEAD) * 1000 {
             let (seconds, way) = (gain.abs() / 1000, if gain > 0 { "forward" } else { "back" });
-            tracing::warn!("the clock of the database was set {way} by {seconds} s: see the README on clocks");
+            tracing::warn!("the clock of the database was set {way} by {seconds} s: see docs/addresses.md, Clocks");
         }
     }
 

@@ -411,7 +411,7 @@ const OF_AWS: [&str; 8] = [
 ];
 
 #[test]
-fn manifest_command_line_and_readme_have_the_same_settings() {
+fn manifest_command_line_and_document_have_the_same_settings() {
     let command = Cli::command();
     let flags: Vec<_> = command
         .get_arguments()
@@ -436,8 +436,8 @@ fn manifest_command_line_and_readme_have_the_same_settings() {
         }
     }
 
-    let readme = include_str!("../../README.md");
-    let table = readme.split("## Settings").nth(1).expect("a chapter of settings").split("\n## ").next().unwrap();
+    let document = include_str!("../../docs/configuration.md");
+    let table = document.split("\n## Settings").nth(1).expect("a chapter of settings").split("\n## ").next().unwrap();
     let rows = table.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
     let told: BTreeSet<String> = rows
         .flat_map(|names| names.split(", "))

@@ -25,6 +25,7 @@ mod contention;
 mod crash;
 mod distance;
 mod docker_faults;
+mod docs;
 mod drivers;
 mod e2e;
 mod ec2;

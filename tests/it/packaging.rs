@@ -68,9 +68,9 @@ fn the_wrapper_runs_the_plugins_own_binary_and_says_what_is_missing() {
     let rootfs = rootfs.display();
     let said = format!("--library-path|{rootfs}/lib/x86_64-linux-gnu|{rootfs}/usr/bin/ec2-ipam|list|a b|");
     assert_eq!(run(None), (Some(0), said));
-    // Where there is no copy of the sources, it is copied out of the README.
-    let readme = include_str!("../../README.md");
+    // Where there is no copy of the sources, it is copied out of a document.
+    let document = include_str!("../../docs/operating.md");
     for line in WRAPPER.lines().filter(|line| !line.starts_with("# ")) {
-        assert!(readme.contains(&format!("    {line}\n")), "{line}");
+        assert!(document.contains(&format!("\n{line}\n")), "{line}");
     }
 }

@@ -265,7 +265,7 @@ impl Db {
         format!("mysql://ipam:{}@localhost/{}?socket={socket}", secrets::percent(PASSWORD), self.name)
     }
 
-    /// As the user of the README, with the rights to this database that the driver needs and no other.
+    /// As the user of docs/install.md, with the rights to this database that the driver needs and no other.
     pub async fn url_of_plain_user(&self) -> String {
         let Self { name, server } = self;
         self.exec(&format!("CREATE USER IF NOT EXISTS plain_{name} IDENTIFIED BY 'p'")).await;

@@ -58,7 +58,7 @@ const MYSQL: [(&str, &str); 3] = [
 
 const ADDRESSES: u32 = 1019;
 
-/// Everything that the driver asks of its table, as the user whom the README makes.
+/// Everything that the driver asks of its table, as the user whom docs/install.md makes.
 async fn works(db: Db, url: String) -> Result<(), StoreError> {
     let until = Instant::now() + Duration::from_secs(30);
     let store = Store::open(&url.parse().unwrap(), until).await?;
