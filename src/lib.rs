@@ -63,6 +63,7 @@
 //! reconcile                               rows compared with EC2 and Docker, of the ENIs served
 //! scan                                    the same of whole subnets
 //! eni                                     one ENI: grants, and the one task that calls EC2 for it
+//! fleet                                   between the table and EC2: what calls mean for rows
 //! fill                                    a subnet's rows
 //! config                                  settings
 //! error                                   why a call was refused
@@ -88,6 +89,7 @@ pub mod eni;
 pub mod error;
 pub mod fault;
 pub mod fill;
+pub mod fleet;
 pub mod id;
 pub mod imds;
 pub mod in_use;

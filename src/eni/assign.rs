@@ -1,8 +1,6 @@
-//! Claimed addresses to the ENI: Assign, and what each of EC2's answers means for the rows.
-//!
-//! An Assign that may have taken effect is repeated: its list is explicit, EC2 refuses what another ENI holds, and its
-//! answer is more certain than a describe, which lags. Until EC2 answers clearly the row stays claimed.
+//! Claimed addresses to the ENI, and what becomes of those that do not get there.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -10,12 +8,13 @@ use tokio::time::Instant;
 
 use super::STORE_TIME;
 use super::task::{SETTLE_PAUSE, Task};
-use crate::address::{Change, EC2, Event, Row};
+use crate::address::Row;
 use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
+use crate::fleet::said;
 use crate::id::Kind;
-use crate::plan::settle_age;
+use crate::plan::assign::{Batch, Holder, Said, Standing, Why, in_doubt, judge};
 
 /// Rows that EC2 has on the ENI now, and what stood in the way of the others.
 #[derive(Default)]
@@ -28,7 +27,7 @@ impl Task {
     /// Claims of an earlier life, or whose call was unclear: assigned again, which is right whichever way that call went.
     pub(super) async fn settle(&mut self, ec2: &Ec2, unsettled: Vec<Row>) -> Result<Option<Duration>, Error> {
         let asked = unsettled.len();
-        let assigned = self.assign(ec2, unsettled, false).await?;
+        let assigned = self.assign(ec2, unsettled, Standing::Unsettled).await?;
         if !assigned.trouble.as_ref().is_some_and(Ec2Error::is_transient) {
             // EC2 works: what is left over all the same must not keep other addresses from those who wait.
             self.settle_at = Instant::now() + SETTLE_PAUSE;
@@ -36,86 +35,38 @@ impl Task {
         self.outcome(assigned, asked).await
     }
 
-    /// Assigns claimed rows. `fresh`: claimed just now, so that no earlier call for them can still land.
-    pub(super) async fn assign(&mut self, ec2: &Ec2, claimed: Vec<Row>, fresh: bool) -> Result<Assigned, Error> {
+    /// Assigns claimed rows. What cannot be had is told in the log.
+    pub(super) async fn assign(&mut self, ec2: &Ec2, claimed: Vec<Row>, standing: Standing) -> Result<Assigned, Error> {
         let mut outcome = Assigned::default();
         let mut changes = Vec::new();
         let mut batches = vec![claimed];
-        while let Some(batch) = batches.pop() {
-            let ips: Vec<Ipv4Addr> = batch.iter().map(|row| row.ip).collect();
+        let off = self.outside.claims.next(Kind::Off);
+        while let Some(rows) = batches.pop() {
+            let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
             self.shared.memory.doubt(&ips);
-            let assigned = ec2.assign(&self.nic.eni, &ips).await;
+            let answer = ec2.assign(&self.nic.eni, &ips).await;
             point("assign:answered").await;
-            let Err(why) = assigned else {
-                outcome.on_eni.extend(batch);
-                continue;
-            };
-            tracing::debug!(eni = %self.nic.eni, "assigning {ips:?}: {why}");
-            match &why {
-                Ec2Error::InUse { addresses } => {
-                    let named = |row: &Row| addresses.contains(&row.ip);
-                    let (suspects, rest): (Vec<Row>, Vec<Row>) =
-                        if batch.iter().any(named) { batch.into_iter().partition(named) } else { (batch, Vec::new()) };
-                    if !rest.is_empty() {
-                        batches.push(rest);
-                    }
-                    if let Some(mut rest) = self.look_up(ec2, suspects, fresh, &mut outcome, &mut changes).await {
-                        let half = rest.split_off(rest.len() / 2);
-                        batches.extend([rest, half].into_iter().filter(|batch| !batch.is_empty()));
-                    }
+            let said = said::to_assign(&answer);
+            let doubtful = in_doubt(&rows, &said);
+            let holders = self.holders(ec2, &doubtful).await;
+            self.scan_wanted |= matches!(said, Said::InUse(_));
+            let doubted = doubtful.into_iter().filter(|ip| self.shared.memory.was_taken_off_lately(*ip)).collect();
+            let batch = Batch { eni: &self.nic.eni, rows, standing, doubted: &doubted, off: &off };
+            let judged = judge(batch, &said, &holders);
+            for refused in &judged.refused {
+                let ip = refused.ip;
+                match &refused.why {
+                    Why::Taken(Some(holder)) => tracing::warn!(%ip, "{ip} is in use by {holder}"),
+                    Why::Taken(None) => tracing::debug!(%ip, "{ip} is in use, and nobody shows by whom"),
+                    Why::Never(why) => tracing::error!(%ip, "{ip} is reserved from now on: {why}"),
                 }
-                Ec2Error::AwsReserved { addresses } | Ec2Error::OutsideSubnet { addresses } => {
-                    let named = |row: &Row| addresses.contains(&row.ip);
-                    if batch.iter().any(named) {
-                        let (refused, rest): (Vec<Row>, Vec<Row>) = batch.into_iter().partition(named);
-                        for row in refused {
-                            tracing::error!(ip = %row.ip, "{} is reserved from now on: {why}", row.ip);
-                            changes.extend(row.on(Event::Reserve { holder: Some(format!("{EC2}{why}")) }).ok());
-                        }
-                        if !rest.is_empty() {
-                            batches.push(rest);
-                        }
-                    } else {
-                        self.refuse(batch, fresh, true, &mut changes);
-                        outcome.trouble = Some(why);
-                    }
-                }
-                Ec2Error::Unlisted { addresses } => {
-                    // A repeated Assign may be answered with the new addresses only; then a describe has the others.
-                    let (unlisted, listed): (Vec<Row>, Vec<Row>) =
-                        batch.into_iter().partition(|row| addresses.contains(&row.ip));
-                    outcome.on_eni.extend(listed);
-                    let interface = ec2.interface(&self.nic.eni).await.ok();
-                    let (there, missing): (Vec<Row>, Vec<Row>) = unlisted
-                        .into_iter()
-                        .partition(|row| interface.as_ref().is_some_and(|i| i.has(row.ip)) && self.may_be_ours(row.ip));
-                    outcome.on_eni.extend(there);
-                    let (old, young): (Vec<Row>, Vec<Row>) =
-                        missing.into_iter().partition(|row| row.claimed.is_some_and(|age| age >= settle_age()));
-                    self.refuse(old, false, false, &mut changes);
-                    if !young.is_empty() {
-                        outcome.trouble = Some(why);
-                    }
-                }
-                Ec2Error::Unclear { .. } => outcome.trouble = Some(why),
-                Ec2Error::Refused { .. } | Ec2Error::Malformed { .. } => {
-                    self.refuse(batch, fresh, true, &mut changes);
-                    outcome.trouble = Some(why);
-                }
-                Ec2Error::EniFull { .. }
-                | Ec2Error::SubnetFull { .. }
-                | Ec2Error::NoSuchEni { .. }
-                | Ec2Error::NoSuchSubnet { .. }
-                | Ec2Error::NotAssigned { .. }
-                | Ec2Error::Primary { .. }
-                | Ec2Error::Throttled { .. }
-                | Ec2Error::Denied { .. }
-                | Ec2Error::NotOwner { .. }
-                | Ec2Error::BadCredentials { .. }
-                | Ec2Error::NoCredentials { .. }
-                | Ec2Error::NoRegion
-                | Ec2Error::Unreachable { .. } => {
-                    self.refuse(batch, fresh, false, &mut changes);
+            }
+            outcome.on_eni.extend(judged.on_eni);
+            changes.extend(judged.changes);
+            batches.extend(judged.again);
+            if let Err(why) = answer {
+                tracing::debug!(eni = %self.nic.eni, "assigning {ips:?}: {why}");
+                if judged.is_trouble {
                     outcome.trouble = Some(why);
                 }
             }
@@ -125,60 +76,17 @@ impl Task {
         Ok(outcome)
     }
 
-    /// Clearly not assigned by this call; an earlier one may still land, and then only an Unassign settles it.
-    fn refuse(&self, rows: Vec<Row>, fresh: bool, address_at_fault: bool, changes: &mut Vec<Change>) {
-        let claim = self.outside.claims.next(Kind::Off);
-        for row in rows {
-            let event = if fresh { Event::Refuse { address_at_fault } } else { Event::GiveUp { claim: claim.clone() } };
-            changes.extend(row.on(event).ok());
-        }
-    }
-
-    /// I2: whether a describe that has the address on our ENI is to be believed.
-    fn may_be_ours(&self, ip: Ipv4Addr) -> bool {
-        !self.shared.memory.was_taken_off_lately(ip)
-    }
-
-    /// Addresses that EC2 says are assigned: to whom? On our ENI it was our own success.
-    async fn look_up(
-        &mut self,
-        ec2: &Ec2,
-        suspects: Vec<Row>,
-        fresh: bool,
-        outcome: &mut Assigned,
-        changes: &mut Vec<Change>,
-    ) -> Option<Vec<Row>> {
-        self.scan_wanted = true;
-        let ips: Vec<Ipv4Addr> = suspects.iter().map(|row| row.ip).collect();
-        let holders = ec2.holders(&self.subnet.id, &ips).await.unwrap_or_else(|why| {
+    /// Who has them, as far as EC2 shows it.
+    async fn holders(&self, ec2: &Ec2, ips: &[Ipv4Addr]) -> HashMap<Ipv4Addr, Holder> {
+        let interfaces = ec2.holders(&self.subnet.id, ips).await.unwrap_or_else(|why| {
             tracing::warn!(eni = %self.nic.eni, "who has {ips:?}? {why}");
             Vec::new()
         });
-        let asked = suspects.len();
-        let mut unknown = Vec::new();
-        for row in suspects {
-            match holders.iter().find(|interface| interface.has(row.ip)) {
-                Some(interface) if interface.id == self.nic.eni && self.may_be_ours(row.ip) => outcome.on_eni.push(row),
-                Some(interface) if interface.id == self.nic.eni => unknown.push(row),
-                Some(interface) => {
-                    let primary = interface.primary() == Some(row.ip);
-                    tracing::warn!(ip = %row.ip, "{} is in use by {}", row.ip, interface.holder());
-                    let event = Event::Foreign { eni: Some(interface.id.clone()), primary };
-                    changes.extend(row.on(event).ok());
-                }
-                None => unknown.push(row),
-            }
-        }
-        // The error may name no address, so that some of these are not in use at all.
-        if asked > 1 && !unknown.is_empty() {
-            return Some(unknown);
-        }
-        // In use, but describe lags, is denied, or does not show it (another interface's prefix).
-        for row in unknown {
-            if fresh || row.claimed.is_some_and(|age| age >= settle_age()) {
-                self.refuse(vec![row], fresh, true, changes);
-            }
-        }
-        None
+        let holder = |ip: Ipv4Addr| {
+            let interface = interfaces.iter().find(|interface| interface.has(ip))?;
+            let primary = interface.primary() == Some(ip);
+            Some((ip, Holder { eni: interface.id.clone(), primary, name: interface.holder() }))
+        };
+        ips.iter().filter_map(|ip| holder(*ip)).collect()
     }
 }

@@ -15,6 +15,7 @@ use crate::fill;
 use crate::id::Kind;
 use crate::link::Parent;
 use crate::plan;
+use crate::plan::assign::Standing;
 use crate::store::FreeClaim;
 
 /// The bound of filling a subnet; a /16 has 65,536 rows.
@@ -63,7 +64,7 @@ impl Task {
         }
         point("named:claimed").await;
         let claimed = self.store.rows_at(&[ip], until).await?;
-        let assigned = self.assign(ec2, claimed, true).await?;
+        let assigned = self.assign(ec2, claimed, Standing::Fresh).await?;
         self.outcome(assigned, 1).await
     }
 
@@ -129,7 +130,7 @@ impl Task {
         point("refill:claimed").await;
         let claimed = self.store.rows_at(&ips, until).await?;
         let asked = claimed.len();
-        let assigned = self.assign(ec2, claimed, true).await?;
+        let assigned = self.assign(ec2, claimed, Standing::Fresh).await?;
         self.outcome(assigned, asked).await
     }
 

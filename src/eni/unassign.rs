@@ -15,6 +15,7 @@ use crate::address::{Event, Row, State};
 use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
+use crate::fleet::said::{Off, to_unassign};
 use crate::id::{Claim, EniId, Kind};
 use crate::plan::settle_age;
 use crate::store::Store;
@@ -101,13 +102,13 @@ pub async fn give_up(
     Ok((Recycled { freed, pending: off.len() - freed }, trouble))
 }
 
-/// Which of the addresses are off the ENI for certain.
+/// Which of the addresses are off the ENI for certain, and what is in the way of the others.
 async fn unassign(ec2: &Ec2, eni: &EniId, ips: &[Ipv4Addr]) -> (Vec<Ipv4Addr>, Option<Ec2Error>) {
-    match ec2.unassign(eni, ips).await {
-        Ok(()) | Err(Ec2Error::NoSuchEni { .. }) => return (ips.to_vec(), None),
-        Err(Ec2Error::NotAssigned { .. }) if ips.len() == 1 => return (ips.to_vec(), None),
-        Err(Ec2Error::NotAssigned { .. }) => {}
-        Err(why) => return (Vec::new(), Some(why)),
+    let answer = ec2.unassign(eni, ips).await;
+    match to_unassign(&answer, ips.len()) {
+        Off::Gone => return (ips.to_vec(), None),
+        Off::Perhaps => return (Vec::new(), answer.err()),
+        Off::NotAll => {}
     }
     // One unknown address fails the whole call. Describe tells which are worth a call together; it lags, so the others are
     // asked for one by one, since only the answer to an Unassign is certain.
@@ -124,9 +125,10 @@ async fn unassign(ec2: &Ec2, eni: &EniId, ips: &[Ipv4Addr]) -> (Vec<Ipv4Addr>, O
         together => singly.extend(together),
     }
     for ip in singly {
-        match ec2.unassign(eni, &[ip]).await {
-            Ok(()) | Err(Ec2Error::NotAssigned { .. } | Ec2Error::NoSuchEni { .. }) => gone.push(ip),
-            Err(why) => return (gone, Some(why)),
+        let answer = ec2.unassign(eni, &[ip]).await;
+        match to_unassign(&answer, 1) {
+            Off::Gone => gone.push(ip),
+            Off::NotAll | Off::Perhaps => return (gone, answer.err()),
         }
     }
     (gone, None)

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::address::{Row, State};
 use crate::subnet::Subnet;
 
+pub mod assign;
 pub mod attachment;
 pub mod ledger;
 pub mod reconcile;

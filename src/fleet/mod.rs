@@ -1,0 +1,3 @@
+//! Between the table and EC2.
+
+pub(crate) mod said;
