@@ -23,7 +23,8 @@ help: ## What can be made
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-9s %s\n' "$$t" "$$d"; done
 	@echo 'The first build takes about eleven minutes on two cores, later ones one or two.'
 
-# The examples with it: cargo then has one set of features for plugin, demo and tests, and builds dependencies once.
+# The simulator and the examples with it: cargo then has one set of features for plugin, demo and tests, and builds
+# dependencies once.
 build: ## The binary: target/release/ec2-ipam
 	scripts/build.sh --release --locked --bins --examples
 
@@ -60,12 +61,12 @@ bench: ## What it costs, beside what it is made of: table, JSON and plots in bui
 e2e: ## Two hosts and a VPC in virtual machines, real ipvlan, three Engines, or your own: SUITES=trixie DOCKERD=PATH DOCKER=PATH; root, an hour
 	scripts/setup.sh e2e
 	$(MAKE) plugin
-	SIMULATOR="$(TARGET)/release/examples/vpc-sim" scripts/e2e/run.sh all $(SUITES)
+	SIMULATOR="$(TARGET)/release/vpc-sim" scripts/e2e/run.sh all $(SUITES)
 
 e2e-quick: ## The same with one Engine, the shortest path
 	scripts/setup.sh e2e
 	$(MAKE) plugin
-	SIMULATOR="$(TARGET)/release/examples/vpc-sim" scripts/e2e/run.sh quick $(SUITES)
+	SIMULATOR="$(TARGET)/release/vpc-sim" scripts/e2e/run.sh quick $(SUITES)
 
 lint: ## Formatting, clippy, shellcheck
 	cargo fmt --check
@@ -76,7 +77,7 @@ lint: ## Formatting, clippy, shellcheck
 demo: ## A simulated VPC, the plugin in a Docker Engine, three containers with VPC addresses; KEEP=1 leaves it standing; root, under two minutes
 	scripts/setup.sh demo
 	$(MAKE) plugin
-	scripts/demo.sh build/plugin "$(TARGET)/release/examples/vpc-sim"
+	scripts/demo.sh build/plugin "$(TARGET)/release/vpc-sim"
 
 # Coverage needs a nightly compiler, and cargo-fuzz knows its flags; CI has neither.
 fuzz: ## The parsers under libFuzzer, for FUZZ_SECONDS (60); needs a nightly Rust and cargo-fuzz

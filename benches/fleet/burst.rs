@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use ec2_ipam::address::State;
 use futures_util::future::join_all;
 use serde_json::json;
+use vpc_sim::Switches;
 
 use super::figures::{Report, Times, ms, quantile};
 use super::hosts;
 use super::plot::{self, Line};
 use crate::support::host::{ASSIGN, Fleet, Host, Kind, SUBNET, agree, eventually};
-use crate::support::vpc::Switches;
 
 const HOSTS: u8 = 16;
 const ROUNDS: usize = 5;

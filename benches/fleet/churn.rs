@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
+use vpc_sim::Switches;
 
 use super::figures::{Report, Times, timed};
 use super::hosts;
 use super::life::resident;
 use super::plot::{self, Line};
 use crate::support::host::{ASSIGN, Fleet, Host, Kind, UNASSIGN, agree};
-use crate::support::vpc::Switches;
 
 const HOSTS: u8 = 64;
 /// Containers that run on a host at a time.

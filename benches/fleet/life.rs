@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use ec2_ipam::address::State;
 use serde_json::json;
+use vpc_sim::{EniSpec, Switches};
 
 use super::figures::{Report, Times, ms, timed};
 use super::hosts;
 use crate::support::host::{Fleet, Host, Kind, SUBNET, eni, eventually};
-use crate::support::vpc::{EniSpec, Switches};
 
 pub async fn run(report: &mut Report) {
     size(report);

@@ -10,7 +10,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(cd "$here/../.." && pwd)
-simulator=$(realpath "${SIMULATOR:-$top/target/release/examples/vpc-sim}")
+simulator=$(realpath "${SIMULATOR:-$top/target/release/vpc-sim}")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/ec2-ipam/e2e
 which=${1:?quick or all}
 shift

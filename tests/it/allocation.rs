@@ -7,13 +7,13 @@ use std::time::Duration;
 use ec2_ipam::address::State;
 use futures_util::future::join_all;
 use serde_json::json;
+use vpc_sim::{Fault, FaultKind, Switches};
 
 use crate::support::host::{
     ACCESS_KEY, ASSIGN, Fleet, Host, Kind, RDS, SECRET_KEY, SUBNET, UNASSIGN, agree, eni, eventually, ip, on_both,
     request,
 };
 use crate::support::mariadb;
-use crate::support::vpc::{Fault, FaultKind, Switches};
 
 on_both! {
     a_cold_request_calls_ec2_and_a_warm_one_does_not

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use ec2_ipam::address::State;
+use vpc_sim::Switches;
 
 use crate::support::host::{Fleet, Host, Kind, agree, eventually, ip, on_both};
-use crate::support::vpc::Switches;
 
 on_both! {
     an_address_that_a_container_named_is_the_last_that_another_one_gets

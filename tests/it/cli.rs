@@ -6,12 +6,12 @@ use clap::CommandFactory;
 use ec2_ipam::address::State;
 use ec2_ipam::cli::Cli;
 use serde_json::{Value, json};
+use vpc_sim::{ImdsMode, Switches};
 
 use crate::support::host::{
     ASSIGN, Fleet, Host, Kind, RDS, SUBNET, UNASSIGN, agree, eni, eventually, ip, json_of, on_both,
 };
 use crate::support::mariadb::PASSWORD;
-use crate::support::vpc::{ImdsMode, Switches};
 
 on_both! {
     init_fills_a_subnet_once

@@ -7,9 +7,9 @@ use futures_util::stream::{self, StreamExt};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use vpc_sim::{ACCOUNT, Fault, FaultKind, Switches};
 
 use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, SUBNET, UNASSIGN, eni, eventually, ip};
-use crate::support::vpc::{ACCOUNT, Fault, FaultKind, Switches};
 
 /// The second spare ENI.
 const OTHER: &str = "eni-0ccccccccccccccc1";
@@ -130,8 +130,7 @@ async fn by_default_all_is_as_assumed() {
     assert_eq!((report["left_behind"].as_array().unwrap().len(), &report["ended_early"]), (0, &Value::Null));
     is_clean(&fleet);
     names_nobody(&host, &text);
-    let moved =
-        |call: &crate::support::vpc::Call| call.parameters.get("AllowReassignment").is_some_and(|v| v == "true");
+    let moved = |call: &vpc_sim::Call| call.parameters.get("AllowReassignment").is_some_and(|v| v == "true");
     assert!(!fleet.vpc.calls().iter().any(moved), "an address of somebody else may never move");
 
     // For people, and with one spare ENI only.

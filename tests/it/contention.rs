@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use ec2_ipam::address::State;
 use futures_util::future::join_all;
 use mysql_async::prelude::Queryable;
+use vpc_sim::{Fault, FaultKind, Outcome, Switches};
 
 use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, agree, eni, eventually, ip};
 use crate::support::mariadb::Db;
-use crate::support::vpc::{Fault, FaultKind, Outcome, Switches};
 
 /// Longer than anything that is waited for.
 const FOR_EVER: Duration = Duration::from_secs(3600);

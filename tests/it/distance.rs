@@ -7,8 +7,8 @@ use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
 use crate::support::host::{Fleet, Kind, eni, eventually};
-use crate::support::vpc::Switches;
 use ec2_ipam::address::State;
+use vpc_sim::Switches;
 
 /// Interfaces of 49 addresses each.
 const ENIS: u32 = 8;

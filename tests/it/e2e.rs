@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use ec2_ipam::address::State;
 use ec2_ipam::status::Listed;
 use nix::sys::signal::Signal;
+use vpc_sim::Outcome;
 
 use crate::support::engine::{IMAGE, until};
 use crate::support::mariadb::{Db, PASSWORD};
 use crate::support::plugin::{BACK, Bed, FRONT, PLUGIN, Setup};
 use crate::support::secrets;
-use crate::support::vpc::Outcome;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_agrees_after_each_step() {

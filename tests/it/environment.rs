@@ -7,12 +7,12 @@ use ec2_ipam::imds::Imds;
 use ec2_ipam::ipam;
 
 use serde_json::json;
+use vpc_sim::{ROLE_SECRET, ROLE_TOKEN};
 
 use crate::ec2::{assigned, eni, ip};
 use crate::stub::{Answer, Stub};
 use crate::support::host::SECRET_KEY;
 use crate::support::secrets;
-use crate::support::vpc::{ROLE_SECRET, ROLE_TOKEN};
 
 const IMDS_TOKEN: &str = "AQAEAtokenOfTheMetadata7";
 

@@ -55,5 +55,4 @@ mod supervise;
 mod telemetry;
 mod twins;
 mod unfilled;
-mod vpc;
 mod waiting;

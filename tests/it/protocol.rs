@@ -6,9 +6,9 @@ use std::time::Duration;
 use ec2_ipam::address::State;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
+use vpc_sim::ImdsMode;
 
 use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, SUBNET, eni, eventually, ip, request};
-use crate::support::vpc::ImdsMode;
 
 const CIDR: &str = "10.77.0.0/24";
 

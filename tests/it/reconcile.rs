@@ -9,10 +9,10 @@ use std::time::Duration;
 use ec2_ipam::address::State;
 use ec2_ipam::reconcile::Found;
 use ec2_ipam::status::Status;
+use vpc_sim::{EniSpec, Fault, FaultKind, Vpc};
 
 use crate::support::docker::{Docker, Other};
 use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, SUBNET, UNASSIGN, agree, eventually, ip, json_of, on_both};
-use crate::support::vpc::{EniSpec, Fault, FaultKind, Vpc};
 
 on_both! {
     a_lost_release_is_found_and_a_living_container_keeps_its_address

@@ -3,10 +3,10 @@
 
 use ec2_ipam::address::State;
 use serde_json::json;
+use vpc_sim::Switches;
 
 use crate::support::host::{Fleet, Host, Kind, eventually, ip};
 use crate::support::mariadb::{Db, server};
-use crate::support::vpc::Switches;
 
 /// More requests one after the other than could each be waited for.
 const REQUESTS: usize = 12;

@@ -3,11 +3,11 @@
 use std::panic::AssertUnwindSafe;
 
 use serde_json::json;
+use vpc_sim::{ROLE_SECRET, ROLE_TOKEN};
 
 use crate::support::host::{Fleet, Kind, SECRET_KEY};
 use crate::support::mariadb::PASSWORD;
 use crate::support::secrets::{percent, search};
-use crate::support::vpc::{ROLE_SECRET, ROLE_TOKEN};
 
 /// Every form of it differs from every other, and no word of it is long enough to be found by itself.
 const CANARY: &str = r#"Can+ry/"q\uote"/4?~=é"#;

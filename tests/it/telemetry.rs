@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use vpc_sim::ImdsMode;
+
 use crate::support::docker::Docker;
 use crate::support::host::{Fleet, Host, Kind, eventually, ip};
-use crate::support::vpc::ImdsMode;
 
 /// Once, and a line a minute with the number of those that were not written.
 #[tokio::test]

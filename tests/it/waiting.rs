@@ -7,9 +7,9 @@ use ec2_ipam::address::State;
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time::sleep;
+use vpc_sim::{ImdsMode, Server};
 
 use crate::support::host::{Fleet, Host, Kind, eni, eventually};
-use crate::support::vpc::{ImdsMode, Server};
 
 /// What is amiss for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

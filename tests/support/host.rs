@@ -21,12 +21,12 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use vpc_sim::{EniSpec, Server, Switches, Vpc};
 
 use super::docker::Docker;
 use super::mariadb::{self, Db};
 use super::proxy::Proxy;
 use super::secrets;
-use super::vpc::{EniSpec, Server, Switches, Vpc};
 
 /// The subnet of every `eth1`.
 pub const SUBNET: &str = "subnet-0aaaaaaaaaaaaaaa1";

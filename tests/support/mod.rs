@@ -12,4 +12,3 @@ pub(crate) mod plugin;
 pub(crate) mod proxy;
 pub(crate) mod secrets;
 pub(crate) mod server;
-pub(crate) mod vpc;

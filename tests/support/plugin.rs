@@ -12,10 +12,10 @@ use std::time::Instant;
 use ec2_ipam::address::State;
 use ec2_ipam::status::{Listed, Status};
 use serde_json::{Value, json};
+use vpc_sim::{EniSpec, Server, Switches, Vpc};
 
 use super::agreement::{Docker, Endpoint, Interface, agree};
 use super::engine::{Engine, IMAGE, run, until};
-use super::vpc::{EniSpec, Server, Switches, Vpc};
 
 pub(crate) const PLUGIN: &str = "ec2-ipam:latest";
 const HOST: &str = "i-0aaaaaaa";

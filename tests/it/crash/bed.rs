@@ -10,10 +10,10 @@ use ec2_ipam::id::{EniId, PoolId};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use vpc_sim::{INSTANCE_TYPES, Switches, Vpc};
 
 use crate::support::docker::Docker;
 use crate::support::host::{Answer, Fleet, Host, Kind, Table, eventually};
-use crate::support::vpc::{INSTANCE_TYPES, Switches, Vpc};
 
 /// A little more than the settle age: what was done before is older than it afterwards, and two looks so far apart are two.
 pub const PAST: Duration = Duration::from_millis(1100);

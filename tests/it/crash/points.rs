@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
+use vpc_sim::{Fault, FaultKind};
 
 use super::agreement::{let_go, nothing_is_lost, reached};
 use super::bed::{Bed, until_none};
 use super::ways::Way;
 use crate::support::host::{Kind, on_both};
-use crate::support::vpc::{Fault, FaultKind};
 
 on_both! {
     killed_once_at_every_point

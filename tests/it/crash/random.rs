@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures_util::future::join_all;
+use vpc_sim::{Fault, FaultKind, Switches};
 
 use super::agreement::{let_go, nothing_is_lost, reached};
 use super::bed::{Bed, Engine, Users};
 use crate::support::host::{ASSIGN, Fleet, Kind, UNASSIGN, on_both};
-use crate::support::vpc::{Fault, FaultKind, Switches};
 
 on_both! {
     killed_at_random_moments

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
+use vpc_sim::Vpc;
+
 use crate::support::engine::until;
 use crate::support::plugin::{Bed, FRONT};
-use crate::support::vpc::Vpc;
 
 /// Their addresses as they were before, how often each had been granted, and what the watch saw.
 pub(super) struct Live<'b> {

@@ -5,12 +5,12 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ec2_ipam::address::State;
+use vpc_sim::INSTANCE_TYPES;
 
 use super::books::Entry;
 use super::game::{Broken, Game};
 use super::ledger::{Asked, Outcome};
 use super::setup::eni;
-use crate::support::vpc::INSTANCE_TYPES;
 
 /// What a request could have been given, as things stood when it was made.
 pub struct Picture {

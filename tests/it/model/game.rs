@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use vpc_sim::{Effect, Server, Vpc};
 
 use super::bed::Bed;
 use super::books::Entry;
@@ -14,7 +15,6 @@ use super::host::Running;
 use super::ledger::{Asked, Closed, Ledger, Open, Outcome, Seat};
 use super::setup::{SUBNET, Setup, seat_of};
 use super::tally::Tally;
-use crate::support::vpc::{Effect, Server, Vpc};
 
 /// A sequence that broke an invariant: which one.
 pub type Broken = String;

@@ -21,12 +21,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
+use vpc_sim::{REGION, Vpc};
 
 use super::clock::{Clock, Pulse, Still, soon};
 use super::ledger::Shared;
 use super::tally::Points;
 use crate::support::host::{ACCESS_KEY, Namespace, SECRET_KEY};
-use crate::support::vpc::{REGION, Vpc};
 
 /// How requests that run are cut off at a stop, as the socket's server does it.
 const CUT: Duration = Duration::from_secs(7);

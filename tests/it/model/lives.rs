@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use vpc_sim::EniSpec;
 
 use super::clock::quiet;
 use super::docker::Mode;
@@ -10,7 +11,6 @@ use super::game::{Broken, Game, WINDOW};
 use super::host::{Setting, mac};
 use super::ledger::{Asked, Outcome, Seat};
 use super::setup::{SUBNET, eni, instance};
-use crate::support::vpc::EniSpec;
 
 impl Game<'_> {
     /// A new instance takes this place.

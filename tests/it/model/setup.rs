@@ -7,9 +7,9 @@ use std::time::Duration;
 use ec2_ipam::config::Settings;
 use ec2_ipam::plan::Warmth;
 use ipnet::Ipv4Net;
+use vpc_sim::Switches;
 
 use super::bed::{Bed, SEATS};
-use crate::support::vpc::Switches;
 
 /// The subnet of every `eth1`.
 pub const SUBNET: &str = "subnet-0aaaaaaaaaaaaaaa1";

@@ -4,12 +4,12 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ec2_ipam::address::State;
+use vpc_sim::{CallClass, Fault, FaultKind, TokenBucket};
 
 use super::docker::Mode;
 use super::game::{Broken, Fate, Game};
 use super::setup::{Trouble, eni};
 use crate::support::host::{ASSIGN, UNASSIGN};
-use crate::support::vpc::{CallClass, Fault, FaultKind, TokenBucket};
 
 const DESCRIBE: &str = "DescribeNetworkInterfaces";
 

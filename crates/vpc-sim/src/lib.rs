@@ -10,14 +10,11 @@
 //! - `faults`, `calls`, `controls` what goes wrong, what was called, and how a test gets at both; `effect` what changed
 //!
 //! Time is tokio's: where a test stands the runtime's clock still, lag, late landings and buckets stand still with it.
-#![allow(dead_code, unused_imports, reason = "the tests and the example binary each use a part of it")]
 #![allow(
-    clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::wildcard_enum_match_arm,
-    reason = "test support: a mistake in a test's world should end the test at once"
+    reason = "a mistake in a test's world should end the test at once"
 )]
 
 mod calls;
@@ -42,44 +39,44 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::Ipv4Net;
 
-pub(crate) use calls::{Call, Outcome};
-pub(crate) use effect::Effect;
-pub(crate) use faults::{CallClass, Fault, FaultKind, TokenBucket};
-pub(crate) use http::Server;
-pub(crate) use imds::{ImdsMode, ImdsRead, ROLE, ROLE_SECRET, ROLE_TOKEN, access_key_of};
+pub use calls::{Call, Outcome};
+pub use effect::Effect;
+pub use faults::{CallClass, Fault, FaultKind, TokenBucket};
+pub use http::Server;
+pub use imds::{ImdsMode, ImdsRead, ROLE, ROLE_SECRET, ROLE_TOKEN, access_key_of};
 use state::State;
-pub(crate) use switches::*;
-pub(crate) use world::{ACCOUNT, GROUP_ID, INSTANCE_TYPES, REGION, VPC_ID, ZONE};
+pub use switches::*;
+pub use world::{ACCOUNT, GROUP_ID, INSTANCE_TYPES, REGION, VPC_ID, ZONE};
 use world::{Change, Eni};
 
 /// The VPC. Clones are the same one.
 #[derive(Clone, Debug)]
-pub(crate) struct Vpc(Arc<Mutex<State>>);
+pub struct Vpc(Arc<Mutex<State>>);
 
 /// An ENI to be added.
 #[derive(Clone, Debug)]
-pub(crate) struct EniSpec {
+pub struct EniSpec {
     /// `eni-...`
-    pub(crate) id: String,
+    pub id: String,
     /// The id of its subnet.
-    pub(crate) subnet: String,
+    pub subnet: String,
     /// The instance it is attached to.
-    pub(crate) instance: Option<String>,
+    pub instance: Option<String>,
     /// As which device.
-    pub(crate) device_number: u32,
+    pub device_number: u32,
     /// Lower case, with colons.
-    pub(crate) mac: String,
+    pub mac: String,
     /// Its primary address.
-    pub(crate) primary: Ipv4Addr,
+    pub primary: Ipv4Addr,
     /// Free text.
-    pub(crate) description: String,
+    pub description: String,
     /// It belongs to a service of AWS.
-    pub(crate) requester_managed: bool,
+    pub requester_managed: bool,
 }
 
 impl EniSpec {
     /// A detached ENI whose MAC follows from its primary address.
-    pub(crate) fn new(id: &str, subnet: &str, primary: Ipv4Addr) -> Self {
+    pub fn new(id: &str, subnet: &str, primary: Ipv4Addr) -> Self {
         let [a, b, c, d] = primary.octets();
         Self {
             id: id.to_owned(),
@@ -94,19 +91,19 @@ impl EniSpec {
     }
 
     /// Attached to `instance` as this device.
-    pub(crate) fn on(self, instance: &str, device_number: u32) -> Self {
+    pub fn on(self, instance: &str, device_number: u32) -> Self {
         Self { instance: Some(instance.to_owned()), device_number, ..self }
     }
 
     /// With another MAC.
-    pub(crate) fn mac(self, mac: &str) -> Self {
+    pub fn mac(self, mac: &str) -> Self {
         Self { mac: mac.to_owned(), ..self }
     }
 }
 
 impl Vpc {
     /// An empty VPC.
-    pub(crate) fn new(switches: Switches) -> Self {
+    pub fn new(switches: Switches) -> Self {
         Self(Arc::new(Mutex::new(State { switches, imds_has_role: true, ..State::default() })))
     }
 
@@ -117,14 +114,14 @@ impl Vpc {
 
     /// Serves EC2 to all hosts, on the current runtime, until the server is dropped. What is there by now has always
     /// been there: lag shows later changes only.
-    pub(crate) fn serve_ec2(&self, listener: TcpListener) -> Server {
+    pub fn serve_ec2(&self, listener: TcpListener) -> Server {
         self.settle();
         let vpc = self.clone();
         http::serve(listener, move |asked| ec2::answer(vpc.clone(), asked))
     }
 
     /// Serves the metadata of one instance.
-    pub(crate) fn serve_imds(&self, instance: &str, listener: TcpListener) -> Server {
+    pub fn serve_imds(&self, instance: &str, listener: TcpListener) -> Server {
         self.settle();
         assert!(self.lock().world.instances.contains_key(instance), "no instance {instance}");
         let (vpc, instance) = (self.clone(), instance.to_owned());
@@ -132,25 +129,25 @@ impl Vpc {
     }
 
     /// Makes every change so far visible everywhere.
-    pub(crate) fn settle(&self) {
+    pub fn settle(&self) {
         self.lock().world.settle();
     }
 
     /// Adds a subnet.
-    pub(crate) fn add_subnet(&self, id: &str, cidr: &str) {
+    pub fn add_subnet(&self, id: &str, cidr: &str) {
         let cidr: Ipv4Net = cidr.parse().expect("a CIDR");
         assert_eq!(cidr, cidr.trunc(), "a subnet has no host bits");
         self.lock().world.subnets.insert(id.to_owned(), cidr);
     }
 
     /// Adds an instance, without an ENI.
-    pub(crate) fn add_instance(&self, id: &str, instance_type: &str) {
+    pub fn add_instance(&self, id: &str, instance_type: &str) {
         assert!(INSTANCE_TYPES.iter().any(|(name, ..)| *name == instance_type), "no instance type {instance_type}");
         self.lock().world.instances.insert(id.to_owned(), instance_type.to_owned());
     }
 
     /// Adds an ENI.
-    pub(crate) fn add_eni(&self, spec: EniSpec) {
+    pub fn add_eni(&self, spec: EniSpec) {
         let mut state = self.lock();
         let world = &mut state.world;
         assert!(world.subnets[&spec.subnet].contains(&spec.primary), "{} is not in {}", spec.primary, spec.subnet);
@@ -177,14 +174,14 @@ impl Vpc {
     }
 
     /// Gives the ENI a secondary address behind the driver's back.
-    pub(crate) fn add_address(&self, eni: &str, ip: Ipv4Addr) {
+    pub fn add_address(&self, eni: &str, ip: Ipv4Addr) {
         let mut state = self.lock();
         assert!(state.world.holder(ip).is_none(), "{ip} is in use");
         state.world.apply(Change::Assigned(eni.to_owned(), ip));
     }
 
     /// Lets a service of AWS take the address: as the primary one of a new ENI `eni`, or as a secondary one of it.
-    pub(crate) fn take(&self, eni: &str, ip: Ipv4Addr) {
+    pub fn take(&self, eni: &str, ip: Ipv4Addr) {
         let subnet = {
             let state = self.lock();
             if state.world.enis.contains_key(eni) {
@@ -202,19 +199,19 @@ impl Vpc {
     }
 
     /// Takes a secondary address off the ENI behind the driver's back.
-    pub(crate) fn remove_address(&self, eni: &str, ip: Ipv4Addr) {
+    pub fn remove_address(&self, eni: &str, ip: Ipv4Addr) {
         self.lock().world.apply(Change::Unassigned(eni.to_owned(), ip));
     }
 
     /// Moves a secondary address to another ENI, as an operator's AllowReassignment does.
-    pub(crate) fn move_address(&self, from: &str, to: &str, ip: Ipv4Addr) {
+    pub fn move_address(&self, from: &str, to: &str, ip: Ipv4Addr) {
         let mut state = self.lock();
         state.world.apply(Change::Unassigned(from.to_owned(), ip));
         state.world.apply(Change::Assigned(to.to_owned(), ip));
     }
 
     /// Gives the ENI a /28.
-    pub(crate) fn add_prefix(&self, eni: &str, prefix: &str) {
+    pub fn add_prefix(&self, eni: &str, prefix: &str) {
         let prefix: Ipv4Net = prefix.parse().expect("a prefix");
         assert!(prefix.prefix_len() == 28 && prefix == prefix.trunc(), "{prefix} is no /28");
         let mut state = self.lock();
@@ -223,21 +220,21 @@ impl Vpc {
     }
 
     /// Deletes the ENI, as when its instance is terminated; its addresses are free.
-    pub(crate) fn remove_eni(&self, eni: &str) {
+    pub fn remove_eni(&self, eni: &str) {
         let mut state = self.lock();
         let gone = state.world.enis[eni].clone();
         state.world.apply(Change::EniGone(Box::new(gone)));
     }
 
     /// Detaches the ENI; it keeps its addresses.
-    pub(crate) fn detach_eni(&self, eni: &str) {
+    pub fn detach_eni(&self, eni: &str) {
         let mut state = self.lock();
         let instance = state.world.enis[eni].instance.clone().expect("it is attached");
         state.world.apply(Change::Detached(eni.to_owned(), instance));
     }
 
     /// Attaches a detached ENI.
-    pub(crate) fn attach_eni(&self, eni: &str, instance: &str, device_number: u32) {
+    pub fn attach_eni(&self, eni: &str, instance: &str, device_number: u32) {
         let mut state = self.lock();
         assert!(state.world.instances.contains_key(instance), "no instance {instance}");
         assert!(state.world.enis[eni].instance.is_none(), "{eni} is attached");
@@ -245,41 +242,41 @@ impl Vpc {
     }
 
     /// Detaches the ENI, and attaches it to another instance.
-    pub(crate) fn move_eni(&self, eni: &str, instance: &str, device_number: u32) {
+    pub fn move_eni(&self, eni: &str, instance: &str, device_number: u32) {
         self.detach_eni(eni);
         self.attach_eni(eni, instance, device_number);
     }
 
     /// Tags the ENI.
-    pub(crate) fn tag(&self, eni: &str, key: &str, value: &str) {
+    pub fn tag(&self, eni: &str, key: &str, value: &str) {
         let mut state = self.lock();
         let eni = state.world.enis.get_mut(eni).expect("an ENI");
         eni.tags.insert(key.to_owned(), value.to_owned());
     }
 
     /// Associates an Elastic IP with an address of the ENI.
-    pub(crate) fn associate(&self, eni: &str, ip: Ipv4Addr, public: Ipv4Addr) {
+    pub fn associate(&self, eni: &str, ip: Ipv4Addr, public: Ipv4Addr) {
         let mut state = self.lock();
         state.world.enis.get_mut(eni).expect("an ENI").elastic.insert(ip, public);
     }
 
     /// The ENI's secondary addresses, as they truly are.
-    pub(crate) fn addresses(&self, eni: &str) -> BTreeSet<Ipv4Addr> {
+    pub fn addresses(&self, eni: &str) -> BTreeSet<Ipv4Addr> {
         self.lock().world.enis[eni].secondaries.clone()
     }
 
     /// The ENI's primary address.
-    pub(crate) fn primary(&self, eni: &str) -> Ipv4Addr {
+    pub fn primary(&self, eni: &str) -> Ipv4Addr {
         self.lock().world.enis[eni].primary
     }
 
     /// The ENI's MAC.
-    pub(crate) fn mac(&self, eni: &str) -> String {
+    pub fn mac(&self, eni: &str) -> String {
         self.lock().world.enis[eni].mac.clone()
     }
 
     /// The ENI that holds the address, if one does.
-    pub(crate) fn holder(&self, ip: Ipv4Addr) -> Option<String> {
+    pub fn holder(&self, ip: Ipv4Addr) -> Option<String> {
         self.lock().world.holder(ip).map(|eni| eni.id.clone())
     }
 }

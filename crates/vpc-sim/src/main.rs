@@ -1,11 +1,8 @@
-//! The VPC simulator as a program, for demonstrations: EC2 and the metadata services on fixed addresses.
+//! The simulated VPC as a program, for demonstrations: EC2 and the metadata services on fixed addresses.
 //!
 //! `GET /_sim/state` on an EC2 address shows each ENI's addresses and the calls so far as JSON. With `--effects` every
 //! address that comes to an ENI or leaves it is a line as it takes effect, `on ENI ADDRESS` or `off ENI ADDRESS`, primary
 //! addresses first: what plays the network can keep in step.
-
-#[path = "mod.rs"]
-mod vpc;
 
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use vpc::{EniSpec, Switches, Vpc};
+use vpc_sim::{EniSpec, Switches, Vpc};
 
 /// A simulated VPC: EC2 and the instance metadata service over HTTP.
 #[derive(Debug, Parser)]

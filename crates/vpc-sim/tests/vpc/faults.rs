@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
+use vpc_sim::{CallClass, Fault, FaultKind, Outcome, TokenBucket};
 
 use super::{Bed, OTHER, OURS, ip, is_unanswered, refusal};
-use crate::support::vpc::{CallClass, Fault, FaultKind, Outcome, TokenBucket};
 
 const ASSIGN: &str = "AssignPrivateIpAddresses";
 

@@ -5,25 +5,26 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::Vpc;
-use super::state::State;
-use super::switches::Switches;
-use super::world::World;
+use crate::Vpc;
+use crate::state::State;
+use crate::switches::Switches;
+use crate::world::World;
 
 /// What one Assign or Unassign did to an ENI.
 #[derive(Clone, Debug)]
-pub(crate) struct Effect {
-    pub(crate) eni: String,
+pub struct Effect {
+    /// Its id.
+    pub eni: String,
     /// Addresses that came.
-    pub(crate) on: BTreeSet<Ipv4Addr>,
+    pub on: BTreeSet<Ipv4Addr>,
     /// Addresses that went.
-    pub(crate) off: BTreeSet<Ipv4Addr>,
+    pub off: BTreeSet<Ipv4Addr>,
     /// It landed after the caller had been told nothing.
-    pub(crate) is_late: bool,
+    pub is_late: bool,
 }
 
 /// Is told of every effect while the VPC is locked: nothing else happens in it meanwhile.
-pub(super) struct Watcher(Arc<dyn Fn(&Effect) + Send + Sync>);
+pub(crate) struct Watcher(Arc<dyn Fn(&Effect) + Send + Sync>);
 
 impl fmt::Debug for Watcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,13 +34,13 @@ impl fmt::Debug for Watcher {
 
 impl Vpc {
     /// Tells `look` of every effect of a call. It must not look at the VPC itself.
-    pub(crate) fn watch(&self, look: impl Fn(&Effect) + Send + Sync + 'static) {
+    pub fn watch(&self, look: impl Fn(&Effect) + Send + Sync + 'static) {
         self.lock().watcher = Some(Watcher(Arc::new(look)));
     }
 }
 
 /// Makes a change of the ENI and tells what it did, even if the call is refused in the end.
-pub(super) fn watched<T>(state: &mut State, eni: &str, change: impl FnOnce(&mut World, &Switches) -> T) -> T {
+pub(crate) fn watched<T>(state: &mut State, eni: &str, change: impl FnOnce(&mut World, &Switches) -> T) -> T {
     let held = |world: &World| world.enis.get(eni).map(|eni| eni.secondaries.clone()).unwrap_or_default();
     let before = held(&state.world);
     let outcome = change(&mut state.world, &state.switches);

@@ -1,7 +1,7 @@
 //! Each switch makes the difference that it promises.
 
 use super::{Bed, OTHER, OURS, ip, raw, refusal};
-use crate::support::vpc::{FaultKind, Switches, *};
+use vpc_sim::{FaultKind, Switches, *};
 
 const VALUE: &str = "InvalidParameterValue";
 

@@ -9,21 +9,22 @@ use hyper::Method;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::Vpc;
-use super::http::{Asked, Reply};
-use super::state::State;
-use super::world::{ACCOUNT, Eni, GROUP_ID, REGION, VPC_ID, World, ZONE};
+use crate::Vpc;
+use crate::http::{Asked, Reply};
+use crate::state::State;
+use crate::world::{ACCOUNT, Eni, GROUP_ID, REGION, VPC_ID, World, ZONE};
 
 /// The role whose credentials are offered.
-pub(crate) const ROLE: &str = "ec2-ipam";
-/// The secrets among them.
-pub(crate) const ROLE_SECRET: &str = "hD4sRoleSecretXq8Jw2/never+to+be+shown";
-pub(crate) const ROLE_TOKEN: &str = "IQoJb3RoleTokenXZ3kYp9tLm5/never+to+be+shown==";
+pub const ROLE: &str = "ec2-ipam";
+/// Its secret key.
+pub const ROLE_SECRET: &str = "hD4sRoleSecretXq8Jw2/never+to+be+shown";
+/// Its session token.
+pub const ROLE_TOKEN: &str = "IQoJb3RoleTokenXZ3kYp9tLm5/never+to+be+shown==";
 const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 
 /// How the metadata service is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum ImdsMode {
+pub enum ImdsMode {
     /// Well.
     #[default]
     Up,
@@ -38,7 +39,7 @@ pub(crate) enum ImdsMode {
 }
 
 /// Answers one HTTP request of `instance`.
-pub(super) async fn answer(vpc: Vpc, instance: String, asked: Asked) -> Reply {
+pub(crate) async fn answer(vpc: Vpc, instance: String, asked: Asked) -> Reply {
     let (mode, latency) = {
         let state = vpc.lock();
         (state.imds_modes.get(&instance).copied().unwrap_or(state.imds_mode), state.imds_latency)
@@ -61,12 +62,15 @@ pub(super) async fn answer(vpc: Vpc, instance: String, asked: Asked) -> Reply {
 
 /// One request in the log of the metadata service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ImdsRead {
-    pub(crate) instance: String,
-    pub(crate) method: String,
-    pub(crate) path: String,
+pub struct ImdsRead {
+    /// Whose service was asked.
+    pub instance: String,
+    /// GET or PUT.
+    pub method: String,
+    /// What was asked for.
+    pub path: String,
     /// 0 if it was not answered.
-    pub(crate) status: u16,
+    pub status: u16,
 }
 
 fn refuse(status: u16) -> Reply {
@@ -212,6 +216,6 @@ fn credentials(instance: &str) -> String {
 }
 
 /// The access key that the instance's role credentials carry.
-pub(crate) fn access_key_of(instance: &str) -> String {
+pub fn access_key_of(instance: &str) -> String {
     format!("ASIA{}", instance.to_ascii_uppercase().replace('-', ""))
 }

@@ -5,11 +5,11 @@ use std::net::Ipv4Addr;
 
 use tokio::time::Instant;
 
-use super::query::Params;
+use crate::query::Params;
 
 /// What became of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// Not decided yet.
     Pending,
     /// Took effect and was answered.
@@ -26,27 +26,27 @@ pub(crate) enum Outcome {
 
 /// One call.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub struct Call {
     /// The action, as sent.
-    pub(crate) action: String,
+    pub action: String,
     /// The ENI it names, or the first of several.
-    pub(crate) eni: Option<String>,
+    pub eni: Option<String>,
     /// The well-formed addresses of its list.
-    pub(crate) addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<Ipv4Addr>,
     /// It carried `DryRun=true`.
-    pub(crate) dry_run: bool,
+    pub dry_run: bool,
     /// When it arrived.
-    pub(crate) when: Instant,
+    pub when: Instant,
     /// What became of it.
-    pub(crate) outcome: Outcome,
+    pub outcome: Outcome,
     /// All parameters but action and version, as sent.
-    pub(crate) parameters: BTreeMap<String, String>,
+    pub parameters: BTreeMap<String, String>,
     /// Who signed it.
-    pub(crate) access_key: String,
+    pub access_key: String,
 }
 
 impl Call {
-    pub(super) fn new(params: &Params, access_key: String) -> Self {
+    pub(crate) fn new(params: &Params, access_key: String) -> Self {
         let mut rest = params.clone();
         let eni = rest.take("NetworkInterfaceId").or_else(|| rest.take_list("NetworkInterfaceId").into_iter().next());
         Self {
@@ -64,19 +64,19 @@ impl Call {
 
 /// The calls by number, so that an outcome still finds its call after others were forgotten.
 #[derive(Debug, Default)]
-pub(super) struct CallLog {
+pub(crate) struct CallLog {
     next: u64,
-    pub(super) calls: BTreeMap<u64, Call>,
+    pub(crate) calls: BTreeMap<u64, Call>,
 }
 
 impl CallLog {
-    pub(super) fn note(&mut self, call: Call) -> u64 {
+    pub(crate) fn note(&mut self, call: Call) -> u64 {
         self.next += 1;
         self.calls.insert(self.next, call);
         self.next
     }
 
-    pub(super) fn settle(&mut self, number: u64, outcome: Outcome) {
+    pub(crate) fn settle(&mut self, number: u64, outcome: Outcome) {
         if let Some(call) = self.calls.get_mut(&number) {
             call.outcome = outcome;
         }

@@ -14,23 +14,23 @@ use tokio::task::{JoinHandle, JoinSet};
 
 /// A request, read to its end.
 #[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) method: Method,
-    pub(super) path: String,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Asked {
     /// A header's text, empty if it is absent.
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 }
 
 /// What becomes of it.
 #[derive(Debug)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// An answer: status, further header, body.
     Answer(u16, Vec<(&'static str, String)>, String),
     /// The connection is closed without one.
@@ -39,19 +39,19 @@ pub(super) enum Reply {
 
 /// A running server. Dropping it closes the listener and its connections; calls under way still take effect.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub struct Server {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl Server {
     /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// The base URL.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 }
@@ -64,7 +64,7 @@ impl Drop for Server {
 
 /// Serves on the current runtime. Each request is answered in a task of its own: a client that hangs up does not
 /// undo what it has asked for.
-pub(super) fn serve<F, A>(listener: std::net::TcpListener, answer: F) -> Server
+pub(crate) fn serve<F, A>(listener: std::net::TcpListener, answer: F) -> Server
 where
     F: Fn(Asked) -> A + Clone + Send + Sync + 'static,
     A: Future<Output = Reply> + Send + 'static,

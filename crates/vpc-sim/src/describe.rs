@@ -4,13 +4,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use ipnet::Ipv4Net;
 
-use super::errors::ApiError;
-use super::query::{Filter, Xml};
-use super::requests::Describe;
-use super::world::{ACCOUNT, Eni, GROUP_ID, INSTANCE_TYPES, REGION, VPC_ID, World, ZONE};
+use crate::errors::ApiError;
+use crate::query::{Filter, Xml};
+use crate::requests::Describe;
+use crate::world::{ACCOUNT, Eni, GROUP_ID, INSTANCE_TYPES, REGION, VPC_ID, World, ZONE};
 
 /// DescribeNetworkInterfaces.
-pub(super) fn interfaces(
+pub(crate) fn interfaces(
     world: &World,
     call: &Describe,
     page_size: Option<usize>,
@@ -112,7 +112,7 @@ fn interface_xml(xml: &mut Xml, eni: &Eni) {
 }
 
 /// DescribeSubnets.
-pub(super) fn subnets(world: &World, call: &Describe, page_size: Option<usize>, xml: &mut Xml) -> Result<(), ApiError> {
+pub(crate) fn subnets(world: &World, call: &Describe, page_size: Option<usize>, xml: &mut Xml) -> Result<(), ApiError> {
     if let Some(missing) = call.ids.iter().find(|id| !world.subnets.contains_key(*id)) {
         return Err(ApiError::no_subnet(missing));
     }
@@ -152,7 +152,7 @@ fn subnet_values(id: &str, cidr: Ipv4Net, name: &str) -> Option<Vec<String>> {
 }
 
 /// DescribeInstanceTypes.
-pub(super) fn instance_types(call: &Describe, page_size: Option<usize>, xml: &mut Xml) -> Result<(), ApiError> {
+pub(crate) fn instance_types(call: &Describe, page_size: Option<usize>, xml: &mut Xml) -> Result<(), ApiError> {
     let is_known = |id: &String| INSTANCE_TYPES.iter().any(|(name, ..)| name == id);
     let unknown: Vec<_> = call.ids.iter().filter(|id| !is_known(id)).cloned().collect();
     if !unknown.is_empty() {

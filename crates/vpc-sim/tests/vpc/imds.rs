@@ -7,9 +7,9 @@ use aws_config::imds::client::Client;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_sdk_ec2::config::ProvideCredentials;
 use tokio::time::sleep;
+use vpc_sim::{ImdsMode, ROLE, Server, VPC_ID, access_key_of};
 
 use super::{Bed, HOST, OURS, ip, listener, raw};
-use crate::support::vpc::{ImdsMode, ROLE, Server, VPC_ID, access_key_of};
 
 const TTL: &str = "X-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN: &str = "X-aws-ec2-metadata-token";

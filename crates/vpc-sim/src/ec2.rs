@@ -5,18 +5,18 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::json;
 
-use super::Vpc;
-use super::calls::{Call, Outcome};
-use super::describe;
-use super::effect;
-use super::errors::ApiError;
-use super::faults::{CallClass, FaultKind, next_fault};
-use super::http::{Asked, Reply};
-use super::query::{self, Params, Xml};
-use super::requests::{Request, is_mutating};
-use super::rules;
-use super::state::State;
-use super::world::REGION;
+use crate::Vpc;
+use crate::calls::{Call, Outcome};
+use crate::describe;
+use crate::effect;
+use crate::errors::ApiError;
+use crate::faults::{CallClass, FaultKind, next_fault};
+use crate::http::{Asked, Reply};
+use crate::query::{self, Params, Xml};
+use crate::requests::{Request, is_mutating};
+use crate::rules;
+use crate::state::State;
+use crate::world::REGION;
 
 /// How a call is going to go, decided when it arrives.
 enum Course {
@@ -28,7 +28,7 @@ enum Course {
 }
 
 /// Answers one HTTP request.
-pub(super) async fn answer(vpc: Vpc, asked: Asked) -> Reply {
+pub(crate) async fn answer(vpc: Vpc, asked: Asked) -> Reply {
     if asked.method == Method::GET && asked.path == "/_sim/state" {
         return Reply::Answer(200, vec![("content-type", "application/json".to_owned())], snapshot(&vpc.lock()));
     }

@@ -1,40 +1,40 @@
 //! The five calls, read strictly from their parameters.
 
-use super::errors::ApiError;
-use super::query::{Filter, Params};
-use super::switches::{MutatingDryRun, Switches};
+use crate::errors::ApiError;
+use crate::query::{Filter, Params};
+use crate::switches::{MutatingDryRun, Switches};
 
 /// AssignPrivateIpAddresses.
 #[derive(Clone, Debug)]
-pub(super) struct Assign {
-    pub(super) eni: String,
-    pub(super) addresses: Vec<String>,
-    pub(super) count: Option<usize>,
-    pub(super) prefixes: Vec<String>,
-    pub(super) prefix_count: Option<usize>,
-    pub(super) allow_reassignment: bool,
+pub(crate) struct Assign {
+    pub(crate) eni: String,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) count: Option<usize>,
+    pub(crate) prefixes: Vec<String>,
+    pub(crate) prefix_count: Option<usize>,
+    pub(crate) allow_reassignment: bool,
 }
 
 /// UnassignPrivateIpAddresses.
 #[derive(Clone, Debug)]
-pub(super) struct Unassign {
-    pub(super) eni: String,
-    pub(super) addresses: Vec<String>,
-    pub(super) prefixes: Vec<String>,
+pub(crate) struct Unassign {
+    pub(crate) eni: String,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) prefixes: Vec<String>,
 }
 
 /// A Describe: by id, or by filters and pages.
 #[derive(Clone, Debug)]
-pub(super) struct Describe {
-    pub(super) ids: Vec<String>,
-    pub(super) filters: Vec<Filter>,
-    pub(super) max_results: Option<usize>,
-    pub(super) next_token: Option<String>,
+pub(crate) struct Describe {
+    pub(crate) ids: Vec<String>,
+    pub(crate) filters: Vec<Filter>,
+    pub(crate) max_results: Option<usize>,
+    pub(crate) next_token: Option<String>,
 }
 
 /// What is asked for.
 #[derive(Clone, Debug)]
-pub(super) enum Request {
+pub(crate) enum Request {
     Assign(Assign),
     Unassign(Unassign),
     Interfaces(Describe),
@@ -44,7 +44,7 @@ pub(super) enum Request {
 
 impl Request {
     /// The call, and whether it is a dry run.
-    pub(super) fn read(mut params: Params, switches: &Switches) -> Result<(Self, bool), ApiError> {
+    pub(crate) fn read(mut params: Params, switches: &Switches) -> Result<(Self, bool), ApiError> {
         let mutating = is_mutating(&params.action);
         let dry_run = if !mutating || switches.mutating_dry_run == MutatingDryRun::Checked {
             params.take_bool("DryRun")?
@@ -109,13 +109,13 @@ impl Describe {
     }
 
     /// Neither narrowed down nor paginated: AWS grants fewest of these.
-    pub(super) fn is_sweeping(&self) -> bool {
+    pub(crate) fn is_sweeping(&self) -> bool {
         self.ids.is_empty() && self.filters.is_empty() && self.max_results.is_none()
     }
 }
 
 /// Whether a call changes anything; this decides which token bucket it draws from.
-pub(super) fn is_mutating(action: &str) -> bool {
+pub(crate) fn is_mutating(action: &str) -> bool {
     !action.starts_with("Describe")
 }
 

@@ -1,4 +1,6 @@
 //! The VPC simulator against the real clients: the AWS SDK over HTTP, and raw requests where the SDK is too polite.
+#![allow(missing_docs, reason = "a test binary has no outside")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test ends at the first surprise")]
 
 use std::fmt::Debug;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -14,8 +16,7 @@ use aws_sdk_ec2::operation::unassign_private_ip_addresses::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-use crate::support::vpc::{EniSpec, REGION, Server, Switches, Vpc};
+use vpc_sim::{EniSpec, REGION, Server, Switches, Vpc};
 
 mod describe;
 mod faults;

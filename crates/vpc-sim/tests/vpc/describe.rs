@@ -1,9 +1,9 @@
 //! The Describe calls: what they show, select and page.
 
 use aws_sdk_ec2::types::{Filter, NetworkInterface};
+use vpc_sim::{EniSpec, GROUP_ID, VPC_ID, ZONE};
 
 use super::{Bed, HOST, OTHER, OURS, SUBNET, assert_refused, ip, refusal};
-use crate::support::vpc::{EniSpec, GROUP_ID, VPC_ID, ZONE};
 
 fn filter(name: &str, value: &str) -> Filter {
     Filter::builder().name(name).values(value).build()

@@ -4,18 +4,18 @@
 
 use std::fmt::Display;
 
-use super::switches::{DryRunStatus, ListOrCount, ReservedText, Switches, ThrottleText};
-use super::world::ACCOUNT;
+use crate::switches::{DryRunStatus, ListOrCount, ReservedText, Switches, ThrottleText};
+use crate::world::ACCOUNT;
 
 /// A refusal as it goes over the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiError {
     /// HTTP status.
-    pub(crate) status: u16,
+    pub status: u16,
     /// The machine-readable code.
-    pub(crate) code: String,
+    pub code: String,
     /// The text for people.
-    pub(crate) message: String,
+    pub message: String,
 }
 
 impl ApiError {
@@ -30,11 +30,11 @@ impl ApiError {
 
     // The request itself.
 
-    pub(super) fn invalid_action(action: &str) -> Self {
+    pub(crate) fn invalid_action(action: &str) -> Self {
         Self::new(400, "InvalidAction", format!("The action {action} is not valid for this web service."))
     }
 
-    pub(super) fn no_such_version(version: &str) -> Self {
+    pub(crate) fn no_such_version(version: &str) -> Self {
         Self::new(
             400,
             "NoSuchVersion",
@@ -42,36 +42,36 @@ impl ApiError {
         )
     }
 
-    pub(super) fn unknown_parameter(name: &str) -> Self {
+    pub(crate) fn unknown_parameter(name: &str) -> Self {
         Self::new(400, "UnknownParameter", format!("The parameter {name} is not recognized"))
     }
 
-    pub(super) fn missing_parameter(name: &str) -> Self {
+    pub(crate) fn missing_parameter(name: &str) -> Self {
         Self::new(400, "MissingParameter", format!("The request must contain the parameter {name}"))
     }
 
-    pub(super) fn bad_value(name: &str, value: &str) -> Self {
+    pub(crate) fn bad_value(name: &str, value: &str) -> Self {
         Self::value(format!("Value ({value}) for parameter {name} is invalid."))
     }
 
-    pub(super) fn bad_filter(name: &str) -> Self {
+    pub(crate) fn bad_filter(name: &str) -> Self {
         Self::value(format!("The filter '{name}' is invalid"))
     }
 
-    pub(super) fn too_many_filter_values() -> Self {
+    pub(crate) fn too_many_filter_values() -> Self {
         Self::new(400, "FilterLimitExceeded", "The maximum number of filter values specified on a single call is 200")
     }
 
-    pub(super) fn combination(message: &str) -> Self {
+    pub(crate) fn combination(message: &str) -> Self {
         Self::new(400, "InvalidParameterCombination", message)
     }
 
-    pub(super) fn bad_token() -> Self {
+    pub(crate) fn bad_token() -> Self {
         Self::new(400, "InvalidNextToken", "The specified NextToken is not valid.")
     }
 
     /// `several` of address list, count and prefixes, or none of them.
-    pub(super) fn list_or_count(several: bool, switches: &Switches) -> Self {
+    pub(crate) fn list_or_count(several: bool, switches: &Switches) -> Self {
         let code = match (switches.list_or_count, several) {
             (ListOrCount::ByCase, false) | (ListOrCount::Parameter, _) => "InvalidParameter",
             (ListOrCount::ByCase, true) | (ListOrCount::Combination, _) => "InvalidParameterCombination",
@@ -86,15 +86,15 @@ impl ApiError {
 
     // Who asks, and how often.
 
-    pub(super) fn auth_failure() -> Self {
+    pub(crate) fn auth_failure() -> Self {
         Self::new(401, "AuthFailure", "AWS was not able to validate the provided access credentials")
     }
 
-    pub(super) fn expired() -> Self {
+    pub(crate) fn expired() -> Self {
         Self::new(400, "RequestExpired", "Request has expired.")
     }
 
-    pub(super) fn unauthorized(action: &str) -> Self {
+    pub(crate) fn unauthorized(action: &str) -> Self {
         let encoded = "hQnk6XxqPmJ0Lr9VbW2tYc4dZfEs7aGi1oUuKp3jNvMwTzRyBx8lHqSgDe5FkCn".repeat(6);
         Self::new(
             403,
@@ -107,7 +107,7 @@ impl ApiError {
         )
     }
 
-    pub(super) fn throttled(action: &str, switches: &Switches) -> Self {
+    pub(crate) fn throttled(action: &str, switches: &Switches) -> Self {
         let message = match switches.throttle_text {
             ThrottleText::Old => "Request limit exceeded.".to_owned(),
             ThrottleText::New => format!(
@@ -117,7 +117,7 @@ impl ApiError {
         Self::new(503, "RequestLimitExceeded", message)
     }
 
-    pub(super) fn dry_run(switches: &Switches) -> Self {
+    pub(crate) fn dry_run(switches: &Switches) -> Self {
         let status = match switches.dry_run_status {
             DryRunStatus::PreconditionFailed412 => 412,
             DryRunStatus::BadRequest400 => 400,
@@ -125,29 +125,29 @@ impl ApiError {
         Self::new(status, "DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
     }
 
-    pub(super) fn internal() -> Self {
+    pub(crate) fn internal() -> Self {
         Self::new(500, "InternalError", "An internal error has occurred")
     }
 
-    pub(super) fn unavailable() -> Self {
+    pub(crate) fn unavailable() -> Self {
         Self::new(503, "Unavailable", "The service is unavailable. Please try again shortly.")
     }
 
     // What is asked about.
 
-    pub(super) fn no_interface(id: &str) -> Self {
+    pub(crate) fn no_interface(id: &str) -> Self {
         Self::new(400, "InvalidNetworkInterfaceID.NotFound", format!("The networkInterface ID '{id}' does not exist"))
     }
 
-    pub(super) fn malformed_interface(id: &str) -> Self {
+    pub(crate) fn malformed_interface(id: &str) -> Self {
         Self::new(400, "InvalidNetworkInterfaceId.Malformed", format!("Invalid id: \"{id}\" (expecting \"eni-...\")"))
     }
 
-    pub(super) fn no_subnet(id: &str) -> Self {
+    pub(crate) fn no_subnet(id: &str) -> Self {
         Self::new(400, "InvalidSubnetID.NotFound", format!("The subnet ID '{id}' does not exist"))
     }
 
-    pub(super) fn no_instance_types(names: &[String]) -> Self {
+    pub(crate) fn no_instance_types(names: &[String]) -> Self {
         Self::new(
             400,
             "InvalidInstanceType",
@@ -157,15 +157,15 @@ impl ApiError {
 
     // Addresses.
 
-    pub(super) fn malformed_address(text: &str) -> Self {
+    pub(crate) fn malformed_address(text: &str) -> Self {
         Self::value(format!("invalid value for parameter address: {text}"))
     }
 
-    pub(super) fn not_in_subnet(address: impl Display) -> Self {
+    pub(crate) fn not_in_subnet(address: impl Display) -> Self {
         Self::value(format!("Address [{address}] does not fall within the subnet's address range"))
     }
 
-    pub(super) fn reserved(address: impl Display, switches: &Switches) -> Self {
+    pub(crate) fn reserved(address: impl Display, switches: &Switches) -> Self {
         let range = match switches.reserved_text {
             ReservedText::AddressRange => "reserved address range",
             ReservedText::Range => "reserved range",
@@ -173,24 +173,24 @@ impl ApiError {
         Self::value(format!("Address {address} is in subnet's {range}"))
     }
 
-    pub(super) fn duplicate(address: impl Display) -> Self {
+    pub(crate) fn duplicate(address: impl Display) -> Self {
         Self::value(format!("Duplicate address {address} in secondary-addresses"))
     }
 
-    pub(super) fn other_primary() -> Self {
+    pub(crate) fn other_primary() -> Self {
         Self::value("secondary-addresses")
     }
 
-    pub(super) fn in_use<T: Display>(addresses: &[T]) -> Self {
+    pub(crate) fn in_use<T: Display>(addresses: &[T]) -> Self {
         let list = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         Self::value(format!("[{list}] assigned, but move is not allowed."))
     }
 
-    pub(super) fn interface_full() -> Self {
+    pub(crate) fn interface_full() -> Self {
         Self::new(400, "PrivateIpAddressLimitExceeded", "Number of private addresses will exceed limit.")
     }
 
-    pub(super) fn subnet_full() -> Self {
+    pub(crate) fn subnet_full() -> Self {
         Self::new(
             400,
             "InsufficientFreeAddressesInSubnet",
@@ -198,7 +198,7 @@ impl ApiError {
         )
     }
 
-    pub(super) fn no_cidr_blocks() -> Self {
+    pub(crate) fn no_cidr_blocks() -> Self {
         Self::new(
             400,
             "InsufficientCidrBlocks",
@@ -206,11 +206,11 @@ impl ApiError {
         )
     }
 
-    pub(super) fn not_assigned(eni: &str) -> Self {
+    pub(crate) fn not_assigned(eni: &str) -> Self {
         Self::value(format!("Some of the specified addresses are not assigned to interface {eni}"))
     }
 
-    pub(super) fn unassign_primary(address: impl Display) -> Self {
+    pub(crate) fn unassign_primary(address: impl Display) -> Self {
         Self::value(format!(
             "Address {address} cannot be unassigned. The primary IP address of an interface cannot be unassigned."
         ))

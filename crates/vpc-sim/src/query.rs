@@ -5,21 +5,21 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use super::errors::ApiError;
+use crate::errors::ApiError;
 
 /// The version of the API that clients must name.
 const VERSION: &str = "2016-11-15";
 
 /// The parameters of one call that are still to be read.
 #[derive(Clone, Debug)]
-pub(super) struct Params {
-    pub(super) action: String,
+pub(crate) struct Params {
+    pub(crate) action: String,
     form: BTreeMap<String, String>,
 }
 
 impl Params {
     /// Reads a form body, its action and version.
-    pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let mut params = Self { action: String::new(), form: form_urlencoded::parse(body).into_owned().collect() };
         params.action = params
             .take("Action")
@@ -29,32 +29,32 @@ impl Params {
     }
 
     /// Name and value of each parameter but action and version.
-    pub(super) fn as_sent(&self) -> BTreeMap<String, String> {
+    pub(crate) fn as_sent(&self) -> BTreeMap<String, String> {
         self.form.clone()
     }
 
-    pub(super) fn take(&mut self, name: &str) -> Option<String> {
+    pub(crate) fn take(&mut self, name: &str) -> Option<String> {
         self.form.remove(name)
     }
 
-    pub(super) fn require(&mut self, name: &str) -> Result<String, ApiError> {
+    pub(crate) fn require(&mut self, name: &str) -> Result<String, ApiError> {
         self.take(name).ok_or_else(|| ApiError::missing_parameter(name))
     }
 
-    pub(super) fn take_bool(&mut self, name: &str) -> Result<bool, ApiError> {
+    pub(crate) fn take_bool(&mut self, name: &str) -> Result<bool, ApiError> {
         match self.take(name) {
             None => Ok(false),
             Some(text) => text.to_ascii_lowercase().parse().map_err(|_| ApiError::bad_value(name, &text)),
         }
     }
 
-    pub(super) fn take_count(&mut self, name: &str) -> Result<Option<usize>, ApiError> {
+    pub(crate) fn take_count(&mut self, name: &str) -> Result<Option<usize>, ApiError> {
         let Some(text) = self.take(name) else { return Ok(None) };
         text.parse().map(Some).map_err(|_| ApiError::bad_value(name, &text))
     }
 
     /// `name.1`, `name.2` and so on, by number.
-    pub(super) fn take_list(&mut self, name: &str) -> Vec<String> {
+    pub(crate) fn take_list(&mut self, name: &str) -> Vec<String> {
         let mut numbers: Vec<(u32, String)> = self
             .form
             .keys()
@@ -65,7 +65,7 @@ impl Params {
     }
 
     /// `Filter.1.Name` with `Filter.1.Value.1` and so on.
-    pub(super) fn take_filters(&mut self) -> Result<Vec<Filter>, ApiError> {
+    pub(crate) fn take_filters(&mut self) -> Result<Vec<Filter>, ApiError> {
         let mut filters = Vec::new();
         for number in 1.. {
             let Some(name) = self.take(&format!("Filter.{number}.Name")) else {
@@ -84,38 +84,38 @@ impl Params {
     }
 
     /// Refuses what is left.
-    pub(super) fn finish(self) -> Result<(), ApiError> {
+    pub(crate) fn finish(self) -> Result<(), ApiError> {
         self.form.keys().next().map_or(Ok(()), |name| Err(ApiError::unknown_parameter(name)))
     }
 }
 
 /// One filter: any of the values will do.
 #[derive(Clone, Debug)]
-pub(super) struct Filter {
-    pub(super) name: String,
-    pub(super) values: Vec<String>,
+pub(crate) struct Filter {
+    pub(crate) name: String,
+    pub(crate) values: Vec<String>,
 }
 
 /// An XML document in the making.
 #[derive(Debug, Default)]
-pub(super) struct Xml(String);
+pub(crate) struct Xml(String);
 
 impl Xml {
     /// `<name>text</name>`, escaped.
-    pub(super) fn text(&mut self, name: &str, text: impl Display) {
+    pub(crate) fn text(&mut self, name: &str, text: impl Display) {
         let text = text.to_string().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         self.0.push_str(&format!("<{name}>{text}</{name}>"));
     }
 
     /// `<name>...</name>` around what `inner` writes.
-    pub(super) fn within(&mut self, name: &str, inner: impl FnOnce(&mut Self)) {
+    pub(crate) fn within(&mut self, name: &str, inner: impl FnOnce(&mut Self)) {
         self.0.push_str(&format!("<{name}>"));
         inner(self);
         self.0.push_str(&format!("</{name}>"));
     }
 
     /// `<name><item>...</item>...</name>`, one item for each of `items`.
-    pub(super) fn list<T>(&mut self, name: &str, items: impl IntoIterator<Item = T>, inner: impl Fn(&mut Self, T)) {
+    pub(crate) fn list<T>(&mut self, name: &str, items: impl IntoIterator<Item = T>, inner: impl Fn(&mut Self, T)) {
         self.within(name, |xml| {
             for item in items {
                 xml.within("item", |xml| inner(xml, item));
@@ -125,7 +125,7 @@ impl Xml {
 }
 
 /// A successful answer to `action`.
-pub(super) fn success(action: &str, request_id: &str, inner: Xml) -> String {
+pub(crate) fn success(action: &str, request_id: &str, inner: Xml) -> String {
     let Xml(inner) = inner;
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<{action}Response \
@@ -135,7 +135,7 @@ pub(super) fn success(action: &str, request_id: &str, inner: Xml) -> String {
 }
 
 /// A refusal.
-pub(super) fn failure(error: &ApiError, request_id: &str) -> String {
+pub(crate) fn failure(error: &ApiError, request_id: &str) -> String {
     let mut xml = Xml::default();
     xml.within("Response", |xml| {
         xml.within("Errors", |xml| {

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::errors::ApiError;
-use super::switches::Switches;
+use crate::errors::ApiError;
+use crate::switches::Switches;
 
 /// How a call goes wrong.
 #[derive(Clone, Debug)]
-pub(crate) enum FaultKind {
+pub enum FaultKind {
     /// Takes effect; the connection is closed without an answer.
     LoseReply,
     /// The connection is closed at once; the effect lands this much later.
@@ -41,7 +41,7 @@ pub(crate) enum FaultKind {
 
 impl FaultKind {
     /// The refusal that this fault is, if it is one.
-    pub(super) fn refusal(&self, action: &str, switches: &Switches) -> Option<ApiError> {
+    pub(crate) fn refusal(&self, action: &str, switches: &Switches) -> Option<ApiError> {
         Some(match self {
             Self::LoseReply | Self::LandLate(_) | Self::Hang(_) => return None,
             Self::Throttle => ApiError::throttled(action, switches),
@@ -57,7 +57,7 @@ impl FaultKind {
 
 /// A fault in the queue, for the next matching call.
 #[derive(Clone, Debug)]
-pub(crate) struct Fault {
+pub struct Fault {
     action: &'static str,
     eni: Option<String>,
     kind: FaultKind,
@@ -67,22 +67,22 @@ pub(crate) struct Fault {
 
 impl Fault {
     /// Once, for the next call of `action`.
-    pub(crate) fn on(action: &'static str, kind: FaultKind) -> Self {
+    pub fn on(action: &'static str, kind: FaultKind) -> Self {
         Self { action, eni: None, kind, skip: 0, times: 1 }
     }
 
     /// For calls about this ENI only.
-    pub(crate) fn eni(self, eni: &str) -> Self {
+    pub fn eni(self, eni: &str) -> Self {
         Self { eni: Some(eni.to_owned()), ..self }
     }
 
     /// For so many calls; `u32::MAX` for all.
-    pub(crate) fn times(self, times: u32) -> Self {
+    pub fn times(self, times: u32) -> Self {
         Self { times, ..self }
     }
 
     /// Lets so many matching calls pass first.
-    pub(crate) fn skip(self, skip: u32) -> Self {
+    pub fn skip(self, skip: u32) -> Self {
         Self { skip, ..self }
     }
 
@@ -92,7 +92,7 @@ impl Fault {
 }
 
 /// The fault for this call: the first in the queue that matches and skips it not. It is used up by this.
-pub(super) fn next_fault(queue: &mut Vec<Fault>, action: &str, eni: Option<&str>) -> Option<FaultKind> {
+pub(crate) fn next_fault(queue: &mut Vec<Fault>, action: &str, eni: Option<&str>) -> Option<FaultKind> {
     let fault = queue.iter_mut().find(|fault| fault.matches(action, eni))?;
     if fault.skip > 0 {
         fault.skip -= 1;
@@ -106,7 +106,7 @@ pub(super) fn next_fault(queue: &mut Vec<Fault>, action: &str, eni: Option<&str>
 
 /// Which calls share a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum CallClass {
+pub enum CallClass {
     /// Assign and Unassign.
     Mutating,
     /// Describe with ids, filters or pages.
@@ -117,7 +117,7 @@ pub(crate) enum CallClass {
 
 /// AWS's request throttling; one token a call.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TokenBucket {
+pub struct TokenBucket {
     capacity: f64,
     refill_per_second: f64,
     tokens: f64,
@@ -126,13 +126,13 @@ pub(crate) struct TokenBucket {
 
 impl TokenBucket {
     /// A full bucket.
-    pub(crate) fn new(capacity: u32, refill_per_second: f64) -> Self {
+    pub fn new(capacity: u32, refill_per_second: f64) -> Self {
         let capacity = f64::from(capacity);
         Self { capacity, refill_per_second, tokens: capacity, filled: Instant::now() }
     }
 
     /// Takes a token if there is one.
-    pub(super) fn take(&mut self) -> bool {
+    pub(crate) fn take(&mut self) -> bool {
         let now = Instant::now();
         let gained = now.duration_since(self.filled).as_secs_f64() * self.refill_per_second;
         self.tokens = (self.tokens + gained).min(self.capacity);

@@ -12,18 +12,18 @@ use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
 /// The simulated account.
-pub(crate) const ACCOUNT: &str = "123456789012";
+pub const ACCOUNT: &str = "123456789012";
 /// The simulated region; a signature for another one is refused.
-pub(crate) const REGION: &str = "eu-central-1";
+pub const REGION: &str = "eu-central-1";
 /// The availability zone of everything.
-pub(crate) const ZONE: &str = "eu-central-1a";
+pub const ZONE: &str = "eu-central-1a";
 /// The one VPC.
-pub(crate) const VPC_ID: &str = "vpc-0a1b2c3d4e5f60718";
+pub const VPC_ID: &str = "vpc-0a1b2c3d4e5f60718";
 /// The security group of every ENI.
-pub(crate) const GROUP_ID: &str = "sg-0a1b2c3d4e5f60718";
+pub const GROUP_ID: &str = "sg-0a1b2c3d4e5f60718";
 
 /// Name, number of interfaces, and IPv4 addresses per interface including the primary one.
-pub(crate) const INSTANCE_TYPES: [(&str, u32, usize); 6] = [
+pub const INSTANCE_TYPES: [(&str, u32, usize); 6] = [
     ("t3.micro", 2, 2),
     ("t3.small", 3, 4),
     ("c5.large", 3, 10),
@@ -41,46 +41,46 @@ const MEMORY: Duration = Duration::from_secs(15 * 60);
 /// One network interface.
 #[derive(Clone, Debug)]
 pub(crate) struct Eni {
-    pub(crate) id: String,
-    pub(crate) subnet: String,
-    pub(crate) instance: Option<String>,
-    pub(crate) device_number: u32,
-    pub(crate) mac: String,
-    pub(crate) primary: Ipv4Addr,
-    pub(crate) secondaries: BTreeSet<Ipv4Addr>,
-    pub(crate) prefixes: BTreeSet<Ipv4Net>,
-    pub(crate) description: String,
-    pub(crate) requester_managed: bool,
-    pub(crate) tags: BTreeMap<String, String>,
+    pub id: String,
+    pub subnet: String,
+    pub instance: Option<String>,
+    pub device_number: u32,
+    pub mac: String,
+    pub primary: Ipv4Addr,
+    pub secondaries: BTreeSet<Ipv4Addr>,
+    pub prefixes: BTreeSet<Ipv4Net>,
+    pub description: String,
+    pub requester_managed: bool,
+    pub tags: BTreeMap<String, String>,
     /// Elastic IPs of its private addresses.
-    pub(crate) elastic: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    pub elastic: BTreeMap<Ipv4Addr, Ipv4Addr>,
 }
 
 impl Eni {
     /// Attached, be it to an instance of ours or to a service of AWS.
-    pub(super) fn in_use(&self) -> bool {
+    pub(crate) fn in_use(&self) -> bool {
         self.instance.is_some() || self.requester_managed
     }
 
     /// Address slots taken: the primary address, each secondary one, each /28.
-    pub(super) fn slots(&self) -> usize {
+    pub(crate) fn slots(&self) -> usize {
         1 + self.secondaries.len() + self.prefixes.len()
     }
 
     /// The primary address first, as AWS lists them.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
         std::iter::once(self.primary).chain(self.secondaries.iter().copied())
     }
 
     /// Holds `ip` as an address or within a prefix.
-    pub(super) fn holds(&self, ip: Ipv4Addr) -> bool {
+    pub(crate) fn holds(&self, ip: Ipv4Addr) -> bool {
         self.primary == ip || self.secondaries.contains(&ip) || self.prefixes.iter().any(|p| p.contains(&ip))
     }
 }
 
 /// One change of an ENI, with what it takes to undo it.
 #[derive(Clone, Debug)]
-pub(super) enum Change {
+pub(crate) enum Change {
     Assigned(String, Ipv4Addr),
     Unassigned(String, Ipv4Addr),
     PrefixOn(String, Ipv4Net),
@@ -105,10 +105,10 @@ impl Change {
 /// Everything in the VPC.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct World {
-    pub(super) subnets: BTreeMap<String, Ipv4Net>,
+    pub(crate) subnets: BTreeMap<String, Ipv4Net>,
     /// Instance id to its type.
-    pub(super) instances: BTreeMap<String, String>,
-    pub(super) enis: BTreeMap<String, Eni>,
+    pub(crate) instances: BTreeMap<String, String>,
+    pub(crate) enis: BTreeMap<String, Eni>,
     changes: VecDeque<(Instant, Change)>,
 }
 
@@ -118,7 +118,7 @@ impl World {
     /// # Panics
     ///
     /// When the ENI does not exist: the rules, or the test, should have looked.
-    pub(super) fn apply(&mut self, change: Change) {
+    pub(crate) fn apply(&mut self, change: Change) {
         match &change {
             Change::Assigned(eni, ip) => assert!(self.eni_mut(eni).secondaries.insert(*ip), "{ip} is on {eni} already"),
             Change::Unassigned(eni, ip) => assert!(self.eni_mut(eni).secondaries.remove(ip), "{ip} is not on {eni}"),
@@ -144,12 +144,12 @@ impl World {
     }
 
     /// Forgets all changes: the present is what has always been.
-    pub(super) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         self.changes.clear();
     }
 
     /// The world without the gains younger than `gains` and the losses younger than `losses`.
-    pub(super) fn lagging(&self, gains: Duration, losses: Duration) -> Cow<'_, Self> {
+    pub(crate) fn lagging(&self, gains: Duration, losses: Duration) -> Cow<'_, Self> {
         let now = Instant::now();
         let hidden =
             |(at, change): &&(Instant, Change)| now.duration_since(*at) < if change.is_gain() { gains } else { losses };
@@ -184,12 +184,12 @@ impl World {
     }
 
     /// The ENI that holds `ip`, as an address or within a prefix.
-    pub(super) fn holder(&self, ip: Ipv4Addr) -> Option<&Eni> {
+    pub(crate) fn holder(&self, ip: Ipv4Addr) -> Option<&Eni> {
         self.enis.values().find(|eni| eni.holds(ip))
     }
 
     /// How many address slots the ENI has, by its instance's type.
-    pub(super) fn slot_limit(&self, eni: &Eni) -> usize {
+    pub(crate) fn slot_limit(&self, eni: &Eni) -> usize {
         let Some(kind) = eni.instance.as_ref().and_then(|id| self.instances.get(id)) else {
             return DETACHED_LIMIT;
         };
@@ -197,13 +197,13 @@ impl World {
     }
 
     /// AWS's five: network, router, DNS, future use, broadcast.
-    pub(super) fn is_reserved(subnet: Ipv4Net, ip: Ipv4Addr) -> bool {
+    pub(crate) fn is_reserved(subnet: Ipv4Net, ip: Ipv4Addr) -> bool {
         let offset = u32::from(ip).wrapping_sub(u32::from(subnet.network()));
         offset < 4 || ip == subnet.broadcast()
     }
 
     /// The subnet's addresses that nothing holds, in order.
-    pub(super) fn free<'a>(&'a self, subnet: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> + 'a {
+    pub(crate) fn free<'a>(&'a self, subnet: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> + 'a {
         let enis: Vec<_> = self.enis.values().filter(|eni| subnet.contains(&eni.primary)).collect();
         (u32::from(subnet.network())..=u32::from(subnet.broadcast()))
             .map(Ipv4Addr::from)
@@ -211,7 +211,7 @@ impl World {
     }
 
     /// The VPC's blocks: the /16 around each subnet.
-    pub(super) fn vpc_cidrs(&self) -> BTreeSet<Ipv4Net> {
+    pub(crate) fn vpc_cidrs(&self) -> BTreeSet<Ipv4Net> {
         self.subnets
             .values()
             .map(|net| Ipv4Net::new(net.network(), net.prefix_len().min(16)).expect("at most 16").trunc())

@@ -1,7 +1,7 @@
 //! The wire form, where the SDK would not go wrong: unsigned, misspelt and outdated requests.
 
 use super::{Bed, OURS, client, raw, refusal};
-use crate::support::vpc::REGION;
+use vpc_sim::REGION;
 
 /// The headers of a request signed for `service` in `region`.
 pub(super) fn signed(region: &str, service: &str) -> Vec<(&'static str, String)> {

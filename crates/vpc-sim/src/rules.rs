@@ -7,23 +7,23 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::errors::ApiError;
-use super::requests::{Assign, Unassign};
-use super::switches::{
+use crate::errors::ApiError;
+use crate::requests::{Assign, Unassign};
+use crate::switches::{
     AssignRefused, AssignReply, Duplicates, InUseNames, OwnAddress, Switches, UnassignPrimary, UnassignUnknown,
 };
-use super::world::{Change, Eni, World};
+use crate::world::{Change, Eni, World};
 
 /// What a successful Assign answers.
 #[derive(Debug)]
-pub(super) struct Assigned {
-    pub(super) eni: String,
-    pub(super) addresses: Vec<Ipv4Addr>,
-    pub(super) prefixes: Vec<Ipv4Net>,
+pub(crate) struct Assigned {
+    pub(crate) eni: String,
+    pub(crate) addresses: Vec<Ipv4Addr>,
+    pub(crate) prefixes: Vec<Ipv4Net>,
 }
 
 /// AssignPrivateIpAddresses.
-pub(super) fn assign(world: &mut World, switches: &Switches, call: &Assign) -> Result<Assigned, ApiError> {
+pub(crate) fn assign(world: &mut World, switches: &Switches, call: &Assign) -> Result<Assigned, ApiError> {
     let eni = world.enis.get(&call.eni).ok_or_else(|| ApiError::no_interface(&call.eni))?.clone();
     let given =
         [!call.addresses.is_empty(), call.count.is_some(), !call.prefixes.is_empty(), call.prefix_count.is_some()];
@@ -177,7 +177,7 @@ fn assign_prefixes(world: &mut World, eni: &Eni, prefixes: Vec<Ipv4Net>) -> Resu
 }
 
 /// UnassignPrivateIpAddresses.
-pub(super) fn unassign(world: &mut World, switches: &Switches, call: &Unassign) -> Result<(), ApiError> {
+pub(crate) fn unassign(world: &mut World, switches: &Switches, call: &Unassign) -> Result<(), ApiError> {
     let eni = world.enis.get(&call.eni).ok_or_else(|| ApiError::no_interface(&call.eni))?.clone();
     if call.addresses.is_empty() == call.prefixes.is_empty() {
         return Err(ApiError::list_or_count(!call.addresses.is_empty(), switches));

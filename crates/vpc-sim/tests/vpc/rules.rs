@@ -1,7 +1,7 @@
 //! Assign and Unassign: what they do, and each refusal with its code, status and text.
 
 use super::{Bed, OTHER, OURS, assert_refused, ip, refusal};
-use crate::support::vpc::EniSpec;
+use vpc_sim::EniSpec;
 
 const VALUE: &str = "InvalidParameterValue";
 

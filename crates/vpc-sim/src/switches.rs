@@ -5,7 +5,7 @@
 
 /// Assign with an address that is already a secondary address of the same ENI.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum OwnAddress {
+pub enum OwnAddress {
     /// Success, nothing changes.
     #[default]
     Accepted,
@@ -15,7 +15,7 @@ pub(crate) enum OwnAddress {
 
 /// Which addresses a successful Assign lists in its answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum AssignReply {
+pub enum AssignReply {
     /// All that were asked for.
     #[default]
     Requested,
@@ -27,7 +27,7 @@ pub(crate) enum AssignReply {
 
 /// Assign with a list of which some addresses sit elsewhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum AssignRefused {
+pub enum AssignRefused {
     /// Nothing is assigned.
     #[default]
     FailsWhole,
@@ -37,7 +37,7 @@ pub(crate) enum AssignRefused {
 
 /// Unassign with a list of which some addresses are not on the ENI.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum UnassignUnknown {
+pub enum UnassignUnknown {
     /// Nothing is removed.
     #[default]
     FailsWhole,
@@ -47,7 +47,7 @@ pub(crate) enum UnassignUnknown {
 
 /// Unassign of an ENI's primary address; it is refused either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum UnassignPrimary {
+pub enum UnassignPrimary {
     /// With a message that speaks of the primary address.
     #[default]
     OwnMessage,
@@ -57,7 +57,7 @@ pub(crate) enum UnassignPrimary {
 
 /// Which addresses the "move is not allowed" message names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum InUseNames {
+pub enum InUseNames {
     /// Those that sit elsewhere.
     #[default]
     Offending,
@@ -67,7 +67,7 @@ pub(crate) enum InUseNames {
 
 /// Wording for AWS's five addresses of a subnet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum ReservedText {
+pub enum ReservedText {
     /// "subnet's reserved address range"
     #[default]
     AddressRange,
@@ -77,7 +77,7 @@ pub(crate) enum ReservedText {
 
 /// Wording of `RequestLimitExceeded`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum ThrottleText {
+pub enum ThrottleText {
     /// "Request limit exceeded."
     #[default]
     Old,
@@ -87,7 +87,7 @@ pub(crate) enum ThrottleText {
 
 /// The code for none, or more than one, of address list, count and prefixes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum ListOrCount {
+pub enum ListOrCount {
     /// `InvalidParameter` for none, `InvalidParameterCombination` for several.
     #[default]
     ByCase,
@@ -99,7 +99,7 @@ pub(crate) enum ListOrCount {
 
 /// An address that occurs twice in one list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Duplicates {
+pub enum Duplicates {
     /// `InvalidParameterValue`.
     #[default]
     Refused,
@@ -109,7 +109,7 @@ pub(crate) enum Duplicates {
 
 /// The HTTP status of `DryRunOperation`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum DryRunStatus {
+pub enum DryRunStatus {
     /// As documented.
     #[default]
     PreconditionFailed412,
@@ -119,7 +119,7 @@ pub(crate) enum DryRunStatus {
 
 /// `DryRun` on Assign and Unassign, which the API model does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum MutatingDryRun {
+pub enum MutatingDryRun {
     /// `UnknownParameter`, as for any name that is not in the model.
     #[default]
     Unknown,
@@ -129,24 +129,25 @@ pub(crate) enum MutatingDryRun {
 
 /// One choice for each unverified fact.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Switches {
-    pub(crate) own_address: OwnAddress,
-    pub(crate) assign_reply: AssignReply,
-    pub(crate) assign_refused: AssignRefused,
-    pub(crate) unassign_unknown: UnassignUnknown,
-    pub(crate) unassign_primary: UnassignPrimary,
-    pub(crate) in_use_names: InUseNames,
-    pub(crate) reserved_text: ReservedText,
-    pub(crate) throttle_text: ThrottleText,
-    pub(crate) list_or_count: ListOrCount,
-    pub(crate) duplicates: Duplicates,
-    pub(crate) dry_run_status: DryRunStatus,
-    pub(crate) mutating_dry_run: MutatingDryRun,
+#[allow(missing_docs, reason = "each type says it")]
+pub struct Switches {
+    pub own_address: OwnAddress,
+    pub assign_reply: AssignReply,
+    pub assign_refused: AssignRefused,
+    pub unassign_unknown: UnassignUnknown,
+    pub unassign_primary: UnassignPrimary,
+    pub in_use_names: InUseNames,
+    pub reserved_text: ReservedText,
+    pub throttle_text: ThrottleText,
+    pub list_or_count: ListOrCount,
+    pub duplicates: Duplicates,
+    pub dry_run_status: DryRunStatus,
+    pub mutating_dry_run: MutatingDryRun,
 }
 
 impl Switches {
     /// The default, then one variant for each switch and each of its other positions.
-    pub(crate) fn all() -> Vec<(&'static str, Self)> {
+    pub fn all() -> Vec<(&'static str, Self)> {
         let d = Self::default;
         vec![
             ("default", d()),
@@ -167,7 +168,7 @@ impl Switches {
     }
 
     /// Ways of emulators. Apart, lest the seeds of random sequences change their meaning.
-    pub(crate) fn of_emulators() -> Vec<(&'static str, Self)> {
+    pub fn of_emulators() -> Vec<(&'static str, Self)> {
         vec![("assign_reply=Whole", Self { assign_reply: AssignReply::Whole, ..Self::default() })]
     }
 }
