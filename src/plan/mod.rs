@@ -1,4 +1,4 @@
-//! What an ENI needs next, decided from its rows as pure functions; what a look at EC2 and Docker calls for
+//! Decisions, as pure functions of values: what an ENI does next ([`next`]); what a look at EC2 and Docker calls for
 //! ([`reconcile`], [`scan`]), when to believe it ([`ledger`]), and whose an ENI is ([`attachment`]).
 
 use std::time::Duration;
@@ -12,6 +12,7 @@ use crate::subnet::Subnet;
 pub mod assign;
 pub mod attachment;
 pub mod ledger;
+pub mod next;
 pub mod reconcile;
 pub mod scan;
 
@@ -133,17 +134,17 @@ mod tests {
     use crate::address::Status;
     use crate::id::{Boot, Claim, EniId, Kind, SubnetId};
 
-    const ENI: &str = "eni-0123456789abcdef0";
+    pub(super) const ENI: &str = "eni-0123456789abcdef0";
 
-    fn eni(id: &str) -> EniId {
+    pub(super) fn eni(id: &str) -> EniId {
         EniId::stored(id.into())
     }
 
-    fn subnet() -> Subnet {
+    pub(super) fn subnet() -> Subnet {
         Subnet::new(SubnetId::stored("subnet-0123456789abcdef0".into()), "10.0.0.0/24".parse().unwrap()).unwrap()
     }
 
-    fn row(last: u8, status: Status, claim: Option<Claim>, idle: u64) -> Row {
+    pub(super) fn row(last: u8, status: Status, claim: Option<Claim>, idle: u64) -> Row {
         Row {
             ip: Ipv4Addr::new(10, 0, 0, last),
             subnet: subnet().id,
@@ -157,7 +158,7 @@ mod tests {
         }
     }
 
-    fn warmth(target: usize) -> Warmth {
+    pub(super) fn warmth(target: usize) -> Warmth {
         Warmth { target, max: 8, cooldown: Duration::from_secs(60) }
     }
 
