@@ -13,6 +13,7 @@ use crate::fill::{self, Refreshed};
 use crate::id::{EniId, Kind, SubnetId};
 use crate::ipam::Ipam;
 use crate::plain::is_odd;
+use crate::plan::next::is_due;
 use crate::store::Store;
 
 impl Ipam {
@@ -51,7 +52,7 @@ impl Ipam {
         let mut by_eni: BTreeMap<EniId, Vec<Row>> = BTreeMap::new();
         for row in store.rows_taken(subnet, until).await? {
             let idle = row.state() == State::Ready && !row.primary;
-            if let Some(eni) = row.iface.clone().filter(|_| idle || unassign::is_due(&row)) {
+            if let Some(eni) = row.iface.clone().filter(|_| idle || is_due(&row)) {
                 by_eni.entry(eni).or_default().push(row);
             }
         }

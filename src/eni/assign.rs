@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::STORE_TIME;
-use super::task::{SETTLE_PAUSE, Task};
+use super::task::{SETTLE_PAUSE, Task, Then};
 use crate::address::Row;
 use crate::ec2::{Ec2, Ec2Error};
 use crate::error::Error;
@@ -25,7 +24,7 @@ pub(super) struct Assigned {
 
 impl Task {
     /// Claims of an earlier life, or whose call was unclear: assigned again, which is right whichever way that call went.
-    pub(super) async fn settle(&mut self, ec2: &Ec2, unsettled: Vec<Row>) -> Result<Option<Duration>, Error> {
+    pub(super) async fn settle(&mut self, ec2: &Ec2, unsettled: Vec<Row>) -> Result<Then, Error> {
         let asked = unsettled.len();
         let assigned = self.assign(ec2, unsettled, Standing::Unsettled).await?;
         if !assigned.trouble.as_ref().is_some_and(Ec2Error::is_transient) {

@@ -15,6 +15,7 @@ use crate::fault::point;
 use crate::id::{EniId, Kind};
 use crate::late::LAST_WORD;
 use crate::link::Parent;
+use crate::plan::next::Wish;
 use crate::store::{Choice, WarmGrant};
 
 /// How long a request for a named address waits for that address's own release.
@@ -242,7 +243,7 @@ impl Eni {
         until: Instant,
     ) -> Result<Lease, Error> {
         let (answer, lease) = oneshot::channel();
-        let order = Order { ip, sub_pool, cooldown, holder, answer };
+        let order = Order { wish: Wish { ip, sub_pool, cooldown }, holder, answer };
         let asked = Instant::now();
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         let outcome = async {

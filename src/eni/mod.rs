@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::id::Claim;
 use crate::imds::{Instance, Nic};
 use crate::late::LAST_WORD;
+use crate::plan::next::Wish;
 use crate::plan::reconcile::{Finding, What};
 use crate::plan::{brief_age, settle_age};
 use crate::store::Store;
@@ -75,19 +76,10 @@ struct Repair {
 
 /// A container's request that waits for the task.
 struct Order {
-    /// This address; none: any.
-    ip: Option<Ipv4Addr>,
-    sub_pool: Option<Ipv4Net>,
-    cooldown: Duration,
+    wish: Wish,
     holder: Option<String>,
     /// Where the lease goes; closed when nobody waits any more.
     answer: oneshot::Sender<Result<Lease, Error>>,
-}
-
-impl Order {
-    fn fits(&self, ip: Ipv4Addr) -> bool {
-        self.ip.map_or_else(|| self.sub_pool.is_none_or(|range| range.contains(&ip)), |named| named == ip)
-    }
 }
 
 /// What came of recycling.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::STORE_TIME;
-use super::task::{Task, WARM_BACK_OFF};
+use super::task::{Task, Then, WARM_BACK_OFF};
 use crate::address::{Event, Row, State};
 use crate::ec2::Ec2;
 use crate::error::Error;
@@ -16,6 +16,7 @@ use crate::id::Kind;
 use crate::link::Parent;
 use crate::plan;
 use crate::plan::assign::Standing;
+use crate::plan::next::{Refill, Slot};
 use crate::store::FreeClaim;
 
 /// The bound of filling a subnet; a /16 has 65,536 rows.
@@ -25,42 +26,42 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 impl Task {
     /// A free address that a container named. A full ENI gives up its coldest idle one for it.
-    pub(super) async fn fetch_named(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<Option<Duration>, Error> {
-        let Some(ip) = self.queue.front().and_then(|order| order.ip) else {
-            return Ok(None);
-        };
+    pub(super) async fn fetch_named(
+        &mut self,
+        ec2: &Ec2,
+        ip: Ipv4Addr,
+        slot: Slot,
+        rows: &[Row],
+    ) -> Result<Then, Error> {
         let until = Instant::now() + STORE_TIME;
         let row = self.store.row(ip, until).await?;
         let claim = self.outside.claims.next(Kind::On);
         if row.is_none() {
-            if self.fill(ec2, false).await? {
-                return Ok(None);
+            if !self.fill(ec2, false).await? {
+                let why = format!("the table has no row for it; run `ec2-ipam init {}`", self.subnet.id);
+                self.answer_front(Error::NotGiven { ip, why });
             }
-            let why = format!("the table has no row for it; run `ec2-ipam init {}`", self.subnet.id);
-            self.answer_front(Error::NotGiven { ip, why });
-            return Ok(None);
+            return Ok(Then::Again);
         }
         let change = row.and_then(|row| row.on(Event::Claim { eni: self.nic.eni.clone(), claim }).ok());
-        // Room is made only for an address that can be had.
-        if change.is_some() && self.capacity(rows) == 0 {
-            match plan::give_way(rows, |row| self.shared.memory.has_container(row.ip)) {
-                Some(idle) => return self.give_up(ec2, std::slice::from_ref(idle)).await,
-                None => match self.full(rows).await {
-                    Ok(rest) => return Ok(Some(rest)),
-                    Err(why) => {
-                        self.answer_front(why);
-                        return Ok(None);
-                    }
-                },
+        let claimed = match (change, slot) {
+            (Some(change), Slot::Open) => self.store.apply(&[change], until).await? == [true],
+            // Room is made only for an address that can be had.
+            (Some(_), Slot::Taken(idle)) => {
+                return self.give_up(ec2, std::slice::from_ref(&*idle)).await.map(|()| Then::Again);
             }
-        }
-        let claimed = match change {
-            Some(change) => self.store.apply(&[change], until).await? == [true],
-            None => false,
+            (Some(_), Slot::Full) => match self.full(rows).await {
+                Ok(rest) => return Ok(Then::Rest(rest)),
+                Err(why) => {
+                    self.answer_front(why);
+                    return Ok(Then::Again);
+                }
+            },
+            (None, _) => false,
         };
         if !claimed {
             self.answer_front(Error::NotGiven { ip, why: "another request for it was quicker; try again".into() });
-            return Ok(None);
+            return Ok(Then::Again);
         }
         point("named:claimed").await;
         let claimed = self.store.rows_at(&[ip], until).await?;
@@ -68,43 +69,32 @@ impl Task {
         self.outcome(assigned, 1).await
     }
 
-    /// One Assign for all who wait and for what the warm target lacks.
-    pub(super) async fn refill(&mut self, ec2: &Ec2, rows: &[Row], now: Instant) -> Result<Option<Duration>, Error> {
-        let first = self.queue.iter().find(|order| order.ip.is_none());
-        let Some(sub_pool) = first.map(|order| order.sub_pool).or(self.shared.memory.sub_pool()) else {
-            return Ok(None);
-        };
-        let cooldown = first.map_or(self.outside.warmth.cooldown, |order| order.cooldown);
-        let waiting = self.queue.iter().filter(|order| order.ip.is_none() && order.sub_pool == sub_pool).count();
-        let until = now + STORE_TIME;
-
-        let capacity = self.capacity(rows);
-        if capacity == 0 {
-            let in_range = |ip| sub_pool.is_none_or(|range| range.contains(&ip));
-            // What is kept for somebody is of no use to anybody else.
-            let useful =
-                |row: &Row| row.kept_for().is_none() && in_range(row.ip) || self.shared.memory.has_container(row.ip);
-            match plan::give_way(rows, useful) {
-                Some(idle) if waiting > 0 => return self.give_up(ec2, std::slice::from_ref(idle)).await,
-                _ => {
-                    match self.full(rows).await {
-                        Ok(rest) => return Ok(Some(rest)),
-                        Err(why) => self.answer_any(&why),
-                    }
-                    self.warm_retry_at = now + WARM_BACK_OFF;
-                    return Ok(None);
-                }
-            }
+    /// The ENI takes no more: those who want any address are told so, unless some may become idle soon.
+    pub(super) async fn refuse_any(&mut self, rows: &[Row], now: Instant) -> Result<Then, Error> {
+        match self.full(rows).await {
+            Ok(rest) => return Ok(Then::Rest(rest)),
+            Err(why) => self.answer_any(&why),
         }
+        self.warm_retry_at = now + WARM_BACK_OFF;
+        Ok(Then::Again)
+    }
+
+    /// One Assign for all who wait and for what the warm target lacks.
+    pub(super) async fn refill(
+        &mut self,
+        ec2: &Ec2,
+        wanted: Refill,
+        rows: &[Row],
+        now: Instant,
+    ) -> Result<Then, Error> {
+        let Refill { sub_pool, cooldown, waiting, lacking, capacity } = wanted;
+        let until = now + STORE_TIME;
         let mut size = waiting;
-        let warmth = self.outside.warmth;
-        // While EC2 leaves claims unclear nothing is claimed in reserve: each attempt would take more of the subnet.
-        let is_clear = rows.iter().all(|row| row.state() != State::On);
-        if warmth.target > 0 && now >= self.warm_retry_at && is_clear {
+        if let Some(lacking) = lacking {
             let census = self.store.census_lately(&self.subnet.id, until).await?;
             let free = census.iter().filter(|count| count.state == State::Free).map(|count| count.rows).sum();
-            if !warmth.leaves_to_others(free, &self.subnet) {
-                size = self.burst.refill(waiting + warmth.lacking(rows), waiting > 0, now);
+            if !self.outside.warmth.leaves_to_others(free, &self.subnet) {
+                size = self.burst.refill(waiting + lacking, waiting > 0, now);
             }
         }
         let claim = self.outside.claims.next(Kind::On);
@@ -120,12 +110,12 @@ impl Task {
         if ips.is_empty() {
             // No rows is not none free: the table may be new, or a restored backup.
             if self.fill(ec2, false).await? {
-                return Ok(None);
+                return Ok(Then::Again);
             }
             let (subnet, what_helps) = (self.subnet.id.clone(), self.what_helps(rows));
             self.answer_any(&Error::NoFreeAddress { subnet, range: sub_pool, what_helps });
             self.warm_retry_at = now + WARM_BACK_OFF;
-            return Ok(None);
+            return Ok(Then::Again);
         }
         point("refill:claimed").await;
         let claimed = self.store.rows_at(&ips, until).await?;

@@ -1,20 +1,19 @@
 //! What is found wrong, put right: what reconciling saw twice, by guarded changes of rows and by EC2 where an address is not
 //! where it should be, and leases by what this life itself knows of them.
 
-use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use tokio::time::Instant;
 
 use super::STORE_TIME;
 use super::task::Task;
-use crate::address::{Change, Event, NewRow, Row, State};
+use crate::address::{Change, Event, NewRow, Row};
 use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
-use crate::id::{Claim, Kind};
+use crate::id::Kind;
+use crate::plan;
 use crate::plan::reconcile::{Finding, What};
-use crate::plan::{self, settle_age};
 
 /// What came of a repair.
 #[derive(Debug, Default)]
@@ -189,33 +188,5 @@ impl Task {
         let Some(idle) = plan::give_way(&rows, has_container).cloned() else { return Ok(false) };
         let (done, _) = self.unassign(ec2, std::slice::from_ref(&idle)).await?;
         Ok(done.freed > 0)
-    }
-
-    /// I1: a lease that this life knows and the database lost stands again before anything else is done with its row.
-    /// `known`: the leases as of before the rows were read, since what was granted or released after is not lost.
-    pub(super) async fn restore(&self, rows: &[Row], mut known: HashMap<Ipv4Addr, Claim>) -> Result<bool, Error> {
-        known.retain(|ip, claim| self.shared.memory.has_lease(*ip, claim));
-        let lost = rows.iter().filter(|row| row.state() == State::Ready);
-        let restored = |row: &Row| row.on(Event::Restore { claim: known.get(&row.ip)?.clone() }).ok();
-        let changes: Vec<_> = lost.filter_map(restored).collect();
-        self.shared.stand_again(&changes, Instant::now() + STORE_TIME).await?;
-        Ok(!changes.is_empty())
-    }
-
-    /// Leases of this life that nobody got, since the database's answer was lost until the request's deadline.
-    pub(super) async fn release_orphans(&self, rows: &[Row]) -> Result<(), Error> {
-        let is_orphan = |row: &&Row| {
-            let is_orphan =
-                |claim: &Claim| claim.is_of(self.outside.claims.boot()) && !self.shared.memory.has_lease(row.ip, claim);
-            row.state() == State::Lease
-                && row.claim.as_ref().is_some_and(is_orphan)
-                && row.claimed.is_some_and(|age| age >= settle_age())
-        };
-        let changes: Vec<_> = rows.iter().filter(is_orphan).filter_map(|row| row.on(Event::Release).ok()).collect();
-        for change in &changes {
-            tracing::warn!(eni = %self.nic.eni, ip = %change.ip, "released {}: no container got it", change.ip);
-        }
-        self.store.apply(&changes, Instant::now() + STORE_TIME).await?;
-        Ok(())
     }
 }

@@ -10,6 +10,7 @@ use crate::address::{Event, Row, State};
 use crate::error::Error;
 use crate::fault::point;
 use crate::id::Kind;
+use crate::plan::next::Wish;
 
 impl Task {
     /// on -> lease for those who wait, on -> ready for the rest; ready -> lease likewise.
@@ -83,9 +84,11 @@ impl Task {
 
     /// I7: what is kept for somebody goes to who named it only. I10: an order may be content with less than another's cool-down.
     fn next_order(&mut self, row: &Row) -> Option<Order> {
-        let cooled = |order: &Order| order.ip.is_some() || row.kept_for().is_none() && row.has_cooled(order.cooldown);
-        let at =
-            self.queue.iter().position(|order| order.fits(row.ip) && cooled(order) && !order.answer.is_closed())?;
+        let cooled = |wish: &Wish| wish.ip.is_some() || row.kept_for().is_none() && row.has_cooled(wish.cooldown);
+        let at = self
+            .queue
+            .iter()
+            .position(|Order { wish, answer, .. }| wish.fits(row.ip) && cooled(wish) && !answer.is_closed())?;
         self.queue.remove(at)
     }
 
@@ -97,7 +100,8 @@ impl Task {
 
     pub(super) fn answer_any(&mut self, why: &Error) {
         let queue = std::mem::take(&mut self.queue);
-        let (named, any): (VecDeque<Order>, VecDeque<Order>) = queue.into_iter().partition(|order| order.ip.is_some());
+        let (named, any): (VecDeque<Order>, VecDeque<Order>) =
+            queue.into_iter().partition(|order| order.wish.ip.is_some());
         self.queue = named;
         for order in any {
             let _ = order.answer.send(Err(why.clone()));

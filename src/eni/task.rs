@@ -5,6 +5,7 @@
 //! a step has no call of this process in flight.
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::assign::Assigned;
 use super::survey::Witness;
-use super::{Order, Outside, Recycled, Repair, STORE_TIME, Shared, Want, unassign};
-use crate::address::{Row, State};
-use crate::ec2::{Action, Ec2Error};
+use super::{Order, Outside, Recycled, Repair, STORE_TIME, Shared, Want};
+use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fill;
 use crate::imds::Nic;
 use crate::late::pause;
-use crate::plan::{Burst, drain_age, settle_age};
+use crate::plan::next::{Next, REST, Times, View, next};
+use crate::plan::{Burst, settle_age};
 use crate::store::Store;
 use crate::subnet::Subnet;
 
@@ -71,8 +72,15 @@ const TOP_UP_DELAY: Duration = Duration::from_secs(1);
 pub(super) const WARM_BACK_OFF: Duration = Duration::from_secs(120);
 /// Between two attempts at claims that could not be settled.
 pub(super) const SETTLE_PAUSE: Duration = Duration::from_secs(10);
-/// Nothing to do: look at the rows again after so long.
-const REST: Duration = Duration::from_secs(60);
+
+/// What follows a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Another one.
+    Again,
+    /// Nothing for so long, unless somebody comes.
+    Rest(Duration),
+}
 
 impl Task {
     #[allow(clippy::too_many_arguments, reason = "each is one of the task's own fields, given once")]
@@ -196,10 +204,10 @@ impl Task {
                 return self.retry_at;
             }
             match self.step(now).await {
-                Ok(rest) => {
+                Ok(then) => {
                     self.failures = 0;
                     self.shared.trouble.stepped(None);
-                    if let Some(rest) = rest {
+                    if let Then::Rest(rest) = then {
                         return now + rest;
                     }
                 }
@@ -216,148 +224,151 @@ impl Task {
         }
     }
 
-    /// The most urgent thing that the rows and the queue call for. None: it is done, look again; else: nothing to do for so
-    /// long. An error is one that may pass: those who wait go on waiting.
-    async fn step(&mut self, now: Instant) -> Result<Option<Duration>, Error> {
+    /// Does the most urgent thing. An error is one that may pass: those who wait go on waiting.
+    async fn step(&mut self, now: Instant) -> Result<Then, Error> {
         let ec2 = self.outside.ec2.now().map_err(Error::Missing)?;
         self.shared.place.is_ours().await?;
-        if self.witness == Some(Witness::Imds) && now >= self.survey_at {
-            self.look().await?;
-        }
-        if std::mem::take(&mut self.scan_wanted) && self.store.is_private() {
-            fill::refresh(&self.store, &ec2, &self.subnet, now + STORE_TIME).await?;
-        }
-        if self.fill_at.is_some_and(|at| at <= now) {
-            self.fill_at = None;
-            match self.fill(&ec2, true).await {
-                // The rows that are there can be granted all the same.
-                Err(why @ Error::Ec2(_)) => {
-                    tracing::warn!(eni = %self.nic.eni, "{} is not filled yet: {why}", self.subnet.id);
-                    self.fill_at = Some(now + REST);
+        self.repairs.retain(|repair| !repair.answer.is_closed());
+        let view = self.view(now).await?;
+        let until = Instant::now() + STORE_TIME;
+        match next(&view, now) {
+            Next::Look => self.look().await?,
+            Next::Scan => {
+                self.scan_wanted = false;
+                fill::refresh(&self.store, &ec2, &self.subnet, until).await?;
+            }
+            Next::Fill => self.fill_again(&ec2).await?,
+            Next::Settle(claimed) => return self.settle(&ec2, claimed).await,
+            Next::Restore(lost) => drop(self.shared.stand_again(&lost, until).await?),
+            Next::Release(orphans) => {
+                for change in &orphans {
+                    tracing::warn!(eni = %self.nic.eni, ip = %change.ip, "released {}: no container got it", change.ip);
                 }
-                outcome => drop(outcome?),
+                self.store.apply(&orphans, until).await?;
+            }
+            Next::GiveUp(rows) => self.give_up(&ec2, &rows).await?,
+            Next::Repair => {
+                if let Some(Repair { findings, answer }) = self.repairs.pop_front() {
+                    let _ = answer.send(self.repair(&ec2, findings).await);
+                }
+            }
+            Next::Recycle(idle) => {
+                // What an operator gives back shall not be refilled for the sake of an earlier call.
+                self.top_up_at = None;
+                self.recycle(&ec2, &idle).await;
+            }
+            Next::AskLink => drop(self.outside.links.parent(&self.nic.mac).await?),
+            Next::Serve(warm) => self.serve(warm).await?,
+            Next::Fetch { ip, slot } => return self.fetch_named(&ec2, ip, slot, &view.rows).await,
+            Next::Refill(refill) => {
+                self.was_topped_up(now);
+                return self.refill(&ec2, refill, &view.rows, now).await;
+            }
+            Next::Full => {
+                self.was_topped_up(now);
+                return self.refuse_any(&view.rows, now).await;
+            }
+            Next::Trim(excess) => {
+                self.trim_at = now + settle_age();
+                self.give_up(&ec2, &excess).await?;
+            }
+            Next::Rest(rest) => {
+                self.was_topped_up(now);
+                if now >= self.trim_at.max(self.give_up_at) {
+                    self.trim_at = now + settle_age();
+                }
+                return Ok(Then::Rest(rest));
             }
         }
-        let (known, let_go) = (self.shared.memory.leases(), self.shared.idle.let_go());
-        let rows = self.store.rows_of_eni(&self.nic.eni, now + STORE_TIME).await?;
-        self.shared.idle.was_read(&rows, let_go);
-        let warmth = self.outside.warmth;
-
-        let unsettled: Vec<Row> = rows.iter().filter(|row| row.state() == State::On).cloned().collect();
-        // Nobody is told that the ENI is full while some of its slots are only claimed.
-        let in_the_way = !self.queue.is_empty() && self.capacity(&rows) == 0;
-        if !unsettled.is_empty() && (now >= self.settle_at || in_the_way) {
-            return self.settle(&ec2, unsettled).await;
-        }
-        if self.restore(&rows, known).await? {
-            return Ok(None);
-        }
-        self.release_orphans(&rows).await?;
-        let due: Vec<Row> = rows.iter().filter(|row| unassign::is_due(row)).cloned().collect();
-        let may_give_up = now >= self.give_up_at;
-        if !due.is_empty() && may_give_up {
-            return self.give_up(&ec2, &due).await;
-        }
-        if let Some(Repair { findings, answer }) = self.repairs.pop_front().filter(|repair| !repair.answer.is_closed())
-        {
-            let _ = answer.send(self.repair(&ec2, findings).await);
-            return Ok(None);
-        }
-        // What a container has is not idle, whatever the table says.
-        let is_idle =
-            |row: &&Row| row.state() == State::Ready && !row.primary && !self.shared.memory.has_container(row.ip);
-        let idle: Vec<Row> = rows.iter().filter(is_idle).cloned().collect();
-        if !self.recycles.is_empty() {
-            return self.recycle(&ec2, &idle).await;
-        }
-        // No link, or no answer from the kernel: nothing is given, and nothing is fetched to be given (I7).
-        let parent = self.outside.links.parent(&self.nic.mac).await;
-        let link = match parent {
-            Err(why) if !self.queue.is_empty() => return Err(why.into()),
-            parent => parent.ok(),
-        };
-        let warm: Vec<Row> = idle
-            .iter()
-            .filter(|row| warmth.is_warm(row) && self.shared.memory.may_give(row.ip, link.as_ref()).is_ok())
-            // I10: granted and released since it was read, so it cools.
-            .filter(|row| self.outside.in_use.last_release(row.ip).is_none_or(|released| released < now))
-            .cloned()
-            .collect();
-        if warm.iter().any(|row| self.queue.iter().any(|order| order.ip.is_none() && order.fits(row.ip))) {
-            return self.serve(warm).await.map(|()| None);
-        }
-        if let Some(order) = self.queue.front() {
-            return match order.ip {
-                Some(_) => self.fetch_named(&ec2, &rows).await,
-                None => self.refill(&ec2, &rows, now).await,
-            };
-        }
-        let lacking = warmth.lacking(&rows);
-        if self.top_up_at.is_some_and(|at| at <= now) {
-            self.top_up_at = None;
-            if lacking > 0 && now >= self.warm_retry_at {
-                return self.refill(&ec2, &rows, now).await;
-            }
-        }
-        // A container that named its address may come back on another host.
-        let named: Vec<Row> =
-            idle.iter().filter(|row| row.is_fixed() && row.has_cooled(warmth.cooldown)).cloned().collect();
-        if !named.is_empty() && may_give_up {
-            return self.give_up(&ec2, &named).await;
-        }
-        // Not one by one, so that many go with one Unassign.
-        if now >= self.trim_at && may_give_up {
-            self.trim_at = now + settle_age();
-            let in_use = rows.iter().any(|row| row.state() == State::Lease);
-            let quiet = !in_use && now.duration_since(self.last_call) >= drain_age();
-            let excess: Vec<Row> = warmth.excess(&idle, self.burst.expected(now), quiet).into_iter().cloned().collect();
-            if !excess.is_empty() {
-                return self.give_up(&ec2, &excess).await;
-            }
-        }
-        Ok(Some(self.rest(&rows, now)))
+        Ok(Then::Again)
     }
 
-    /// Until the next thing that time alone brings.
-    fn rest(&self, rows: &[Row], now: Instant) -> Duration {
-        let cooled = rows.iter().filter(|row| row.state() == State::Ready && row.is_fixed()).map(|row| {
-            // A second more than the rule asks for, as the database counts whole ones.
-            (self.outside.warmth.cooldown + Duration::from_secs(2)).saturating_sub(row.idle)
-        });
-        let unsettled = rows.iter().filter(|row| row.state() == State::On);
-        let unsettled = unsettled.map(|_| self.settle_at.saturating_duration_since(now));
-        let settled = rows.iter().filter(|row| row.state() == State::Off);
-        let settled = settled.map(|row| settle_age().saturating_sub(row.claimed.unwrap_or_default()));
-        let given_up = cooled.chain(settled).map(|rest| rest.max(self.give_up_at.saturating_duration_since(now)));
-        let survey = (self.witness == Some(Witness::Imds)).then_some(self.survey_at);
-        let planned = self.top_up_at.into_iter().chain(survey).chain([self.trim_at]);
-        let planned = planned.map(|at| at.saturating_duration_since(now));
-        given_up.chain(unsettled).chain(planned).min().unwrap_or(REST).clamp(Duration::from_millis(10), REST)
+    /// What the decision depends on, as of `now` or later.
+    async fn view(&self, now: Instant) -> Result<View, Error> {
+        let Shared { memory, idle, .. } = &*self.shared;
+        let (leases_before, let_go) = (memory.leases(), idle.let_go());
+        let rows = self.store.rows_of_eni(&self.nic.eni, now + STORE_TIME).await?;
+        idle.was_read(&rows, let_go);
+        let link = self.outside.links.parent(&self.nic.mac).await.ok();
+        let which = |may: &dyn Fn(Ipv4Addr) -> bool| rows.iter().map(|row| row.ip).filter(|ip| may(*ip)).collect();
+        let may_give = |ip| {
+            // I10: granted and released since it was read, so it cools.
+            let is_as_read = self.outside.in_use.last_release(ip).is_none_or(|released| released < now);
+            is_as_read && memory.may_give(ip, link.as_ref()).is_ok()
+        };
+        Ok(View {
+            queue: self.queue.iter().map(|order| order.wish).collect(),
+            leases: memory.leases(),
+            leases_before,
+            boot: self.outside.claims.boot().clone(),
+            in_use: which(&|ip| memory.has_container(ip)),
+            may_give: link.is_some().then(|| which(&may_give)),
+            sub_pool: memory.sub_pool(),
+            capacity: self.capacity(&rows),
+            warmth: self.outside.warmth,
+            burst: self.burst,
+            scan: self.scan_wanted && self.store.is_private(),
+            repair: !self.repairs.is_empty(),
+            recycle: !self.recycles.is_empty(),
+            times: Times {
+                look_at: (self.witness == Some(Witness::Imds)).then_some(self.survey_at),
+                fill_at: self.fill_at,
+                settle_at: self.settle_at,
+                give_up_at: self.give_up_at,
+                warm_at: self.warm_retry_at,
+                top_up_at: self.top_up_at,
+                trim_at: self.trim_at,
+                last_call: self.last_call,
+            },
+            rows,
+        })
+    }
+
+    /// The rows that are there can be granted all the same.
+    async fn fill_again(&mut self, ec2: &Ec2) -> Result<(), Error> {
+        self.fill_at = Some(Instant::now() + REST);
+        match self.fill(ec2, true).await {
+            Err(why @ Error::Ec2(_)) => {
+                tracing::warn!(eni = %self.nic.eni, "{} is not filled yet: {why}", self.subnet.id)
+            }
+            outcome => {
+                outcome?;
+                self.fill_at = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unless somebody waits: then it was for him.
+    fn was_topped_up(&mut self, now: Instant) {
+        if self.queue.is_empty() {
+            self.top_up_at.take_if(|at| *at <= now);
+        }
     }
 
     /// Serves those who wait with what EC2 has on the ENI now; then what stood in the way of the rest decides.
-    pub(super) async fn outcome(&mut self, assigned: Assigned, asked: usize) -> Result<Option<Duration>, Error> {
+    pub(super) async fn outcome(&mut self, assigned: Assigned, asked: usize) -> Result<Then, Error> {
         let progress = !assigned.on_eni.is_empty();
         self.serve(assigned.on_eni).await?;
         self.note(Action::Assign, assigned.trouble.as_ref());
         match assigned.trouble {
             None if progress => {
                 self.fruitless = 0;
-                Ok(None)
+                Ok(Then::Again)
             }
             None => {
                 self.retry_at = Instant::now() + pause(self.fruitless);
                 self.fruitless += 1;
-                Ok(None)
+                Ok(Then::Again)
             }
             Some(Ec2Error::EniFull { .. }) => {
                 // Something is on it that the table did not know, or the limit is not known.
                 self.room = Some((asked / 2, Instant::now() + REST));
-                self.look().await.map(|()| None)
+                self.look().await.map(|()| Then::Again)
             }
             // It may pass, so those who wait go on waiting.
             Some(why) if why.is_transient() => Err(Error::Ec2(why)),
-            Some(_) if progress => Ok(None),
+            Some(_) if progress => Ok(Then::Again),
             Some(why) => {
                 self.warm_retry_at = Instant::now() + WARM_BACK_OFF;
                 let refusal = Error::Ec2(why);

@@ -5,31 +5,24 @@
 //! tried again only once its claim is older than [`settle_age`], and every attempt renews the claim.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::task::{SETTLE_PAUSE, Task};
 use super::{Recycled, STORE_TIME};
-use crate::address::{Event, Row, State};
+use crate::address::{Event, Row};
 use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
 use crate::fleet::said::{Off, to_unassign};
 use crate::id::{Claim, EniId, Kind};
-use crate::plan::settle_age;
 use crate::store::Store;
 
-/// Rows that were left off, and are old enough to be tried again.
-pub fn is_due(row: &Row) -> bool {
-    row.state() == State::Off && row.claimed.is_none_or(|age| age >= settle_age())
-}
-
 impl Task {
-    pub(super) async fn give_up(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<Option<Duration>, Error> {
+    pub(super) async fn give_up(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<(), Error> {
         let (_, trouble) = self.unassign(ec2, rows).await?;
         self.note(Action::Unassign, trouble.as_ref());
-        trouble.map_or(Ok(None), |why| Err(Error::Ec2(why)))
+        trouble.map_or(Ok(()), |why| Err(Error::Ec2(why)))
     }
 
     pub(super) async fn unassign(&mut self, ec2: &Ec2, rows: &[Row]) -> Result<(Recycled, Option<Ec2Error>), Error> {
@@ -52,9 +45,7 @@ impl Task {
         outcome
     }
 
-    pub(super) async fn recycle(&mut self, ec2: &Ec2, idle: &[Row]) -> Result<Option<Duration>, Error> {
-        // What an operator gives back shall not be refilled for the sake of an earlier call.
-        self.top_up_at = None;
+    pub(super) async fn recycle(&mut self, ec2: &Ec2, idle: &[Row]) {
         let outcome = self.unassign(ec2, idle).await;
         let outcome = outcome.and_then(|(done, trouble)| match trouble {
             Some(why) if done.freed == 0 => Err(Error::Ec2(why)),
@@ -63,7 +54,6 @@ impl Task {
         for answer in self.recycles.drain(..) {
             let _ = answer.send(outcome.clone());
         }
-        Ok(None)
     }
 }
 

@@ -28,7 +28,7 @@ pub struct View {
     pub leases_before: HashMap<Ipv4Addr, Claim>,
     /// Whose tokens are this life's.
     pub boot: Boot,
-    /// What containers have by Docker's last word is not idle, whatever the table says.
+    /// What containers have, by this life's and by Docker's last word: it is not idle, whatever the table says.
     pub in_use: HashSet<Ipv4Addr>,
     /// The addresses that may be given now if they are warm (I1, I2, I7); none where the host's own are not known.
     pub may_give: Option<HashSet<Ipv4Addr>>,
@@ -223,9 +223,7 @@ impl View {
         if self.repair {
             return Some(Next::Repair);
         }
-        // An operator means what is idle by the table.
-        let idle = self.in_state(State::Ready).filter(|row| !row.primary);
-        self.recycle.then(|| Next::Recycle(idle.cloned().collect()))
+        self.recycle.then(|| Next::Recycle(self.idle()))
     }
 
     fn serve(&self) -> Option<Next> {
