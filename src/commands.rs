@@ -13,10 +13,10 @@ use crate::conformance;
 use crate::doctor::{Check, Verdict};
 use crate::eni::Recycled;
 use crate::fill::Refreshed;
+use crate::found::{Found, Manner};
 use crate::id::SubnetId;
 use crate::plain::PlainLines;
-use crate::reconcile::Found;
-use crate::socket::control::{HowToReconcile, OfAddress, OfSubnet};
+use crate::socket::control::{OfAddress, OfSubnet};
 use crate::status::{Listed, Status};
 use crate::store;
 use driver::{Driver, Sockets};
@@ -80,7 +80,12 @@ async fn answer(command: Command, driver: &Driver, sockets: &Sockets, out: &mut 
             }
         }
         Command::Reconcile { dry_run, force, json } => {
-            let found: Vec<Found> = driver.ask("reconcile", &HowToReconcile { dry_run, force }).await?;
+            let manner = match (dry_run, force) {
+                (true, _) => Manner::DryRun,
+                (false, true) => Manner::Forced,
+                (false, false) => Manner::Usual,
+            };
+            let found: Vec<Found> = driver.ask("reconcile", &manner).await?;
             if json { print::json(out, &found)? } else { print::found(out, &found)? }
         }
         Command::Status { json, quiet } => {

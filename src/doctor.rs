@@ -1,19 +1,26 @@
 //! Every prerequisite checked, each failure with its remedy.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::address::{Row, State};
+use crate::config::Settings;
+use crate::docker_watch::DockerWatch;
 use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::engine::{Engine, EngineError};
+use crate::eni::Outside;
 use crate::fill;
 use crate::imds::{Host, Nic};
-use crate::ipam::{Ipam, is_locked};
+use crate::interfaces::Interfaces;
 use crate::late::in_time;
 use crate::link::Parent;
 use crate::plan;
+use crate::served::{Served, is_locked};
+use crate::status::Picture;
 use crate::store::{Connections, Store};
 use crate::subnet::Subnet;
 
@@ -62,14 +69,46 @@ fn warning(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> C
 
 const DOCKER_REMEDY: &str = "see EC2_IPAM_DOCKER_SOCKET and the plugin's mount of /run: until then lost releases stay";
 
-impl Ipam {
+/// Checks them.
+pub struct Doctor {
+    outside: Arc<Outside>,
+    interfaces: Arc<Interfaces>,
+    served: Arc<Served>,
+    docker: Arc<DockerWatch>,
+    picture: Arc<Picture>,
+    docker_socket: Option<PathBuf>,
+    /// Why nothing is done.
+    wrong: Option<String>,
+}
+
+impl Doctor {
+    pub(crate) fn new(
+        outside: &Arc<Outside>,
+        interfaces: &Arc<Interfaces>,
+        served: &Arc<Served>,
+        docker: &Arc<DockerWatch>,
+        picture: &Arc<Picture>,
+        settings: &Settings,
+    ) -> Self {
+        let (docker_socket, wrong) = (settings.docker_socket.clone(), settings.wrong.clone());
+        Self {
+            outside: Arc::clone(outside),
+            interfaces: Arc::clone(interfaces),
+            served: Arc::clone(served),
+            docker: Arc::clone(docker),
+            picture: Arc::clone(picture),
+            docker_socket,
+            wrong,
+        }
+    }
+
     /// All checks, in the order in which things depend on each other. What cannot be checked because something before it
     /// failed is left out.
-    pub async fn doctor(&self, until: Instant) -> Vec<Check> {
-        if let Some(why) = &self.settings.wrong {
+    pub async fn check(&self, until: Instant) -> Vec<Check> {
+        if let Some(why) = &self.wrong {
             return vec![bad("settings", why, CORRECT)];
         }
-        let until = self.at_most_a_request(until);
+        let until = self.outside.at_most_a_request(until);
         let mut checks = Vec::new();
         // What was so a second ago is not good enough here.
         let host = self.outside.imds.host_now(in_time(until)).await;
@@ -109,9 +148,8 @@ impl Ipam {
             }
         }
         checks.push(self.check_docker().await);
-        let warnings = self.reconciler.outcome().warnings;
         checks.extend(
-            warnings.into_values().map(|found| {
+            self.docker.warnings().into_iter().map(|found| {
                 warning("Docker network", found, "addresses of the VPC should be nowhere else on this host")
             }),
         );
@@ -120,7 +158,7 @@ impl Ipam {
     }
 
     async fn check_agreement(&self) -> Check {
-        let problems = self.problems().await;
+        let problems = self.picture.problems().await;
         if problems.is_empty() {
             ok("agreement", "nothing that only a person can mend")
         } else {
@@ -131,12 +169,12 @@ impl Ipam {
     /// The ENIs that are served; if none is yet, the one that a network without options would get.
     async fn enis_to_check(&self, host: &Host, checks: &mut Vec<Check>) -> Vec<Nic> {
         let mut chosen = Vec::new();
-        for eni in self.served().await {
+        for eni in self.served.all().await {
             let options = BTreeMap::from([("eni-id".to_owned(), eni.nic.eni.to_string())]);
-            chosen.push(self.choose(host, &options).await);
+            chosen.push(self.interfaces.choose(host, &options).await);
         }
         if chosen.is_empty() {
-            chosen.push(self.choose(host, &BTreeMap::new()).await);
+            chosen.push(self.interfaces.choose(host, &BTreeMap::new()).await);
         }
         let mut enis = Vec::new();
         for outcome in chosen {
@@ -158,7 +196,7 @@ impl Ipam {
         enis
     }
 
-    async fn check_database(&self, until: Instant, checks: &mut Vec<Check>) -> Option<std::sync::Arc<Store>> {
+    async fn check_database(&self, until: Instant, checks: &mut Vec<Check>) -> Option<Arc<Store>> {
         let remedy = "see EC2_IPAM_DATABASE_URL, the server, its security group and the database user's rights";
         let described = match self.outside.store.now() {
             Ok(store) => store.describe(until).await.map(|d| (store, d)).map_err(|e| e.to_string()),
@@ -200,7 +238,7 @@ impl Ipam {
 
     /// Another driver of this host, which is asked elsewhere or not at all, may serve it.
     async fn check_lock(&self, nic: &Nic, checks: &mut Vec<Check>) {
-        let is_ours = self.served().await.iter().any(|eni| eni.nic.eni == nic.eni);
+        let is_ours = self.served.all().await.iter().any(|eni| eni.nic.eni == nic.eni);
         if !is_ours && is_locked(&nic.eni) {
             checks.push(bad(
                 "interface",
@@ -267,7 +305,7 @@ impl Ipam {
     }
 
     async fn check_docker(&self) -> Check {
-        let Some(socket) = &self.settings.docker_socket else {
+        let Some(socket) = &self.docker_socket else {
             return warning(
                 "Docker",
                 "is not read",

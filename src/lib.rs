@@ -58,10 +58,14 @@
 //! cli                                     the command line
 //! socket                                  connections, Docker's calls, the driver's own calls
 //! conformance                             what real EC2 and IMDS answer where it is assumed; needs no driver
-//! pool, operate, doctor, status           pools, operators' wishes, checks, the picture
-//! ipam                                    the driver: its ENIs, and Docker's four calls
-//! reconcile                               rows compared with EC2 and Docker, of the ENIs served
-//! scan                                    the same of whole subnets
+//! ipam                                    the driver: its parts put together
+//! doctor                                  prerequisites checked
+//! status                                  the picture of all parts
+//! operate                                 what operators ask for
+//! reconcile, scan, take_up                rows compared with EC2 and Docker: of the ENIs served, of whole subnets; ENIs taken up
+//! pool, addresses                         Docker's four calls
+//! served                                  the ENIs that are served
+//! interfaces, docker_watch                what the host has, and what Docker says, as far as either shows itself
 //! eni                                     one ENI: grants, and the one task that calls EC2 for it
 //! fleet                                   between the table and EC2: what calls mean for rows
 //! fill                                    a subnet's rows
@@ -71,6 +75,7 @@
 //! late, telemetry                         waiting for the outside; logs
 //! in_use                                  what Docker's containers have
 //! plan                                    decisions: no IO, no async
+//! found                                   looks that operators ask for, and what they find
 //! address                                 rows, and how they change
 //! subnet                                  which addresses a subnet has
 //! id                                      names of things
@@ -78,10 +83,12 @@
 //! ```
 
 pub mod address;
+pub mod addresses;
 pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod conformance;
+pub mod docker_watch;
 pub mod doctor;
 pub mod ec2;
 pub mod engine;
@@ -90,9 +97,11 @@ pub mod error;
 pub mod fault;
 pub mod fill;
 pub mod fleet;
+pub mod found;
 pub mod id;
 pub mod imds;
 pub mod in_use;
+pub mod interfaces;
 pub mod ipam;
 pub mod late;
 pub mod link;
@@ -103,9 +112,11 @@ pub mod pool;
 pub mod random;
 pub mod reconcile;
 pub mod scan;
+pub mod served;
 pub mod socket;
 pub mod status;
 pub mod store;
 pub mod subnet;
 pub mod supervise;
+pub mod take_up;
 pub mod telemetry;

@@ -85,9 +85,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Some(why) = wrong {
         tracing::error!("nothing is served: {why}");
     } else {
-        ipam.take_up();
-        ipam.reconcile_always();
-        ipam.scan_always();
+        ipam.work_by_itself();
     }
     let serving = tokio::spawn(supervised("serving", server::serve(listener, ipam, tasks.clone(), stop.clone())));
 

@@ -7,48 +7,66 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::address::{AWS, EC2, Event, FIXED, Row, State};
-use crate::eni::{Recycled, unassign};
+use crate::eni::{Outside, Recycled, unassign};
 use crate::error::Error;
 use crate::fill::{self, Refreshed};
 use crate::id::{EniId, Kind, SubnetId};
-use crate::ipam::Ipam;
+use crate::interfaces::Interfaces;
 use crate::plain::is_odd;
 use crate::plan::next::is_due;
-use crate::store::Store;
+use crate::served::Served;
+use crate::store::{Database, Store};
 
-impl Ipam {
+/// Does it.
+pub struct Operator {
+    outside: Arc<Outside>,
+    interfaces: Arc<Interfaces>,
+    served: Arc<Served>,
+    database: Database,
+}
+
+impl Operator {
+    pub(crate) fn new(
+        outside: &Arc<Outside>,
+        interfaces: &Arc<Interfaces>,
+        served: &Arc<Served>,
+        database: Database,
+    ) -> Self {
+        Self { outside: Arc::clone(outside), interfaces: Arc::clone(interfaces), served: Arc::clone(served), database }
+    }
+
     /// `init`: every address of the subnet has its row afterwards.
     pub async fn init(&self, subnet: &SubnetId, until: Instant) -> Result<Refreshed, Error> {
-        let store = self.store(until).await?;
-        let ec2 = self.ec2(until).await?;
+        let store = self.outside.store(until).await?;
+        let ec2 = self.outside.ec2(until).await?;
         let subnet = ec2.subnet(subnet).await?;
         fill::refresh(&store, &ec2, &subnet, until).await
     }
 
     /// `schema`: the statements that its tables lack.
     pub async fn schema(&self, until: Instant) -> Result<Vec<&'static str>, Error> {
-        Ok(Store::lacking(&self.settings.database, self.at_most_a_request(until)).await?)
+        Ok(Store::lacking(&self.database, self.outside.at_most_a_request(until)).await?)
     }
 
     /// `recycle`: idle addresses of this host's interfaces in the subnet become free, with `all` those of every other host's
     /// too.
-    pub async fn recycle(self: &Arc<Self>, subnet: &SubnetId, all: bool, until: Instant) -> Result<Recycled, Error> {
-        let store = self.store(until).await?;
+    pub async fn recycle(&self, subnet: &SubnetId, all: bool, until: Instant) -> Result<Recycled, Error> {
+        let store = self.outside.store(until).await?;
         if all && store.is_private() {
             return Err(Error::Asked(
                 "--all needs the MySQL table that the hosts share; this host's own file knows nothing of other hosts"
                     .into(),
             ));
         }
-        let ec2 = self.ec2(until).await?;
-        let host = self.host().await;
+        let ec2 = self.outside.ec2(until).await?;
+        let host = self.interfaces.host().await;
         if let (false, Err(why)) = (all, &host) {
             return Err(why.clone());
         }
         let mut own: Vec<EniId> =
             host.map(|h| h.interfaces.into_iter().map(|nic| nic.eni).collect()).unwrap_or_default();
         // IMDS may be away, or an ENI detached a moment ago: what is served here is left to its task all the same.
-        own.extend(self.served().await.iter().map(|eni| eni.nic.eni.clone()));
+        own.extend(self.served.all().await.iter().map(|eni| eni.nic.eni.clone()));
         let mut by_eni: BTreeMap<EniId, Vec<Row>> = BTreeMap::new();
         for row in store.rows_taken(subnet, until).await? {
             let idle = row.state() == State::Ready && !row.primary;
@@ -61,7 +79,7 @@ impl Ipam {
         for (eni, rows) in by_eni {
             let outcome = if own.contains(&eni) {
                 // Its own task does it, so that nothing else of that ENI is in flight.
-                self.eni(&eni, until).await?.recycle(until).await
+                self.served.get(&eni, until).await?.recycle(until).await
             } else if all {
                 unassign::give_up(&store, self.outside.claims.next(Kind::Off), &ec2, &eni, &rows).await.map(
                     |(done, why)| {
@@ -91,7 +109,7 @@ impl Ipam {
     pub async fn reserve(&self, ip: Ipv4Addr, name: Option<String>, until: Instant) -> Result<(), Error> {
         name.as_deref().map_or(Ok(()), check_name)?;
         self.change(ip, Event::Reserve { holder: name }, until).await?;
-        for eni in self.served().await {
+        for eni in self.served.all().await {
             eni.forget_reserved();
         }
         Ok(())
@@ -105,16 +123,16 @@ impl Ipam {
     /// Whether the address is one of its subnet's five. Its holder alone does not tell: anybody may be called AWS.
     async fn is_aws_reserved(&self, row: &Row, until: Instant) -> Result<bool, Error> {
         let served =
-            self.served().await.into_iter().map(|eni| eni.subnet.clone()).find(|subnet| subnet.id == row.subnet);
+            self.served.all().await.into_iter().map(|eni| eni.subnet.clone()).find(|subnet| subnet.id == row.subnet);
         let subnet = match served {
             Some(subnet) => subnet,
-            None => self.ec2(until).await?.subnet(&row.subnet).await?,
+            None => self.outside.ec2(until).await?.subnet(&row.subnet).await?,
         };
         Ok(subnet.is_aws_reserved(row.ip))
     }
 
     async fn change(&self, ip: Ipv4Addr, event: Event, until: Instant) -> Result<(), Error> {
-        let store = self.store(until).await?;
+        let store = self.outside.store(until).await?;
         let Some(row) = store.row(ip, until).await? else {
             return Err(Error::Asked(format!(
                 "the table has no row for {ip}; run `ec2-ipam init` for its subnet first"

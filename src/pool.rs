@@ -1,18 +1,20 @@
-//! Pools: RequestPool, the choice of a network's ENI, and the gateway.
+//! Pools: RequestPool, and the gateway of one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
 use crate::address::State;
+use crate::eni::Outside;
 use crate::error::Error;
 use crate::fill;
-use crate::id::{EniId, PoolId};
-use crate::imds::{Host, Nic};
-use crate::ipam::{Ipam, by_name, not_here};
+use crate::id::PoolId;
+use crate::interfaces::Interfaces;
 use crate::late::in_time;
-use crate::link::Link;
+use crate::served::Served;
 use crate::subnet::{Subnet, router};
 
 /// What Docker asks of RequestPool.
@@ -40,9 +42,38 @@ pub struct Pool {
 /// The pool options that are understood.
 const OPTIONS: [&str; 3] = ["eni-id", "parent", "instance-id"];
 
-impl Ipam {
+/// Opens Docker's pools.
+pub struct Pools {
+    outside: Arc<Outside>,
+    interfaces: Arc<Interfaces>,
+    served: Arc<Served>,
+    /// Set by GetDefaultAddressSpaces, spent by an answer to an empty Pool.
+    asked_for_spaces: AtomicBool,
+}
+
+impl Pools {
+    pub(crate) fn new(outside: &Arc<Outside>, interfaces: &Arc<Interfaces>, served: &Arc<Served>) -> Self {
+        Self {
+            outside: Arc::clone(outside),
+            interfaces: Arc::clone(interfaces),
+            served: Arc::clone(served),
+            asked_for_spaces: AtomicBool::new(false),
+        }
+    }
+
+    /// Docker asked for the address spaces: engines from 27 on do so before each RequestPool, older ones never inside their
+    /// loop, which repeats RequestPool for as long as the answer overlaps a route of the host.
+    pub fn address_spaces_asked(&self) {
+        self.asked_for_spaces.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they were asked for since the last empty Pool was answered.
+    fn may_answer_empty_pool(&self) -> bool {
+        self.asked_for_spaces.swap(false, Ordering::Relaxed)
+    }
+
     /// RequestPool. Repeating it is harmless.
-    pub async fn request_pool(&self, request: &PoolRequest, until: Instant) -> Result<Pool, Error> {
+    pub async fn request(&self, request: &PoolRequest, until: Instant) -> Result<Pool, Error> {
         if request.v6 {
             return Err(Error::Asked(
                 "this driver gives IPv4 addresses only; create the network without --ipv6".into(),
@@ -56,7 +87,7 @@ impl Ipam {
         let asked = net("--subnet", &request.pool)?;
         let sub_pool = net("--ip-range", &request.sub_pool)?;
         let is_told = asked.is_some() || self.may_answer_empty_pool();
-        self.patiently(until, || self.open(&request.options, (asked, is_told), sub_pool, until)).await
+        self.interfaces.patiently(until, || self.open(&request.options, (asked, is_told), sub_pool, until)).await
     }
 
     async fn open(
@@ -66,8 +97,8 @@ impl Ipam {
         sub_pool: Option<Ipv4Net>,
         until: Instant,
     ) -> Result<Pool, Error> {
-        let host = self.host_by(until).await?;
-        let (nic, link) = self.choose(&host, options).await?;
+        let host = self.interfaces.host_by(until).await?;
+        let (nic, link) = self.interfaces.choose(&host, options).await?;
         let subnet = Subnet::new(nic.subnet.clone(), nic.cidr)?;
         match asked {
             Some(pool) if pool != subnet.cidr => {
@@ -92,12 +123,12 @@ impl Ipam {
             return Err(Error::Asked(format!("--ip-range {range} is not inside the subnet {}", subnet.cidr)));
         }
 
-        let store = self.store(in_time(until)).await?;
+        let store = self.outside.store(in_time(until)).await?;
         if !fill::is_complete(&store, &subnet, until).await? {
-            let ec2 = self.ec2(in_time(until)).await?;
+            let ec2 = self.outside.ec2(in_time(until)).await?;
             fill::refresh(&store, &ec2, &subnet, until).await?;
         }
-        let eni = self.serve(nic, until).await?;
+        let eni = self.served.serve(nic, until).await?;
         let id = PoolId { eni: eni.nic.eni.clone(), cidr: Some(subnet.cidr), sub_pool };
         Ok(Pool { id, subnet })
     }
@@ -109,7 +140,7 @@ impl Ipam {
     pub async fn gateway(&self, pool: &PoolId, address: &str, until: Instant) -> Result<String, Error> {
         let cidr = match pool.cidr {
             Some(cidr) => cidr,
-            None => self.patiently(until, || self.nic(&pool.eni, until)).await?.cidr,
+            None => self.interfaces.patiently(until, || self.interfaces.nic(&pool.eni, until)).await?.cidr,
         };
         let router = router(cidr);
         let gateway = if address.is_empty() { Some(router) } else { address.parse().ok() };
@@ -117,7 +148,7 @@ impl Ipam {
             return Err(Error::Asked(format!("the gateway {address:?} is not an address of the subnet {cidr}")));
         };
         if gateway != router {
-            let row = self.store(until).await?.row(gateway, until).await?;
+            let row = self.outside.store(until).await?.row(gateway, until).await?;
             if row.as_ref().is_some_and(|row| row.iface.as_ref() == Some(&pool.eni)) {
                 return Err(Error::Asked(format!(
                     "the gateway {gateway} is an address of {}, the network's own interface, which passes nothing on: leave \
@@ -132,70 +163,6 @@ impl Ipam {
             }
         }
         Ok(format!("{gateway}/{}", cidr.prefix_len()))
-    }
-
-    /// The ENI that a network is for, and its interface: option `eni-id`, else option `parent`, else the setting, else the
-    /// one ENI with device number 1.
-    pub async fn choose<'h>(
-        &self,
-        host: &'h Host,
-        options: &BTreeMap<String, String>,
-    ) -> Result<(&'h Nic, Link), Error> {
-        if let Some(instance) = options.get("instance-id").filter(|id| **id != host.instance) {
-            return Err(Error::Asked(format!(
-                "--ipam-opt instance-id={instance:?} is not this host, which is {}",
-                host.instance
-            )));
-        }
-        let by_id = match options.get("eni-id") {
-            Some(id) => {
-                let id: EniId = id.parse()?;
-                Some(host.interfaces.iter().find(|nic| nic.eni == id).ok_or_else(|| host.lacks(not_here(&id)))?)
-            }
-            None => None,
-        };
-        let setting = self.settings.parent.as_ref().filter(|_| by_id.is_none());
-        let by_parent = match options.get("parent").or(setting) {
-            Some(name) => {
-                let link = self.outside.links.usable(name).await.map_err(by_name)?;
-                Some(host.interfaces.iter().find(|nic| nic.mac == link.mac).ok_or_else(|| {
-                    host.lacks(Error::Absent(format!(
-                        "{name} ({}) is not an ENI of this instance as IMDS lists them",
-                        link.mac
-                    )))
-                })?)
-            }
-            None => None,
-        };
-        let nic = match (by_id, by_parent) {
-            (Some(a), Some(b)) if a.eni != b.eni => {
-                return Err(Error::Asked(format!(
-                    "--ipam-opt eni-id={} and parent name different interfaces; drop one",
-                    a.eni
-                )));
-            }
-            (Some(nic), _) | (None, Some(nic)) => nic,
-            (None, None) => {
-                let mut second: Vec<&Nic> = host.interfaces.iter().filter(|nic| nic.device_number == 1).collect();
-                if second.len() > 1 {
-                    // IMDS may list for hours what was deleted; that has no link.
-                    let links = self.outside.links.macs().await?;
-                    second.retain(|nic| links.contains(&nic.mac));
-                }
-                match second.as_slice() {
-                    [nic] => *nic,
-                    _ => {
-                        let all: Vec<_> = host.interfaces.iter().map(|nic| nic.eni.as_str()).collect();
-                        return Err(host.lacks(Error::Absent(format!(
-                            "which interface? No single one has device number 1; pass --ipam-opt eni-id=… (this host has {})",
-                            all.join(", ")
-                        ))));
-                    }
-                }
-            }
-        };
-        // What is attached to an interface that is down has no network.
-        Ok((nic, self.outside.links.of_mac(&nic.mac).await?.usable()?))
     }
 }
 

@@ -14,39 +14,32 @@ use tokio::time::{Instant, sleep};
 
 use crate::address::Change;
 use crate::ec2::{Ec2, Ec2Error, Interface};
+use crate::eni::Outside;
 use crate::error::Error;
 use crate::fault::point;
 use crate::fill::in_use;
+use crate::found::{Found, Manner};
 use crate::id::{EniId, SubnetId};
 use crate::imds::Nic;
-use crate::ipam::Ipam;
+use crate::interfaces::Interfaces;
 use crate::plan::drain_age;
 use crate::plan::ledger::Ledger;
 use crate::plan::scan::{Finding, compare, limit, unseen};
-use crate::reconcile::Found;
+use crate::served::Served;
 use crate::store::Store;
 use crate::subnet::Subnet;
-use crate::supervise::supervised;
 
-/// What scans know of each other.
-#[derive(Default)]
+/// Compares them, and has put right what does not agree.
 pub struct Scanner {
+    outside: Arc<Outside>,
+    interfaces: Arc<Interfaces>,
+    served: Arc<Served>,
+    interval: Duration,
     subnets: Mutex<HashMap<SubnetId, Ledger>>,
     problems: watch::Sender<HashMap<SubnetId, String>>,
     /// ENIs that IMDS lists and EC2 did not know, and since when.
     unknown: Plain<HashMap<EniId, Instant>>,
     left_out: Plain<HashSet<EniId>>,
-}
-
-/// What an operator wants of a scan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
-    /// As every interval: only if no other host does it.
-    Usual,
-    /// Changes nothing, and counts as no observation.
-    DryRun,
-    /// Whoever else does it, and however many rows it frees.
-    Forced,
 }
 
 /// The bound of a scan's calls to the store.
@@ -57,6 +50,26 @@ const CHUNK: usize = 500;
 const UNSEEN: usize = 50;
 
 impl Scanner {
+    pub(crate) fn new(
+        outside: &Arc<Outside>,
+        interfaces: &Arc<Interfaces>,
+        served: &Arc<Served>,
+        interval: Duration,
+    ) -> Self {
+        let (subnets, problems) = (Mutex::default(), watch::Sender::default());
+        let (unknown, left_out) = (Plain::default(), Plain::default());
+        Self {
+            outside: Arc::clone(outside),
+            interfaces: Arc::clone(interfaces),
+            served: Arc::clone(served),
+            interval,
+            subnets,
+            problems,
+            unknown,
+            left_out,
+        }
+    }
+
     /// Why the last scan changed nothing, by subnet.
     pub fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = self.problems.borrow().values().cloned().collect();
@@ -64,60 +77,25 @@ impl Scanner {
         problems
     }
 
-    fn unknown(&self) -> MutexGuard<'_, HashMap<EniId, Instant>> {
-        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn leave_out(&self, nic: &Nic) {
-        if self.left_out.lock().unwrap_or_else(PoisonError::into_inner).insert(nic.eni.clone()) {
-            tracing::warn!(
-                "IMDS lists {} ({}), which is not this instance's by EC2's word: it is left out",
-                nic.eni,
-                nic.mac
-            );
+    /// Scans the subnets of the served ENIs without end.
+    pub(crate) async fn run(&self) {
+        // Not all hosts of a fleet that was started at once.
+        sleep(self.interval.min(Duration::from_secs(20)).mul_f64(fastrand::f64())).await;
+        loop {
+            if let Err(why) = self.scan(Manner::Usual).await {
+                tracing::debug!("not scanned: {why}");
+            }
+            sleep(self.interval.mul_f64(1.0 + fastrand::f64() / 10.0)).await;
         }
-    }
-
-    /// What stands in the way is told once in the log, and shown by `status` for as long as it lasts.
-    fn tell(&self, subnet: &SubnetId, outcome: &Result<Vec<Found>, Error>) {
-        self.problems.send_modify(|problems| match outcome {
-            Err(Error::Missing(why) | Error::Asked(why)) => {
-                if problems.insert(subnet.clone(), why.clone()).as_ref() != Some(why) {
-                    tracing::error!("{why}");
-                }
-            }
-            Err(_) => {}
-            Ok(_) => drop(problems.remove(subnet)),
-        });
-    }
-}
-
-impl Ipam {
-    /// Scans the subnets of the served ENIs until the driver stops.
-    pub fn scan_always(self: &Arc<Self>) {
-        let ipam = Arc::clone(self);
-        let work = async move {
-            let interval = ipam.settings.scan_interval;
-            // Not all hosts of a fleet that was started at once.
-            sleep(interval.min(Duration::from_secs(20)).mul_f64(fastrand::f64())).await;
-            loop {
-                if let Err(why) = ipam.scan(Manner::Usual).await {
-                    tracing::debug!("not scanned: {why}");
-                }
-                sleep(interval.mul_f64(1.0 + fastrand::f64() / 10.0)).await;
-            }
-        };
-        let stop = self.stop.clone();
-        self.outside.tasks.spawn(supervised("scanning", async move { stop.run_until_cancelled(work).await }));
     }
 
     /// One scan of each subnet in which an ENI is served.
     pub async fn scan(&self, manner: Manner) -> Result<Vec<Found>, Error> {
-        let mut ledgers = self.scanner.subnets.lock().await;
-        let served = self.served().await;
+        let mut ledgers = self.subnets.lock().await;
+        let served = self.served.all().await;
         let subnets: HashMap<SubnetId, Subnet> =
             served.iter().map(|eni| (eni.subnet.id.clone(), eni.subnet.clone())).collect();
-        let host = self.host().await?;
+        let host = self.interfaces.host().await?;
         let mut found = Vec::new();
         for (id, subnet) in subnets {
             let ledger = ledgers.entry(id.clone()).or_default();
@@ -135,7 +113,7 @@ impl Ipam {
                 let _ = self.holds_scan(&store, &subnet, &own, Duration::ZERO, Instant::now() + SCAN).await;
             }
             if manner != Manner::DryRun {
-                self.scanner.tell(&id, &outcome);
+                self.tell(&id, &outcome);
             }
             found.extend(outcome?);
         }
@@ -151,13 +129,13 @@ impl Ipam {
         manner: Manner,
     ) -> Result<Vec<Found>, Error> {
         let (now, until) = (Instant::now(), Instant::now() + SCAN);
-        let store = self.store(until).await?;
+        let store = self.outside.store(until).await?;
         if manner == Manner::Usual && !self.holds_scan(&store, subnet, own, self.scan_span(), until).await? {
             // Another host's: what this one saw is too old by the time that it scans again.
             *ledger = Ledger::default();
             return Ok(Vec::new());
         }
-        let ec2 = self.ec2(until).await?;
+        let ec2 = self.outside.ec2(until).await?;
         let interfaces = ec2.interfaces_of_subnet(&subnet.id).await?;
         self.sees_itself(&ec2, &interfaces, own, instance, &subnet.id).await?;
         // Where other hosts write too, rows of theirs are their own drivers'.
@@ -244,7 +222,7 @@ impl Ipam {
                 seen = 0;
                 break;
             }
-            self.scanner.leave_out(nic);
+            self.leave_out(nic);
         }
         if seen > 0 {
             return Ok(());
@@ -257,13 +235,13 @@ impl Ipam {
 
     /// What EC2 does not know was deleted, or is so new that EC2 does not show it yet: then it has a link here.
     async fn is_deleted(&self, nic: &Nic) -> bool {
-        let since = *self.scanner.unknown().entry(nic.eni.clone()).or_insert_with(Instant::now);
+        let since = *self.unknown().entry(nic.eni.clone()).or_insert_with(Instant::now);
         since.elapsed() >= drain_age() || self.outside.links.by_mac(&nic.mac).await.is_ok_and(|link| link.is_none())
     }
 
     /// So that the fleet has one scan an interval, and another host takes over from a dead one.
     fn scan_span(&self) -> Duration {
-        self.settings.scan_interval.mul_f64(1.5)
+        self.interval.mul_f64(1.5)
     }
 
     /// Whether this host has the task for so long. An interface stands for it, so that its next life has it still.
@@ -277,6 +255,33 @@ impl Ipam {
     ) -> Result<bool, Error> {
         let holder = own.first().map_or("nobody", |nic| nic.eni.as_str());
         Ok(store.hold_task(&format!("scan:{}", subnet.id), holder, span, until).await?)
+    }
+
+    fn unknown(&self) -> MutexGuard<'_, HashMap<EniId, Instant>> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave_out(&self, nic: &Nic) {
+        if self.left_out.lock().unwrap_or_else(PoisonError::into_inner).insert(nic.eni.clone()) {
+            tracing::warn!(
+                "IMDS lists {} ({}), which is not this instance's by EC2's word: it is left out",
+                nic.eni,
+                nic.mac
+            );
+        }
+    }
+
+    /// What stands in the way is told once in the log, and shown by `status` for as long as it lasts.
+    fn tell(&self, subnet: &SubnetId, outcome: &Result<Vec<Found>, Error>) {
+        self.problems.send_modify(|problems| match outcome {
+            Err(Error::Missing(why) | Error::Asked(why)) => {
+                if problems.insert(subnet.clone(), why.clone()).as_ref() != Some(why) {
+                    tracing::error!("{why}");
+                }
+            }
+            Err(_) => {}
+            Ok(_) => drop(problems.remove(subnet)),
+        });
     }
 }
 

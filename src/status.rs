@@ -2,15 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use crate::address::{Row, State};
+use crate::config::Settings;
+use crate::docker_watch::DockerWatch;
+use crate::eni::Outside;
 use crate::error::Error;
 use crate::id::SubnetId;
-use crate::ipam::Ipam;
+use crate::interfaces::Interfaces;
+use crate::reconcile::Reconciler;
+use crate::scan::Scanner;
+use crate::served::Served;
 use crate::store::{Database, Store};
 
 /// The answer of `GET /v1/status`.
@@ -131,15 +138,56 @@ impl Status {
     }
 }
 
-impl Ipam {
+/// What the driver shows of itself, from all that it is made of.
+pub struct Picture {
+    outside: Arc<Outside>,
+    interfaces: Arc<Interfaces>,
+    served: Arc<Served>,
+    docker: Arc<DockerWatch>,
+    reconciler: Arc<Reconciler>,
+    scanner: Arc<Scanner>,
+    database: Database,
+    /// Why nothing is done.
+    wrong: Option<String>,
+}
+
+impl Picture {
+    pub(crate) fn new(
+        outside: &Arc<Outside>,
+        interfaces: &Arc<Interfaces>,
+        served: &Arc<Served>,
+        docker: &Arc<DockerWatch>,
+        reconciler: &Arc<Reconciler>,
+        scanner: &Arc<Scanner>,
+        settings: &Settings,
+    ) -> Self {
+        let (database, wrong) = (settings.database.clone(), settings.wrong.clone());
+        Self {
+            outside: Arc::clone(outside),
+            interfaces: Arc::clone(interfaces),
+            served: Arc::clone(served),
+            docker: Arc::clone(docker),
+            reconciler: Arc::clone(reconciler),
+            scanner: Arc::clone(scanner),
+            database,
+            wrong,
+        }
+    }
+
+    /// What only a person can put right, as far as it is known now.
+    pub(crate) async fn problems(&self) -> Vec<String> {
+        let of_rows = self.reconciler.problems().into_values().chain(self.scanner.problems());
+        self.wrong.iter().cloned().chain(of_rows).chain(self.served.lost().await).collect()
+    }
+
     /// The picture now.
     pub async fn status(&self) -> Status {
         let until = Instant::now() + PATIENCE;
         let store = self.outside.store.now();
         // Whoever asks wants to know how it is now, not how it was at the last round.
         let look = async {
-            let host = self.host().await.ok();
-            self.docker(host.as_ref()).await
+            let host = self.interfaces.host().await.ok();
+            self.docker.look(host.as_ref()).await
         };
         let ((described, left_out), _) = tokio::join!(self.describe_store(until), timeout_at(until, look));
         let ec2 = self.outside.ec2.now();
@@ -154,14 +202,14 @@ impl Ipam {
                 region: ec2.as_ref().ok().map(|ec2| ec2.region().to_owned()),
                 error: ec2.as_ref().err().cloned(),
             },
-            docker: self.settings.docker_socket.as_ref().map(|_| self.docker_status()),
+            docker: self.docker.is_asked().then(|| self.docker_status()),
             reconciled_seconds: reconciled.whole.map(|at| at.elapsed().as_secs()),
             problems,
             conflicts: reconciled.conflicts,
             enis: Vec::new(),
             subnets: BTreeMap::new(),
         };
-        for eni in self.served().await {
+        for eni in self.served.all().await {
             let rows = match &store {
                 Ok(store) => store.rows_of_eni(&eni.nic.eni, until).await.unwrap_or_default(),
                 Err(_) => Vec::new(),
@@ -185,7 +233,7 @@ impl Ipam {
                 cidr: eni.subnet.cidr.to_string(),
                 up: link.as_ref().map(|link| link.up),
                 link: link.map_or_else(|| "no link".to_owned(), |link| link.name),
-                warm: rows.iter().filter(|row| self.settings.warmth.is_warm(row)).count(),
+                warm: rows.iter().filter(|row| self.outside.warmth.is_warm(row)).count(),
                 addresses,
                 limit: eni.limit(),
                 waiting: eni.waiting(),
@@ -198,7 +246,7 @@ impl Ipam {
 
     /// The table, and its rows that cannot be read.
     async fn describe_store(&self, until: Instant) -> (StoreStatus, Vec<String>) {
-        let (kind, at) = match &self.settings.database {
+        let (kind, at) = match &self.database {
             Database::MySql(server) => ("mysql", server.to_string()),
             Database::Sqlite(file) => ("sqlite", file.display().to_string()),
         };
@@ -227,8 +275,8 @@ impl Ipam {
     /// The rows of a subnet, with or without the free ones; by default of each subnet in which an ENI is served, or, where none
     /// is, of every subnet of the table.
     pub async fn list(&self, subnet: Option<SubnetId>, free_too: bool, until: Instant) -> Result<Vec<Listed>, Error> {
-        let store = self.store(until).await?;
-        let served = self.served().await;
+        let store = self.outside.store(until).await?;
+        let served = self.served.all().await;
         let (subnets, is_named) = match subnet {
             Some(subnet) => (vec![subnet], true),
             None => (self.subnets(&store, until).await?, false),
@@ -260,7 +308,7 @@ impl Ipam {
     }
 
     async fn subnets(&self, store: &Store, until: Instant) -> Result<Vec<SubnetId>, Error> {
-        let mut served: Vec<_> = self.served().await.iter().map(|eni| eni.subnet.id.clone()).collect();
+        let mut served: Vec<_> = self.served.all().await.iter().map(|eni| eni.subnet.id.clone()).collect();
         if served.is_empty() {
             return Ok(store.subnets(until).await?);
         }

@@ -212,7 +212,7 @@ impl Driver {
     fn who(&self) -> String {
         match self {
             Self::Running(socket) => format!("the driver on {}", socket.display()),
-            Self::Here { ipam, .. } => ipam.what_is_missing(),
+            Self::Here { ipam, .. } => ipam.outside.what_is_missing(),
         }
     }
 

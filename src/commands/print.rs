@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::driver::{Driver, note};
 use crate::address::State;
 use crate::doctor::{Check, Verdict};
+use crate::found::Found;
 use crate::plain::write_json;
-use crate::reconcile::Found;
 use crate::status::{DockerStatus, EniStatus, Listed, Status};
 
 pub(super) fn json(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {

@@ -12,9 +12,9 @@ use super::{Asked, progress};
 use crate::ec2::{Answer, AssignCall, Ec2, Ec2Error, Interface};
 use crate::id::EniId;
 use crate::imds::{Host, Imds};
-use crate::ipam;
 use crate::late::pause;
 use crate::plan::settle_age;
+use crate::served::lock;
 use crate::subnet::Subnet;
 
 /// Before each change: at the 5 a second that EC2 grants an account for long, its burst is left to the fleet.
@@ -287,7 +287,7 @@ impl Spare {
         if nic.device_number == 0 {
             bail!("{id} is the interface that this instance was started with (device 0): name a spare one");
         }
-        let lock = ipam::lock(id).with_context(|| {
+        let lock = lock(id).with_context(|| {
             format!("a driver on this host serves {id}, or it was named twice: name an interface that no network uses")
         })?;
         let interface = patiently(async || ec2.interface(id).await).await?;

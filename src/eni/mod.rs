@@ -13,7 +13,6 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 use crate::address::Row;
 use crate::error::Error;
@@ -165,7 +164,6 @@ impl Eni {
         lock: UnixListener,
         store: Arc<Store>,
         outside: Arc<Outside>,
-        stop: CancellationToken,
     ) -> Arc<Self> {
         let (wants, inbox) = mpsc::unbounded_channel();
         let (sender, surveyed) = watch::channel(Err(Error::Missing(
@@ -185,6 +183,7 @@ impl Eni {
         );
         let left = shared.place.left.clone();
         // Cut short as by a crash: nothing more may be done for an ENI that is not ours.
+        let stop = outside.stop.clone();
         let work = async move { Box::pin(left.run_until_cancelled(task.run(stop))).await };
         outside.tasks.spawn(supervised("an interface's task", work));
         Arc::new(Self { nic, subnet, wants, surveyed, shared })

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ec2::Ec2;
+use crate::error::Error;
 use crate::id::{Boot, Claim, Kind};
 use crate::imds::Imds;
 use crate::in_use::InUse;
@@ -27,7 +31,35 @@ pub struct Outside {
     pub in_use: Arc<InUse>,
     /// Something was left unclear: reconcile soon.
     pub poke: Notify,
+    /// The bound of every request.
+    pub request_timeout: Duration,
     pub tasks: TaskTracker,
+    /// The driver stops.
+    pub stop: CancellationToken,
+}
+
+impl Outside {
+    /// The store, waited for until then, and no longer than a request may take: an operator has more time for the work, but
+    /// wants to know soon that it cannot begin.
+    pub async fn store(&self, until: Instant) -> Result<Arc<Store>, Error> {
+        self.store.get(self.at_most_a_request(until)).await
+    }
+
+    /// EC2, waited for likewise.
+    pub async fn ec2(&self, until: Instant) -> Result<Ec2, Error> {
+        self.ec2.get(self.at_most_a_request(until)).await
+    }
+
+    /// Until then, or until a request that began now would end.
+    pub fn at_most_a_request(&self, until: Instant) -> Instant {
+        until.min(Instant::now() + self.request_timeout)
+    }
+
+    /// What of it does not answer, for a request whose time is up.
+    pub fn what_is_missing(&self) -> String {
+        let missing: Vec<String> = [self.store.now().err(), self.ec2.now().err()].into_iter().flatten().collect();
+        if missing.is_empty() { "the database or EC2 is slow".into() } else { missing.join("; ") }
+    }
 }
 
 /// The tokens of this life of the driver.

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::docker::{Reply, parse};
 use crate::error::Error;
+use crate::found::Manner;
 use crate::ipam::Ipam;
-use crate::scan::Manner;
 
 /// What tells them from Docker's.
 pub const PREFIX: &str = "/v1/";
@@ -29,17 +29,6 @@ pub struct OfSubnet {
     pub all: bool,
 }
 
-/// How to reconcile.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct HowToReconcile {
-    /// Change nothing.
-    #[serde(default)]
-    pub dry_run: bool,
-    /// Scan though another host does it, and whatever it frees.
-    #[serde(default)]
-    pub force: bool,
-}
-
 /// An address to reserve or to let go.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OfAddress {
@@ -53,9 +42,9 @@ pub struct OfAddress {
 /// Answers a call of the command line.
 pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> Result<Reply, (StatusCode, Error)> {
     let outcome = match path {
-        "/v1/status" => Ok(json!(ipam.status().await)),
-        "/v1/doctor" => Ok(json!(ipam.doctor(until).await)),
-        "/v1/schema" => ipam.schema(until).await.map(|lacking| json!(lacking)),
+        "/v1/status" => Ok(json!(ipam.picture.status().await)),
+        "/v1/doctor" => Ok(json!(ipam.doctor.check(until).await)),
+        "/v1/schema" => ipam.operator.schema(until).await.map(|lacking| json!(lacking)),
         "/v1/init" => init(ipam, body, until).await,
         "/v1/recycle" => recycle(ipam, body, until).await,
         "/v1/reconcile" => reconcile(ipam, body).await,
@@ -71,38 +60,33 @@ pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> 
 
 async fn init(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
     let asked: OfSubnet = parse(body)?;
-    Ok(json!(ipam.init(&asked.subnet.parse()?, until).await?))
+    Ok(json!(ipam.operator.init(&asked.subnet.parse()?, until).await?))
 }
 
 async fn recycle(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
     let asked: OfSubnet = parse(body)?;
-    Ok(json!(ipam.recycle(&asked.subnet.parse()?, asked.all, until).await?))
+    Ok(json!(ipam.operator.recycle(&asked.subnet.parse()?, asked.all, until).await?))
 }
 
 async fn reconcile(ipam: &Arc<Ipam>, body: &[u8]) -> Result<Value, Error> {
-    let how: HowToReconcile = parse(body)?;
-    let manner = match (how.dry_run, how.force) {
-        (true, _) => Manner::DryRun,
-        (false, true) => Manner::Forced,
-        (false, false) => Manner::Usual,
-    };
-    let mut found = ipam.reconcile(how.dry_run).await?;
-    found.extend(ipam.scan(manner).await?);
+    let manner: Manner = parse(body)?;
+    let mut found = ipam.reconciler.reconcile(manner).await?;
+    found.extend(ipam.scanner.scan(manner).await?);
     Ok(json!(found))
 }
 
 async fn list(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
     let asked: OfSubnet = parse(body)?;
     let subnet = Some(asked.subnet).filter(|id| !id.is_empty()).map(|id| id.parse()).transpose()?;
-    Ok(json!(ipam.list(subnet, asked.all, until).await?))
+    Ok(json!(ipam.picture.list(subnet, asked.all, until).await?))
 }
 
 async fn reserve(ipam: &Arc<Ipam>, body: &[u8], reserve: bool, until: Instant) -> Result<Value, Error> {
     let asked: OfAddress = parse(body)?;
     if reserve {
-        ipam.reserve(asked.ip, asked.name, until).await?;
+        ipam.operator.reserve(asked.ip, asked.name, until).await?;
     } else {
-        ipam.unreserve(asked.ip, until).await?;
+        ipam.operator.unreserve(asked.ip, until).await?;
     }
     Ok(json!({}))
 }

@@ -38,7 +38,7 @@ pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> 
         // With a MAC ipvlan refuses the endpoint; an error during a replay panics dockerd before 29.0.
         "/IpamDriver.GetCapabilities" => plain(json!({ "RequiresMACAddress": false, "RequiresRequestReplay": false })),
         "/IpamDriver.GetDefaultAddressSpaces" => {
-            ipam.address_spaces_asked();
+            ipam.pools.address_spaces_asked();
             plain(json!({
                 "LocalDefaultAddressSpace": ADDRESS_SPACE,
                 "GlobalDefaultAddressSpace": ADDRESS_SPACE,
@@ -64,7 +64,7 @@ async fn request_pool(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<R
         options: asked.options.unwrap_or_default(),
         v6: asked.v6,
     };
-    let pool = ipam.request_pool(&request, until).await?;
+    let pool = ipam.pools.request(&request, until).await?;
     tracing::info!("Docker uses pool {}", pool.id);
     let json = json!({
         "PoolID": pool.id.to_string(),
@@ -80,17 +80,17 @@ async fn request_address(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Resul
     let pool = asked.pool_id.parse()?;
     let mut options = asked.options.unwrap_or_default();
     if options.get("RequestAddressType").is_some_and(|kind| kind == GATEWAY) {
-        let gateway = ipam.gateway(&pool, &asked.address, until).await?;
+        let gateway = ipam.pools.gateway(&pool, &asked.address, until).await?;
         return Ok(Reply { json: json!({ "Address": gateway, "Data": {} }), lease: None });
     }
     let holder = options.remove(ENDPOINT_NAME);
-    let (address, lease) = ipam.request_address(&pool, &asked.address, holder, until).await?;
+    let (address, lease) = ipam.addresses.request(&pool, &asked.address, holder, until).await?;
     Ok(Reply { json: json!({ "Address": address, "Data": {} }), lease: Some(lease) })
 }
 
 async fn release_address(ipam: &Arc<Ipam>, body: &[u8]) -> Result<Reply, Error> {
     let asked: ReleaseAddress = parse(body)?;
-    ipam.release_address(&asked.pool_id, &asked.address).await;
+    ipam.addresses.release(&asked.pool_id, &asked.address).await;
     Ok(Reply { json: json!({}), lease: None })
 }
 

@@ -213,7 +213,7 @@ impl Caller {
             ));
             return Err((StatusCode::METHOD_NOT_ALLOWED, why));
         }
-        let in_time = self.ipam.at_most_a_request(until);
+        let in_time = self.ipam.outside.at_most_a_request(until);
         let body = timeout_at(in_time, Limited::new(request.into_body(), BODY_LIMIT).collect()).await;
         let body = match body {
             Ok(Ok(body)) => body.to_bytes(),
@@ -250,7 +250,7 @@ impl Caller {
         tokio::select! {
             outcome = reply => outcome.unwrap_or_else(|_| Err(internal(Error::Missing("the driver failed at this request; see its log".into())))),
             () = sleep_until(until) => {
-                Err(internal(Error::Late { waited: patience, why: self.ipam.what_is_missing() }))
+                Err(internal(Error::Late { waited: patience, why: self.ipam.outside.what_is_missing() }))
             }
         }
     }

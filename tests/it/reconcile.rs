@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ec2_ipam::address::State;
-use ec2_ipam::reconcile::Found;
+use ec2_ipam::found::Found;
 use ec2_ipam::status::Status;
 use vpc_sim::{EniSpec, Fault, FaultKind, Vpc};
 

@@ -226,7 +226,7 @@ impl Engine {
 
     /// An operator's `reconcile`: one round, and a scan, which may be refused. False: the driver died.
     pub async fn reconcile(&self) -> bool {
-        self.call("/v1/reconcile", &json!({ "dry_run": false, "force": false })).await.is_some()
+        self.call("/v1/reconcile", &json!({ "manner": "usual" })).await.is_some()
     }
 
     /// Rounds that are far enough apart to count, until the driver dies.

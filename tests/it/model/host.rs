@@ -303,9 +303,7 @@ fn start(setting: &Setting, tasks: TaskTracker, stop: CancellationToken) -> Arc<
     });
     let imds = Imds::at(&setting.imds).unwrap();
     let ipam = Ipam::with(setting.settings.clone(), store, ec2, imds, tasks, stop).unwrap();
-    ipam.take_up();
-    ipam.reconcile_always();
-    ipam.scan_always();
+    ipam.work_by_itself();
     ipam
 }
 
