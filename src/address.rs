@@ -317,6 +317,29 @@ pub struct Change {
     pub lets_go: bool,
 }
 
+impl Change {
+    /// What the row that it was decided on is once it has taken place, so that nobody reads what he has just written. An age
+    /// that begins with it is zero.
+    pub fn after(&self, row: &Row) -> Row {
+        let Target { status, iface, claim, holder, primary } = self.to.clone();
+        Row {
+            ip: row.ip,
+            subnet: row.subnet.clone(),
+            status,
+            iface,
+            primary: primary.unwrap_or(row.primary),
+            holder: match holder {
+                Holder::Keep => row.holder.clone(),
+                Holder::Clear => None,
+                Holder::Set(text) => Some(text),
+            },
+            idle: if self.lets_go { Duration::ZERO } else { row.idle },
+            claimed: claim.as_ref().map(|_| Duration::ZERO),
+            claim,
+        }
+    }
+}
+
 /// What a row must be for its change to take place; NULL equals NULL here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "columns")]

@@ -169,9 +169,10 @@ impl Eni {
             // All are asked at once, since their answers are nearly always yes.
             let (parent, granted, ours) =
                 tokio::join!(self.parent(), self.shared.store.grant_warm(&wanted, until), self.is_ours(until));
-            let Some(ip) = granted? else {
+            let Some(row) = granted? else {
                 return ours.map(|()| None);
             };
+            let ip = row.ip;
             match self.shared.memory.may_give(ip, parent.as_ref().ok()) {
                 Ok(()) if ours.is_ok() => {
                     let lease = self.shared.granted(ip, claim);
@@ -179,14 +180,13 @@ impl Eni {
                     return Ok(Some(lease));
                 }
                 Err(WhyNot::Leased(older)) if ours.is_ok() => {
-                    let row = self.shared.store.row(ip, until).await?;
-                    let row = row.filter(|row| row.claim.as_ref() == Some(&claim));
-                    let lost = row.and_then(|row| row.on(Event::Restore { claim: older }).ok());
+                    let lost = row.on(Event::Restore { claim: older }).ok();
                     self.shared.stand_again(lost.as_slice(), until).await?;
                 }
                 // A host agent, too, may have put it on the link since it became warm.
                 _ => {
-                    self.shared.change(ip, &claim, Event::TakeBack, until).await?;
+                    let change = row.on(Event::TakeBack).ok();
+                    self.shared.store.apply(change.as_slice(), until).await?;
                     ours?;
                     parent?;
                 }

@@ -1,6 +1,7 @@
 //! More addresses for the ENI: which, and how many.
 
 use std::net::Ipv4Addr;
+use std::slice;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -34,21 +35,23 @@ impl Task {
         rows: &[Row],
     ) -> Result<Then, Error> {
         let until = Instant::now() + STORE_TIME;
-        let row = self.store.row(ip, until).await?;
         let claim = self.outside.claims.next(Kind::On);
-        if row.is_none() {
+        let Some(row) = self.store.row(ip, until).await? else {
             if !self.fill(ec2, false).await? {
                 let why = format!("the table has no row for it; run `ec2-ipam init {}`", self.subnet.id);
                 self.answer_front(Error::NotGiven { ip, why });
             }
             return Ok(Then::Again);
-        }
-        let change = row.and_then(|row| row.on(Event::Claim { eni: self.nic.eni.clone(), claim }).ok());
+        };
+        let change = row.on(Event::Claim { eni: self.nic.eni.clone(), claim }).ok();
         let claimed = match (change, slot) {
-            (Some(change), Slot::Open) => self.store.apply(&[change], until).await? == [true],
+            (Some(change), Slot::Open) => {
+                let done = self.store.apply(slice::from_ref(&change), until).await? == [true];
+                done.then(|| change.after(&row))
+            }
             // Room is made only for an address that can be had.
             (Some(_), Slot::Taken(idle)) => {
-                return self.give_up(ec2, std::slice::from_ref(&*idle)).await.map(|()| Then::Again);
+                return self.give_up(ec2, slice::from_ref(&*idle)).await.map(|()| Then::Again);
             }
             (Some(_), Slot::Full) => match self.full(rows).await {
                 Ok(rest) => return Ok(Then::Rest(rest)),
@@ -57,15 +60,14 @@ impl Task {
                     return Ok(Then::Again);
                 }
             },
-            (None, _) => false,
+            (None, _) => None,
         };
-        if !claimed {
+        let Some(claimed) = claimed else {
             self.answer_front(Error::NotGiven { ip, why: "another request for it was quicker; try again".into() });
             return Ok(Then::Again);
-        }
+        };
         point("named:claimed").await;
-        let claimed = self.store.rows_at(&[ip], until).await?;
-        let assigned = self.assign(ec2, claimed, Standing::Fresh).await?;
+        let assigned = self.assign(ec2, vec![claimed], Standing::Fresh).await?;
         self.outcome(assigned, 1).await
     }
 
@@ -106,8 +108,8 @@ impl Task {
             count: size.min(capacity),
             claim: &claim,
         };
-        let ips = self.store.claim_free(&wanted, until).await?;
-        if ips.is_empty() {
+        let claimed = self.store.claim_free(&wanted, until).await?;
+        if claimed.is_empty() {
             // No rows is not none free: the table may be new, or a restored backup.
             if self.fill(ec2, false).await? {
                 return Ok(Then::Again);
@@ -118,7 +120,6 @@ impl Task {
             return Ok(Then::Again);
         }
         point("refill:claimed").await;
-        let claimed = self.store.rows_at(&ips, until).await?;
         let asked = claimed.len();
         let assigned = self.assign(ec2, claimed, Standing::Fresh).await?;
         self.outcome(assigned, asked).await

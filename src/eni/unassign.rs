@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::task::{SETTLE_PAUSE, Task};
 use super::{Recycled, STORE_TIME};
-use crate::address::{Event, Row};
+use crate::address::{Change, Event, Row};
 use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
@@ -69,12 +69,12 @@ pub async fn give_up(
     eni: &EniId,
     rows: &[Row],
 ) -> Result<(Recycled, Option<Ec2Error>), Error> {
-    let changes: Vec<_> = rows.iter().filter_map(|row| row.on(Event::GiveUp { claim: claim.clone() }).ok()).collect();
-    store.apply(&changes, Instant::now() + STORE_TIME).await?;
+    let given_up =
+        |row: &Row| row.on(Event::GiveUp { claim: claim.clone() }).ok().map(|change| (change.after(row), change));
+    let (off, changes): (Vec<Row>, Vec<Change>) = rows.iter().filter_map(given_up).unzip();
+    let done = store.apply(&changes, Instant::now() + STORE_TIME).await?;
     // I3: only what the table now says is given up may leave the ENI.
-    let ips: Vec<Ipv4Addr> = changes.iter().map(|change| change.ip).collect();
-    let mut off = store.rows_at(&ips, Instant::now() + STORE_TIME).await?;
-    off.retain(|row| row.claim.as_ref() == Some(&claim));
+    let off: Vec<Row> = off.into_iter().zip(done).filter_map(|(row, done)| done.then_some(row)).collect();
     if off.is_empty() {
         return Ok((Recycled::default(), None));
     }

@@ -280,19 +280,20 @@ impl Store {
         }
     }
 
-    /// free -> allocated, on: the coldest free rows, skipping those that other hosts have locked. Empty only when a plain
-    /// read found none either. A primary address is never taken (I7).
-    pub async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Ipv4Addr>> {
+    /// free -> allocated, on: the coldest free rows, as they are now, skipping those that other hosts have locked. Empty only
+    /// when a plain read found none either. A primary address is never taken (I7).
+    pub async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Row>> {
         either!(self, s => s.claim_free(wanted, until))
     }
 
-    /// ready -> lease: the coldest warm address of the ENI, in one round trip. A primary address is never given (I7).
-    pub async fn grant_warm(&self, wanted: &WarmGrant<'_>, until: Instant) -> Result<Option<Ipv4Addr>> {
+    /// ready -> lease: the row of the ENI's coldest warm address, as it is now, in one round trip. A primary address is never
+    /// given (I7).
+    pub async fn grant_warm(&self, wanted: &WarmGrant<'_>, until: Instant) -> Result<Option<Row>> {
         either!(self, s => s.grant_warm(wanted, until))
     }
 
     /// Carries out guarded changes in one transaction, each on its own terms: `false` means that the row was not what the
-    /// change expected, so somebody else moved it: look again (I5). Where the answer was lost on the way, they may have
+    /// change expected, so somebody else moved it: look again (I5); after `true` it is [`Change::after`]. Where the answer was lost on the way, they may have
     /// moved it after the change.
     pub async fn apply(&self, changes: &[Change], until: Instant) -> Result<Vec<bool>> {
         if changes.is_empty() {

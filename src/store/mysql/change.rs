@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::address::{Change, Holder, Row, Target};
+use crate::address::{Change, Holder, Row};
 use crate::id::{Claim, EniId};
 
 use super::super::StoreError;
@@ -57,22 +57,14 @@ async fn once(mut conn: Leased, order: &[(usize, &Change)], unclear: bool) -> Re
 /// After a lost answer: a row that is as it was to become has become so.
 async fn happened(conn: &mut Leased, order: &[(usize, &Change)], found: &mut [(usize, bool)]) -> Result<(), Trouble> {
     for ((_, change), (_, found)) in order.iter().zip(found.iter_mut()).filter(|(_, (_, found))| !found) {
-        *found = read::at(conn, &[change.ip]).await?.iter().any(|row| is(row, &change.to));
+        *found = read::at(conn, &[change.ip]).await?.iter().any(|row| is_after(row, change));
     }
     Ok(())
 }
 
-fn is(row: &Row, target: &Target) -> bool {
-    let holder = match &target.holder {
-        Holder::Keep => true,
-        Holder::Clear => row.holder.is_none(),
-        Holder::Set(text) => row.holder.as_deref() == Some(text),
-    };
-    holder
-        && row.status == target.status
-        && row.iface == target.iface
-        && row.claim == target.claim
-        && target.primary.is_none_or(|primary| row.primary == primary)
+/// Whatever its ages are.
+fn is_after(row: &Row, change: &Change) -> bool {
+    Row { idle: row.idle, claimed: row.claimed, ..change.after(row) } == *row
 }
 
 /// By primary key: locks its own row alone.

@@ -92,11 +92,11 @@ impl MySql {
         read::census_lately(&self.pool, subnet, until).await
     }
 
-    pub(super) async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Ipv4Addr>> {
+    pub(super) async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Row>> {
         take::claim_free(&self.pool, wanted, until).await
     }
 
-    pub(super) async fn grant_warm(&self, wanted: &WarmGrant<'_>, until: Instant) -> Result<Option<Ipv4Addr>> {
+    pub(super) async fn grant_warm(&self, wanted: &WarmGrant<'_>, until: Instant) -> Result<Option<Row>> {
         take::grant_warm(&self.pool, wanted, until).await
     }
 

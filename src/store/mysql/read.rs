@@ -18,8 +18,9 @@ use super::tries::Tries;
 use super::trouble::Trouble;
 use super::{column, list, text};
 
-const ROWS: &str = "SELECT ip,subnet,status,iface,`primary`,claim,holder,CAST(UNIX_TIMESTAMP(ts) AS SIGNED),\
-    CAST(UNIX_TIMESTAMP(claimed)*1000 AS SIGNED),CAST(UNIX_TIMESTAMP(NOW(3))*1000 AS SIGNED) FROM allocation WHERE ";
+/// A statement that begins so is read by [`rows`].
+pub(super) const ROWS: &str = "SELECT ip,subnet,status,iface,`primary`,claim,holder,CAST(UNIX_TIMESTAMP(ts) AS SIGNED),\
+    CAST(UNIX_TIMESTAMP(claimed)*1000 AS SIGNED),CAST(UNIX_TIMESTAMP(NOW(3))*1000 AS SIGNED) FROM allocation";
 
 /// Addresses to a statement.
 const CHUNK: usize = 1000;
@@ -150,17 +151,32 @@ fn by_address(ips: &[Ipv4Addr]) -> String {
 }
 
 async fn read(conn: &mut Leased, which: &str) -> Result<Vec<Row>, Trouble> {
-    let rows = conn.rows(&format!("{ROWS}{which}")).await?.into_iter().map(raw_row).collect::<Result<Vec<_>, _>>()?;
+    let rows = heard(conn.rows(&format!("{ROWS} WHERE {which}")).await?, conn.pool())?;
     let pool = Arc::clone(conn.pool());
-    if let Some(row) = rows.first() {
-        pool.clock.says(row.now);
-    }
     let wrong: Vec<String> =
         rows.iter().filter(|row| row.is_out_of_time(&pool.clock)).map(|row| text(&row.ip)).collect();
     for wrong in wrong.chunks(CHUNK) {
         conn.send(&format!("{} WHERE ip IN ({})", in_time(), wrong.join(",")), 1).await?;
     }
-    Ok(pool.left_out.keep(rows.into_iter().map(|row| row.checked(&pool.clock))))
+    Ok(believed(rows, &pool))
+}
+
+/// What a statement that begins with [`ROWS`] answered. Times that no clock can have written are left as they are: the next
+/// plain read puts them right.
+pub(super) fn rows(answer: Vec<mysql_async::Row>, pool: &Pool) -> Result<Vec<Row>, Trouble> {
+    Ok(believed(heard(answer, pool)?, pool))
+}
+
+fn heard(answer: Vec<mysql_async::Row>, pool: &Pool) -> Result<Vec<Raw>, Trouble> {
+    let rows = answer.into_iter().map(raw_row).collect::<Result<Vec<_>, _>>()?;
+    if let Some(row) = rows.first() {
+        pool.clock.says(row.now);
+    }
+    Ok(rows)
+}
+
+fn believed(rows: Vec<Raw>, pool: &Pool) -> Vec<Row> {
+    pool.left_out.keep(rows.into_iter().map(|row| row.checked(&pool.clock)))
 }
 
 /// Times that no clock can have written become now, once: from then on they age.

@@ -1,11 +1,11 @@
 //! Claims: taking rows that no other host has its hand on.
 //!
-//! A row that is named by its key is taken by it, in one statement: the cheapest way there is. Otherwise it is one
-//! packet: an UPDATE joined to a locking read of the coldest rows that skips locked ones, and a look at which rows
-//! carry the token now. On KEY cold (subnet,status,ts) and KEY mine (iface,status,ts) the locking read stops after
-//! the rows it takes and locks no others; on any other key it locks whatever it sorts. Where rows have to be chosen
-//! one by one (a sub-pool: `ip` sorts as text) or others were in the way, they are chosen by a plain read and locked
-//! by primary key. So they are where more than their age decides, since a sort locks all that it sorts.
+//! A row that is named by its key is taken by it: the cheapest way there is. Otherwise it is an UPDATE joined to a locking
+//! read of the coldest rows that skips locked ones. Either way the rows that carry the token now are read in the same
+//! packet. On KEY cold (subnet,status,ts) and KEY mine (iface,status,ts) the locking read stops after the rows it takes
+//! and locks no others; on any other key it locks whatever it sorts. Where rows have to be chosen one by one (a sub-pool:
+//! `ip` sorts as text) or others were in the way, they are chosen by a plain read and locked by primary key. So they are
+//! where more than their age decides, since a sort locks all that it sorts.
 //!
 //! The token also tells whether a packet whose answer was lost took effect, so it is looked up before anything else. A
 //! packet that was given up may not have come to its end yet (a Galera cluster that loses a node holds commits back for
@@ -17,11 +17,12 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
-use crate::address::KEPT;
+use crate::address::{KEPT, Row};
 
 use super::super::clock::AHEAD;
 use super::super::{Choice, FreeClaim, StoreError, WarmGrant, raw};
 use super::pool::{Answer, Leased, Pool};
+use super::read::{self, ROWS};
 use super::tries::Tries;
 use super::trouble::{By, Trouble};
 use super::{column, list, maybe, text};
@@ -36,8 +37,8 @@ struct Take {
     eligible: String,
     /// What becomes of them; the table is `a`.
     becomes: String,
-    /// Which rows were taken.
-    taken: String,
+    /// Which rows carry the token.
+    carries: String,
     /// Which of them come first, where that is not the coldest alone.
     order: Option<String>,
     count: usize,
@@ -52,7 +53,7 @@ pub(super) async fn claim_free(
     pool: &Arc<Pool>,
     wanted: &FreeClaim<'_>,
     until: Instant,
-) -> Result<Vec<Ipv4Addr>, StoreError> {
+) -> Result<Vec<Row>, StoreError> {
     if wanted.count == 0 {
         return Ok(Vec::new());
     }
@@ -66,7 +67,7 @@ pub(super) async fn claim_free(
             cooled(wanted.cooldown, pool)
         ),
         becomes: format!("a.status='allocated',a.iface={eni},a.claim={claim},a.claimed=NOW(3),a.holder=NULL,a.ts=a.ts"),
-        taken: format!("iface={eni} AND status='allocated' AND claim={claim}"),
+        carries: format!("iface={eni} AND status='allocated' AND claim={claim}"),
         order: None,
         count: wanted.count,
         sub_pool: wanted.sub_pool,
@@ -80,7 +81,7 @@ pub(super) async fn grant_warm(
     pool: &Arc<Pool>,
     wanted: &WarmGrant<'_>,
     until: Instant,
-) -> Result<Option<Ipv4Addr>, StoreError> {
+) -> Result<Option<Row>, StoreError> {
     let (eni, claim) = (text(wanted.eni.as_str()), text(wanted.claim.as_str()));
     let holder = maybe(raw::holder(wanted.holder).as_deref());
     let kept = maybe(wanted.holder.map(|name| format!("{KEPT}{name}")).as_deref());
@@ -106,7 +107,7 @@ pub(super) async fn grant_warm(
             "a.status='occupied',a.claim={claim},a.claimed=NOW(3),a.holder=IF(a.{},a.holder,{holder}),a.ts=a.ts",
             raw::kept()
         ),
-        taken: format!("iface={eni} AND status='occupied' AND claim={claim}"),
+        carries: format!("iface={eni} AND status='occupied' AND claim={claim}"),
         order,
         count: 1,
         sub_pool: wanted.sub_pool,
@@ -123,7 +124,7 @@ fn cooled(cooldown: std::time::Duration, pool: &Pool) -> String {
 }
 
 impl Take {
-    async fn until(&self, pool: &Arc<Pool>, until: Instant) -> Result<Vec<Ipv4Addr>, StoreError> {
+    async fn until(&self, pool: &Arc<Pool>, until: Instant) -> Result<Vec<Row>, StoreError> {
         let mut tries = Tries::new(pool, until);
         loop {
             let (contended, unclear) = (tries.conflicts > 0, tries.unclear());
@@ -135,47 +136,49 @@ impl Take {
     }
 
     /// One attempt. All rows locked by others is a conflict, not an empty answer.
-    async fn once(&self, mut conn: Leased, contended: bool, unclear: bool) -> Result<Vec<Ipv4Addr>, Trouble> {
-        let look = format!("SELECT ip FROM allocation FORCE INDEX (mine) WHERE {}", self.taken);
+    async fn once(&self, mut conn: Leased, contended: bool, unclear: bool) -> Result<Vec<Row>, Trouble> {
+        let Self { becomes, eligible, carries, .. } = self;
+        let look = format!("{ROWS} FORCE INDEX (mine) WHERE {carries}");
         if unclear {
             if self.in_hand(&mut conn).await? {
                 conn.keep();
                 return Err(Trouble::Conflict(By::Calls));
             }
-            let taken = addresses(conn.rows(&look).await?, conn.pool())?;
+            let taken = read::rows(conn.rows(&look).await?, conn.pool())?;
             if !taken.is_empty() {
                 conn.keep();
                 return Ok(taken);
             }
         }
         if let Some(ip) = self.first {
-            let Self { becomes, eligible, .. } = self;
-            let found =
-                conn.send(&format!("UPDATE allocation a SET {becomes} WHERE ip='{ip}' AND {eligible}"), 1).await?;
-            if found.iter().any(|answer| answer.found > 0) {
+            let by_key = format!("WHERE ip='{ip}' AND");
+            let packet = format!("UPDATE allocation a SET {becomes} {by_key} {eligible};{ROWS} {by_key} {carries}");
+            let answer = conn.send(&packet, 2).await?.pop();
+            let taken = read::rows(answer.map_or_else(Vec::new, |answer| answer.rows), conn.pool())?;
+            if !taken.is_empty() {
                 conn.keep();
-                return Ok(vec![ip]);
+                return Ok(taken);
             }
         }
         let rows = if self.sub_pool.is_some() || self.order.is_some() || contended {
             let chosen = self.choose(&mut conn).await?;
             if chosen.is_empty() {
                 conn.keep();
-                return Ok(chosen);
+                return Ok(Vec::new());
             }
-            format!("FORCE INDEX (PRIMARY) WHERE ip IN ({}) AND {}", list(&chosen), self.eligible)
+            format!("FORCE INDEX (PRIMARY) WHERE ip IN ({}) AND {eligible}", list(&chosen))
         } else {
-            format!("FORCE INDEX ({}) WHERE {} ORDER BY ts", self.key, self.eligible)
+            format!("FORCE INDEX ({}) WHERE {eligible} ORDER BY ts", self.key)
         };
         // STRAIGHT_JOIN: a plan that began with `a` would lock all of it.
         let packet = format!(
             "UPDATE (SELECT ip FROM allocation {rows} LIMIT {} FOR UPDATE SKIP LOCKED) s \
-             STRAIGHT_JOIN allocation a ON a.ip=s.ip SET {};{look}",
-            self.count, self.becomes
+             STRAIGHT_JOIN allocation a ON a.ip=s.ip SET {becomes};{look}",
+            self.count
         );
         let taken = match conn.send(&packet, 2).await?.pop() {
             // All that it took is left out: on to others.
-            Some(Answer { rows, .. }) if !rows.is_empty() => match addresses(rows, conn.pool())? {
+            Some(Answer { rows, .. }) if !rows.is_empty() => match read::rows(rows, conn.pool())? {
                 none if none.is_empty() => return Err(Trouble::Conflict(By::Rows)),
                 taken => taken,
             },

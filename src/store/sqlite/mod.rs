@@ -157,12 +157,12 @@ impl Sqlite {
         self.run(until, move |file, known| read::census(file, known, &subnet)).await
     }
 
-    pub(super) async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Ipv4Addr>> {
+    pub(super) async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Row>> {
         let take = write::Take::free(wanted);
         self.run(until, move |file, known| take.run(file, known)).await
     }
 
-    pub(super) async fn grant_warm(&self, wanted: &WarmGrant<'_>, until: Instant) -> Result<Option<Ipv4Addr>> {
+    pub(super) async fn grant_warm(&self, wanted: &WarmGrant<'_>, until: Instant) -> Result<Option<Row>> {
         let take = write::Take::warm(wanted);
         Ok(self.run(until, move |file, known| take.run(file, known)).await?.pop())
     }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
 
-use crate::address::{Change, Holder, KEPT, NewRow};
+use crate::address::{Change, Holder, KEPT, NewRow, Row};
 use crate::id::{Claim, EniId, SubnetId};
 
 use super::super::clock::AHEAD;
 use super::super::{Choice, FreeClaim, WarmGrant, raw};
-use super::Known;
 use super::trouble::Trouble;
+use super::{Known, read};
 
 /// `claimed`, in Unix milliseconds.
 const NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
@@ -94,7 +94,7 @@ impl Take {
         }
     }
 
-    pub(super) fn run(&self, file: &mut Connection, known: &Known) -> Result<Vec<Ipv4Addr>, Trouble> {
+    pub(super) fn run(&self, file: &mut Connection, known: &Known) -> Result<Vec<Row>, Trouble> {
         let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut ips = {
             let Self { eligible, choice, order, .. } = self;
@@ -132,8 +132,9 @@ impl Take {
                 update.execute(params![ip.to_string(), self.status, self.eni, self.claim, self.holder])?;
             }
         }
+        let taken = read::rows_at(&change, known, ips)?;
         change.commit()?;
-        Ok(ips)
+        Ok(taken)
     }
 }
 

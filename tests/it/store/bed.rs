@@ -160,7 +160,8 @@ impl Bed {
         let mut wanted =
             FreeClaim { subnet: &subnet, eni: &eni, sub_pool: None, cooldown: Duration::ZERO, count, claim };
         with(&mut wanted);
-        let mut ips = self.store.claim_free(&wanted, soon()).await.unwrap();
+        let rows = self.store.claim_free(&wanted, soon()).await.unwrap();
+        let mut ips: Vec<_> = rows.iter().map(|row| row.ip).collect();
         ips.sort_unstable();
         ips
     }
@@ -177,7 +178,7 @@ impl Bed {
             holder: None,
         };
         with(&mut wanted);
-        self.store.grant_warm(&wanted, soon()).await.unwrap()
+        self.store.grant_warm(&wanted, soon()).await.unwrap().map(|row| row.ip)
     }
 }
 

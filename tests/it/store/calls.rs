@@ -86,7 +86,8 @@ impl Given {
             Call::Claim => {
                 let (sub_pool, cooldown, claim) = (None, Duration::ZERO, &self.claim);
                 let wanted = FreeClaim { subnet: &subnet, eni: &eni, sub_pool, cooldown, count: 3, claim };
-                let mut ips = store.claim_free(&wanted, until).await?;
+                let rows = store.claim_free(&wanted, until).await?;
+                let mut ips: Vec<_> = rows.iter().map(|row| row.ip).collect();
                 let all = ips.len();
                 ips.sort_unstable();
                 ips.dedup();

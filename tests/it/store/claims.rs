@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ec2_ipam::address::{Event, NewRow, State, Status};
+use ec2_ipam::address::{Event, NewRow, Row, State, Status};
 use ec2_ipam::id::Kind;
 use ec2_ipam::store::{Choice, FreeClaim, WarmGrant};
 use ipnet::Ipv4Net;
@@ -13,6 +13,7 @@ use super::bed::{Bed, eni, ip, new_row, on_all, soon, subnet, token};
 
 on_all! {
     a_claim_takes_free_rows_for_its_eni
+    what_is_taken_is_told_as_it_is_now
     a_claim_is_content_with_less_than_it_asked_for
     a_claim_keeps_to_its_subnet_and_sub_pool
     a_claim_leaves_what_is_cooling
@@ -39,6 +40,41 @@ async fn a_claim_takes_free_rows_for_its_eni(bed: Bed) {
             (State::On, Some(eni(1)), Some(claim.clone()), None)
         );
         assert!(row.claimed.is_some());
+    }
+}
+
+async fn what_is_taken_is_told_as_it_is_now(bed: Bed) {
+    bed.free(10..=20).await;
+    bed.warm(1, &[30, 31, 32], 100).await;
+    bed.age(ip(31), 900).await;
+    let (eni, subnet, sub_pool) = (eni(1), subnet(), "10.0.0.0/24".parse().unwrap());
+    let ageless = |row: &Row| Row { idle: Duration::ZERO, claimed: None, ..row.clone() };
+    for (count, sub_pool) in [(3, None), (2, Some(sub_pool))] {
+        let claim = &token(Kind::On);
+        let wanted = FreeClaim { subnet: &subnet, eni: &eni, sub_pool, cooldown: Duration::ZERO, count, claim };
+        let mut taken = bed.store.claim_free(&wanted, soon()).await.unwrap();
+        taken.sort_unstable_by_key(|row| row.ip);
+        let ips: Vec<_> = taken.iter().map(|row| row.ip).collect();
+        let rows = bed.store.rows_at(&ips, soon()).await.unwrap();
+        assert_eq!(
+            (taken.len(), rows.iter().map(ageless).collect()),
+            (count, taken.iter().map(ageless).collect::<Vec<_>>())
+        );
+        assert!(taken.iter().all(|row| row.claim.as_ref() == Some(claim) && row.idle >= Duration::from_secs(86_400)));
+        assert!(taken.iter().all(|row| row.claimed.is_some_and(|age| age < Duration::from_secs(60))));
+    }
+    // By its key, by its age, and where more than its age decides.
+    for (first, choice, ip) in [
+        (Some(ip(30)), Choice::Cooled(Duration::from_secs(60)), ip(30)),
+        (Some(ip(30)), Choice::Cooled(Duration::from_secs(60)), ip(31)),
+        (None, Choice::Any, ip(32)),
+    ] {
+        let (except, claim, holder) = (&[][..], &token(Kind::Lease), Some("web"));
+        let wanted = WarmGrant { eni: &eni, sub_pool: None, choice, first, except, claim, holder };
+        let row = bed.store.grant_warm(&wanted, soon()).await.unwrap().unwrap();
+        let read = bed.store.row(ip, soon()).await.unwrap().unwrap();
+        assert_eq!((ageless(&row), row.claim.as_ref()), (ageless(&read), Some(claim)));
+        assert!(row.idle >= Duration::from_secs(100) && row.claimed.is_some_and(|age| age < Duration::from_secs(60)));
     }
 }
 
@@ -110,7 +146,7 @@ async fn a_grant_takes_the_coldest_warm_row_of_its_eni(bed: Bed) {
         claim: &claim,
         holder: Some("web"),
     };
-    assert_eq!(bed.store.grant_warm(&wanted, soon()).await, Ok(Some(ip(11))));
+    assert_eq!(bed.store.grant_warm(&wanted, soon()).await.unwrap().unwrap().ip, ip(11));
     let row = bed.row(11).await;
     assert_eq!((row.state(), row.claim, row.holder.as_deref()), (State::Lease, Some(claim.clone()), Some("web")));
     assert!(row.idle >= Duration::from_secs(500) && row.claimed.is_some());

@@ -42,15 +42,15 @@ impl Held {
 pub async fn claim_one(store: &Store, n: u8, claim: &Claim) -> Option<Ipv4Addr> {
     let (eni, subnet) = (eni(n), subnet());
     let wanted = FreeClaim { subnet: &subnet, eni: &eni, sub_pool: None, cooldown: Duration::ZERO, count: 1, claim };
-    let ips = store.claim_free(&wanted, soon()).await.unwrap();
-    assert!(ips.len() <= 1, "I1: asked for one, got {ips:?}");
-    ips.first().copied()
+    let rows = store.claim_free(&wanted, soon()).await.unwrap();
+    assert!(rows.len() <= 1, "I1: asked for one, got {rows:?}");
+    rows.first().map(|row| row.ip)
 }
 
 pub async fn grant_one(store: &Store, n: u8, claim: &Claim) -> Option<Ipv4Addr> {
     let (eni, choice, holder) = (eni(n), Choice::Any, None);
     let wanted = WarmGrant { eni: &eni, sub_pool: None, choice, first: None, except: &[], claim, holder };
-    store.grant_warm(&wanted, soon()).await.unwrap()
+    store.grant_warm(&wanted, soon()).await.unwrap().map(|row| row.ip)
 }
 
 /// The row must be as this caller left it, so the change must find it.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ec2_ipam::address::{Change, Event, Guard, Holder, NewRow, State, Status, Target};
+use ec2_ipam::address::{Change, Event, Guard, Holder, NewRow, Row, State, Status, Target};
 use ec2_ipam::id::{Claim, Kind};
 use ec2_ipam::store::Count;
 
@@ -18,6 +18,7 @@ on_all! {
     a_look_now_and_then_counts_what_is_taken
     a_change_needs_its_row_as_it_was
     null_equals_null_in_a_guard
+    a_change_makes_of_its_row_what_it_says
     changes_of_one_call_report_each_for_itself
     only_letting_go_moves_ts
     a_holder_is_kept_cleared_or_set
@@ -39,7 +40,7 @@ async fn rows_come_back_in_order(bed: Bed) {
     bed.warm(1, &[30, 4, 200], 100).await;
     bed.age(ip(200), 500).await;
     let store = &bed.store;
-    let of = |rows: Vec<ec2_ipam::address::Row>| rows.iter().map(|row| row.ip.octets()[3]).collect::<Vec<_>>();
+    let of = |rows: Vec<Row>| rows.iter().map(|row| row.ip.octets()[3]).collect::<Vec<_>>();
     assert_eq!(of(store.rows_of_subnet(&subnet(), soon()).await.unwrap()), [4, 9, 10, 11, 30, 200]);
     let mine = store.rows_of_eni(&eni(1), soon()).await.unwrap();
     assert!(mine[0].idle >= Duration::from_secs(500) && mine[2].idle < Duration::from_secs(400));
@@ -141,6 +142,38 @@ async fn null_equals_null_in_a_guard(bed: Bed) {
     assert_eq!(bed.apply(&[Change { ip: ip(10), from, to, lets_go: false }]).await, [true]);
 }
 
+async fn a_change_makes_of_its_row_what_it_says(bed: Bed) {
+    bed.free(10..=10).await;
+    bed.age(ip(10), 1000).await;
+    let (n, holder) = (eni(1), Some("web".to_owned()));
+    for event in [
+        Event::Claim { eni: n.clone(), claim: bed.claim(1, Kind::On) },
+        Event::Confirm,
+        Event::Lease { claim: bed.claim(2, Kind::Lease), holder },
+        Event::TakeBack,
+        Event::Restore { claim: bed.claim(2, Kind::Lease) },
+        Event::Release,
+        Event::GiveUp { claim: bed.claim(3, Kind::Off) },
+        Event::Gone,
+        Event::Foreign { eni: Some(n), primary: true },
+        Event::EniGone,
+        Event::Reserve { holder: Some("db".into()) },
+        Event::Claim { eni: eni(2), claim: bed.claim(4, Kind::On) },
+    ] {
+        let row = bed.row(10).await;
+        let change = row.on(event.clone()).unwrap();
+        let after = change.after(&row);
+        assert_eq!(bed.apply(std::slice::from_ref(&change)).await, [true]);
+        let read = bed.row(10).await;
+        // Both were measured, the second a little later.
+        let close = |ages: [Duration; 2]| ages[1] - ages[0] < Duration::from_secs(60);
+        assert!(close([after.idle, read.idle]), "{event:?}: {after:?}, {read:?}");
+        assert!(after.claimed.zip(read.claimed).is_none_or(|(then, now)| close([then, now])), "{event:?}");
+        let claimed = after.claimed.and(read.claimed);
+        assert_eq!(Row { idle: read.idle, claimed, ..after }, read, "{event:?}");
+    }
+}
+
 async fn changes_of_one_call_report_each_for_itself(bed: Bed) {
     bed.free(10..=13).await;
     let mut changes = Vec::new();
@@ -154,7 +187,7 @@ async fn changes_of_one_call_report_each_for_itself(bed: Bed) {
     let rows: Vec<_> = (0..1200_u32).map(|n| new_row((0x0a01_0000 + n).into(), Status::Free)).collect();
     bed.store.insert_missing(&subnet(), &rows, soon()).await.unwrap();
     let rows = bed.store.rows_of_subnet(&subnet(), soon()).await.unwrap();
-    let reserve = |row: &ec2_ipam::address::Row| row.on(Event::Reserve { holder: None }).ok();
+    let reserve = |row: &Row| row.on(Event::Reserve { holder: None }).ok();
     let many: Vec<_> = rows.iter().rev().filter_map(reserve).collect();
     let found = bed.apply(&many).await;
     assert_eq!((found.len(), found.iter().all(|f| *f)), (1200, true));
@@ -164,7 +197,7 @@ async fn only_letting_go_moves_ts(bed: Bed) {
     bed.free(10..=10).await;
     bed.age(ip(10), 1000).await;
     let (on, lease) = (bed.claim(1, Kind::On), bed.claim(2, Kind::Lease));
-    let old = |row: ec2_ipam::address::Row| row.idle >= Duration::from_secs(1000);
+    let old = |row: Row| row.idle >= Duration::from_secs(1000);
     assert_eq!(bed.claim_free(&on, 1, |_| ()).await, [ip(10)]);
     assert!(old(bed.row(10).await));
     assert!(bed.event(10, Event::Confirm).await);
