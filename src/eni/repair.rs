@@ -7,13 +7,12 @@ use tokio::time::Instant;
 
 use super::STORE_TIME;
 use super::task::Task;
-use crate::address::{Change, Event, NewRow, Row};
+use crate::address::{Change, NewRow, Row};
 use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
-use crate::id::Kind;
 use crate::plan;
-use crate::plan::reconcile::{Finding, What};
+use crate::plan::reconcile::{Finding, Mend, What};
 
 /// What came of a repair.
 #[derive(Debug, Default)]
@@ -43,49 +42,15 @@ impl Task {
         let mut changes: Vec<(Finding, Change)> = Vec::new();
         for finding in findings {
             tracing::warn!(eni = %self.nic.eni, ip = %finding.ip, "{finding}");
-            unknown.extend(finding.missing_row(&self.nic.eni));
-            let Some(row) = &finding.row else { continue };
-            let event = match &finding.what {
-                What::Missing => {
-                    missing.push(row.clone());
-                    continue;
+            match finding.mend(&self.nic.eni, |kind| self.outside.claims.next(kind)) {
+                Some(Mend::Insert(row)) => unknown.push(row),
+                Some(Mend::GiveUp(row)) => missing.push(row),
+                Some(Mend::Assign(row)) => cut_off.push(row),
+                Some(Mend::Change(change)) if self.prepares(&finding, &change) => {
+                    let is_forgotten = matches!(finding.what, What::Forgotten { .. });
+                    if is_forgotten { &mut forgotten } else { &mut changes }.push((finding, change));
                 }
-                What::CutOff => {
-                    cut_off.push(row.clone());
-                    continue;
-                }
-                What::Unknown { primary } => Event::Foreign { eni: Some(self.nic.eni.clone()), primary: *primary },
-                What::Unmarked => Event::MarkPrimary,
-                What::Gone => Event::Gone,
-                What::Ended => {
-                    // Forgotten before the row changes, as at a release.
-                    row.claim.iter().for_each(|claim| self.shared.memory.let_go(row.ip, claim));
-                    Event::Release
-                }
-                What::Unused => Event::Adopt { claim: self.outside.claims.next(Kind::On) },
-                What::Forgotten { claim: None } => {
-                    let claim = self.outside.claims.next(Kind::Lease);
-                    if !self.shared.memory.found_in_use(finding.ip, &claim) {
-                        continue;
-                    }
-                    Event::Restore { claim }
-                }
-                // Docker may have let go of it since.
-                What::Forgotten { claim: Some(claim) } | What::Lost { claim }
-                    if !self.shared.memory.has_lease(finding.ip, claim) =>
-                {
-                    continue;
-                }
-                What::Forgotten { claim: Some(claim) } => Event::Restore { claim: claim.clone() },
-                What::Lost { .. } => {
-                    Event::Claim { eni: self.nic.eni.clone(), claim: self.outside.claims.next(Kind::On) }
-                }
-                What::Conflict | What::Contradiction => continue,
-            };
-            match row.on(event) {
-                Ok(change) if matches!(finding.what, What::Forgotten { .. }) => forgotten.push((finding, change)),
-                Ok(change) => changes.push((finding, change)),
-                Err(_) => {}
+                Some(Mend::Change(_)) | None => {}
             }
         }
         let until = Instant::now() + STORE_TIME;
@@ -123,6 +88,21 @@ impl Task {
             self.assign_again(ec2, cut_off, &mut repaired).await?;
         }
         Ok(repaired)
+    }
+
+    /// What this life knows follows before the row changes, so that a release in between is not lost. Says whether the change
+    /// is still called for: Docker may have let go of the address since.
+    fn prepares(&self, finding: &Finding, change: &Change) -> bool {
+        let memory = &self.shared.memory;
+        match (&finding.what, &change.to.claim) {
+            (What::Forgotten { claim: None }, Some(claim)) => memory.found_in_use(finding.ip, claim),
+            (What::Forgotten { claim: Some(claim) } | What::Lost { claim }, _) => memory.has_lease(finding.ip, claim),
+            (What::Ended, _) => {
+                finding.row.iter().flat_map(|row| &row.claim).for_each(|claim| memory.let_go(finding.ip, claim));
+                true
+            }
+            _ => true,
+        }
     }
 
     /// What a change means for what this life knows: the next step settles what was claimed, as an Assign proves that it is

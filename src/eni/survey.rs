@@ -8,12 +8,12 @@ use tokio::time::Instant;
 
 use super::STORE_TIME;
 use super::task::Task;
-use crate::address::{Event, Row, State};
+use crate::address::{Row, State};
 use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
 use crate::plan::attachment::{Attachment, Word};
-use crate::plan::reconcile::{Finding, Look, What, compare};
+use crate::plan::reconcile::{Look, Mend, compare};
 use crate::plan::settle_age;
 
 /// Who said which addresses an ENI has.
@@ -52,26 +52,15 @@ impl Task {
             prefixes: &[],
             recent: &HashSet::new(),
         });
-        let missing: Vec<Row> = found
-            .iter()
-            .filter(|finding| finding.what == What::Missing)
-            .filter_map(|finding| finding.row.clone())
-            .collect();
-        let kept_back = |finding: &Finding| match finding.what {
-            What::Unknown { primary } => Some(Event::Foreign { eni: Some(self.nic.eni.clone()), primary }),
-            What::Unmarked => Some(Event::MarkPrimary),
-            What::Missing
-            | What::CutOff
-            | What::Forgotten { .. }
-            | What::Lost { .. }
-            | What::Gone
-            | What::Unused
-            | What::Ended
-            | What::Conflict
-            | What::Contradiction => None,
-        };
-        let changes: Vec<_> = found.iter().filter_map(|f| f.row.as_ref()?.on(kept_back(f)?).ok()).collect();
-        let unknown: Vec<_> = found.iter().filter_map(|finding| finding.missing_row(&self.nic.eni)).collect();
+        let (mut missing, mut unknown, mut changes) = (Vec::new(), Vec::new(), Vec::new());
+        for finding in &found {
+            match finding.mend(&self.nic.eni, |kind| self.outside.claims.next(kind)) {
+                Some(Mend::GiveUp(row)) => missing.push(row),
+                Some(Mend::Insert(row)) => unknown.push(row),
+                Some(Mend::Change(change)) if finding.keeps_back() => changes.push(change),
+                Some(Mend::Change(_) | Mend::Assign(_)) | None => {}
+            }
+        }
         store.apply(&changes, until).await?;
         store.insert_missing(&self.subnet.id, &unknown, until).await?;
         point("survey:changed").await;
@@ -130,9 +119,8 @@ impl Task {
             },
             Err(why) => Error::Missing(why.clone()),
         };
-        match self.outside.imds.addresses(&self.nic.mac).await {
-            // The first line is the primary address.
-            Ok(ips) => Ok((ips.into_iter().enumerate().map(|(n, ip)| (ip, n == 0)).collect(), Witness::Imds)),
+        match self.outside.imds.listed(&self.nic.mac).await {
+            Ok(listed) => Ok((listed, Witness::Imds)),
             // Where IMDS may answer soon it is waited for, whatever EC2 says.
             Err(late) => Err(if why.may_pass() { why } else { late.into() }),
         }

@@ -278,6 +278,11 @@ impl Imds {
         text.split_whitespace().map(|ip| parsed(&path, ip)).collect()
     }
 
+    /// The same, and whether each is the primary address.
+    pub async fn listed(&self, mac: &str) -> Result<Vec<(Ipv4Addr, bool)>, ImdsError> {
+        Ok(self.addresses(mac).await?.into_iter().enumerate().map(|(line, ip)| (ip, line == 0)).collect())
+    }
+
     /// Whether it lists this ENI, which has this MAC; none: it does not tell.
     pub async fn lists(&self, mac: &str, eni: &EniId) -> Option<bool> {
         match self.item::<EniId>(mac, "interface-id").await {

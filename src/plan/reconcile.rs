@@ -8,8 +8,8 @@ use ipnet::Ipv4Net;
 
 use super::ledger::Sight;
 use super::settle_age;
-use crate::address::{NewRow, Row, State, Status};
-use crate::id::{Claim, EniId};
+use crate::address::{Change, Event, NewRow, Row, State, Status};
+use crate::id::{Claim, EniId, Kind};
 use crate::subnet::Subnet;
 
 /// What was read, in this order: rows, EC2, Docker. What could not be read is none, never empty.
@@ -82,6 +82,19 @@ pub enum What {
     Conflict,
     /// On the ENI, and held by another one, or reserved, by its row. Nothing mends it.
     Contradiction,
+}
+
+/// What mends a finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mend {
+    /// A row for an address that has none.
+    Insert(NewRow),
+    /// This change of its row.
+    Change(Change),
+    /// Its idle address is given up.
+    GiveUp(Row),
+    /// Its lease's address is assigned again.
+    Assign(Row),
 }
 
 /// Everything that does not agree. Rows with a call to EC2 in flight are left to the ENI's task.
@@ -192,12 +205,31 @@ impl Finding {
         Sight { ip: self.ip, what: self.what.name(), row: self.row.as_ref().map(Row::guard), claim }
     }
 
-    /// The row of an address that has none.
-    pub fn missing_row(&self, eni: &EniId) -> Option<NewRow> {
-        let What::Unknown { primary } = self.what else { return None };
-        let missing = self.row.is_none();
-        let (status, iface) = (Status::Occupied, Some(eni.clone()));
-        missing.then_some(NewRow { ip: self.ip, status, iface, primary, holder: None })
+    /// What mends it on this ENI; none: nothing does. `next`: a token that was never used before.
+    pub fn mend(&self, eni: &EniId, next: impl Fn(Kind) -> Claim) -> Option<Mend> {
+        let Some(row) = &self.row else {
+            let What::Unknown { primary } = self.what else { return None };
+            let (status, iface) = (Status::Occupied, Some(eni.clone()));
+            return Some(Mend::Insert(NewRow { ip: self.ip, status, iface, primary, holder: None }));
+        };
+        let event = match &self.what {
+            What::Missing => return Some(Mend::GiveUp(row.clone())),
+            What::CutOff => return Some(Mend::Assign(row.clone())),
+            What::Unknown { primary } => Event::Foreign { eni: Some(eni.clone()), primary: *primary },
+            What::Unmarked => Event::MarkPrimary,
+            What::Forgotten { claim } => Event::Restore { claim: claim.clone().unwrap_or_else(|| next(Kind::Lease)) },
+            What::Lost { .. } => Event::Claim { eni: eni.clone(), claim: next(Kind::On) },
+            What::Gone => Event::Gone,
+            What::Unused => Event::Adopt { claim: next(Kind::On) },
+            What::Ended => Event::Release,
+            What::Conflict | What::Contradiction => return None,
+        };
+        row.on(event).ok().map(Mend::Change)
+    }
+
+    /// Whether the mend keeps an address from being granted wrongly, so that one look is enough.
+    pub fn keeps_back(&self) -> bool {
+        matches!(self.what, What::Unknown { .. } | What::Unmarked)
     }
 
     /// Whether the mend takes the address from whoever has it by its row.

@@ -45,19 +45,16 @@ impl Watched {
         let is_calm = self.rounds >= 2
             && self.asked.is_some_and(|asked| asked.elapsed() < calm)
             && !self.ledger.waits(|sight| is_blind(sight, false, true));
-        if is_calm && let Ok(ips) = outside.imds.addresses(&eni.nic.mac).await {
+        if is_calm && let Ok(listed) = outside.imds.listed(&eni.nic.mac).await {
             let is_there = |row: &&Row| matches!(row.state(), State::Ready | State::Lease | State::Foreign);
             // IMDS lists prefixes apart.
             let prefixes = eni.known().prefixes;
             let is_single = |ip: &Ipv4Addr| prefixes.iter().all(|prefix| !prefix.contains(ip));
             let expected: BTreeSet<Ipv4Addr> =
                 rows.iter().filter(is_there).map(|row| row.ip).filter(is_single).collect();
-            if ips.iter().copied().collect::<BTreeSet<_>>() == expected {
+            if listed.iter().map(|(ip, _)| *ip).collect::<BTreeSet<_>>() == expected {
                 let of_prefixes = prefixes.into_iter().flat_map(all_of).map(|ip| (ip, false));
-                return (
-                    Some(ips.into_iter().enumerate().map(|(n, ip)| (ip, n == 0)).chain(of_prefixes).collect()),
-                    None,
-                );
+                return (Some(listed.into_iter().chain(of_prefixes).collect()), None);
             }
         }
         let Ok(ec2) = outside.ec2.now() else { return (None, None) };

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::address::Event;
-use crate::id::{Boot, Kind, SubnetId};
+use crate::id::{Boot, SubnetId};
 
 const ENI: &str = "eni-0123456789abcdef0";
 const OTHER: &str = "eni-0fedcba9876543210";
@@ -200,6 +199,39 @@ fn a_look_is_blind_to_what_it_could_not_ask_about() {
         assert_eq!(is_blind(&sight(what), true, false), without_docker, "{what}");
         assert!(!is_blind(&sight(what), true, true), "{what}");
     }
+}
+
+#[test]
+fn each_finding_has_its_mend() {
+    let (boot, known) = (Boot::random().unwrap(), lease());
+    let next = |kind| boot.claim(7, kind);
+    let (free, idle) = (row(10, Status::Free, None, None), row(10, Status::Ready, Some(ENI), None));
+    let leased = row(10, Status::Occupied, Some(ENI), Some(known.clone()));
+    let foreign = row(10, Status::Occupied, Some(ENI), None);
+    let change = |row: &Row, event| Some(Mend::Change(row.on(event).unwrap()));
+    let restored = |claim: &Claim| change(&idle, Event::Restore { claim: claim.clone() });
+    let ours = || Event::Foreign { eni: Some(eni(ENI)), primary: true };
+    for (what, row, mend) in [
+        (What::Missing, &idle, Some(Mend::GiveUp(idle.clone()))),
+        (What::CutOff, &leased, Some(Mend::Assign(leased.clone()))),
+        (What::Unknown { primary: true }, &free, change(&free, ours())),
+        (What::Unmarked, &idle, change(&idle, Event::MarkPrimary)),
+        (What::Forgotten { claim: None }, &idle, restored(&next(Kind::Lease))),
+        (What::Forgotten { claim: Some(known.clone()) }, &idle, restored(&known)),
+        (What::Lost { claim: known }, &free, change(&free, Event::Claim { eni: eni(ENI), claim: next(Kind::On) })),
+        (What::Gone, &foreign, change(&foreign, Event::Gone)),
+        (What::Unused, &foreign, change(&foreign, Event::Adopt { claim: next(Kind::On) })),
+        (What::Ended, &leased, change(&leased, Event::Release)),
+        (What::Conflict, &idle, None),
+        (What::Contradiction, &idle, None),
+    ] {
+        let finding = Finding { ip: ip(10), row: Some(row.clone()), what };
+        assert_eq!(finding.mend(&eni(ENI), next), mend, "{finding}");
+    }
+    let (status, iface) = (Status::Occupied, Some(eni(ENI)));
+    let missing = NewRow { ip: ip(10), status, iface, primary: false, holder: None };
+    let finding = Finding { ip: ip(10), row: None, what: What::Unknown { primary: false } };
+    assert_eq!(finding.mend(&eni(ENI), next), Some(Mend::Insert(missing)));
 }
 
 #[test]
