@@ -16,7 +16,7 @@ use crate::fill::Refreshed;
 use crate::found::{Found, Manner};
 use crate::id::SubnetId;
 use crate::plain::PlainLines;
-use crate::socket::control::{OfAddress, OfSubnet};
+use crate::socket::control::{OfAddress, OfSubnet, ToList, ToRecycle};
 use crate::status::{Listed, Status};
 use crate::store;
 use driver::{Driver, Sockets};
@@ -60,11 +60,11 @@ async fn answer(command: Command, driver: &Driver, sockets: &Sockets, out: &mut 
         Command::Serve { .. } => {}
         Command::Init { subnet } => {
             subnet.parse::<SubnetId>()?;
-            let done: Refreshed = driver.ask("init", &OfSubnet { subnet: subnet.clone(), all: false }).await?;
+            let done: Refreshed = driver.ask("init", &OfSubnet { subnet: subnet.clone() }).await?;
             writeln!(
                 out,
                 "{subnet}: {} rows added, {} changed; EC2 has {} addresses in use",
-                done.inserted, done.changed, done.in_use
+                done.inserted, done.changed, done.assigned
             )?;
         }
         Command::Schema { .. } => {
@@ -73,7 +73,7 @@ async fn answer(command: Command, driver: &Driver, sockets: &Sockets, out: &mut 
         }
         Command::Recycle { subnet, all } => {
             subnet.parse::<SubnetId>()?;
-            let done: Recycled = driver.ask("recycle", &OfSubnet { subnet: subnet.clone(), all }).await?;
+            let done: Recycled = driver.ask("recycle", &ToRecycle { subnet: subnet.clone(), all }).await?;
             writeln!(out, "{subnet}: {} addresses are free again", done.freed)?;
             if done.pending > 0 {
                 writeln!(out, "{} more are not settled with EC2 yet; run it again in a minute", done.pending)?;
@@ -98,7 +98,7 @@ async fn answer(command: Command, driver: &Driver, sockets: &Sockets, out: &mut 
             }
         }
         Command::List { subnet, free, json } => {
-            let asked = OfSubnet { subnet: subnet.unwrap_or_default(), all: free };
+            let asked = ToList { subnet: subnet.unwrap_or_default(), free };
             let rows: Vec<Listed> = driver.ask("list", &asked).await?;
             if json { print::json(out, &rows)? } else { print::list(out, &rows)? }
         }

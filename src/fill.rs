@@ -13,7 +13,7 @@ use crate::address::{AWS, Change, Event, NewRow, Row, State, Status};
 use crate::ec2::{Ec2, Interface};
 use crate::error::Error;
 use crate::fault::point;
-use crate::plan::scan::InUse;
+use crate::plan::scan::Assigned;
 use crate::store::Store;
 use crate::subnet::Subnet;
 
@@ -24,8 +24,8 @@ pub struct Refreshed {
     pub inserted: u64,
     /// Free rows that are now occupied by their interface, reserved, or marked as a primary address.
     pub changed: usize,
-    /// Addresses that EC2 says are in use.
-    pub in_use: usize,
+    /// Addresses that EC2 says are assigned.
+    pub assigned: usize,
 }
 
 /// Whether every address of the subnet has its row, and AWS's five are kept back.
@@ -43,42 +43,42 @@ pub async fn was_filled(store: &Store, subnet: &Subnet, until: Instant) -> Resul
 
 /// Fills or refreshes the subnet's rows from what EC2 says of its interfaces, all pages.
 pub async fn refresh(store: &Store, ec2: &Ec2, subnet: &Subnet, until: Instant) -> Result<Refreshed, Error> {
-    let in_use = in_use(&ec2.interfaces_of_subnet(&subnet.id).await?, subnet);
+    let assigned = assigned(&ec2.interfaces_of_subnet(&subnet.id).await?, subnet);
     let rows: u64 = store.census(&subnet.id, until).await?.iter().map(|count| count.rows).sum();
     let inserted = if rows < subnet.size() {
-        store.insert_missing(&subnet.id, &fresh_rows(subnet, &in_use), until).await?
+        store.insert_missing(&subnet.id, &fresh_rows(subnet, &assigned), until).await?
     } else {
         0
     };
     point("init:inserted").await;
     let mut changed = 0;
-    let known: Vec<Ipv4Addr> = in_use.keys().copied().chain(subnet.aws_reserved()).collect();
+    let known: Vec<Ipv4Addr> = assigned.keys().copied().chain(subnet.aws_reserved()).collect();
     for some in known.chunks(500) {
         let rows = store.rows_at(some, until).await?;
-        let changes: Vec<Change> = rows.iter().filter_map(|row| change(row, subnet, &in_use)).collect();
+        let changes: Vec<Change> = rows.iter().filter_map(|row| change(row, subnet, &assigned)).collect();
         changed += store.apply(&changes, until).await?.into_iter().filter(|done| *done).count();
         point("init:changed").await;
     }
-    let refreshed = Refreshed { inserted, changed, in_use: in_use.len() };
-    tracing::info!(subnet = %subnet.id, "{} in {}: {inserted} rows added, {changed} changed, {} addresses in use", subnet.id, subnet.cidr, in_use.len());
+    let refreshed = Refreshed { inserted, changed, assigned: assigned.len() };
+    tracing::info!(subnet = %subnet.id, "{} in {}: {inserted} rows added, {changed} changed, {} addresses in use", subnet.id, subnet.cidr, assigned.len());
     Ok(refreshed)
 }
 
 /// Whose each address is, and whether it is a primary one. A prefix counts as its 16 addresses.
-pub(crate) fn in_use(interfaces: &[Interface], subnet: &Subnet) -> InUse {
-    let mut in_use = HashMap::new();
+pub(crate) fn assigned(interfaces: &[Interface], subnet: &Subnet) -> Assigned {
+    let mut assigned = HashMap::new();
     for interface in interfaces {
         for ip in interface.held().filter(|ip| subnet.contains(*ip)) {
-            in_use.insert(ip, (interface.id.clone(), interface.primary() == Some(ip)));
+            assigned.insert(ip, (interface.id.clone(), interface.primary() == Some(ip)));
         }
     }
-    in_use
+    assigned
 }
 
 /// A row for every address.
-fn fresh_rows(subnet: &Subnet, in_use: &InUse) -> Vec<NewRow> {
+fn fresh_rows(subnet: &Subnet, assigned: &Assigned) -> Vec<NewRow> {
     let fresh = |ip| {
-        let holder = in_use.get(&ip);
+        let holder = assigned.get(&ip);
         let aws = subnet.is_aws_reserved(ip);
         let status = match (aws, holder) {
             (true, _) => Status::Reserved,
@@ -93,8 +93,8 @@ fn fresh_rows(subnet: &Subnet, in_use: &InUse) -> Vec<NewRow> {
 }
 
 /// What becomes of a row that nobody holds, or that lost its mark.
-fn change(row: &Row, subnet: &Subnet, in_use: &InUse) -> Option<Change> {
-    let event = match (row.state(), in_use.get(&row.ip)) {
+fn change(row: &Row, subnet: &Subnet, assigned: &Assigned) -> Option<Change> {
+    let event = match (row.state(), assigned.get(&row.ip)) {
         (State::Free, _) if subnet.is_aws_reserved(row.ip) => Event::Reserve { holder: Some(AWS.to_owned()) },
         (State::Free, Some((eni, primary))) => Event::Foreign { eni: Some(eni.clone()), primary: *primary },
         (State::Foreign | State::Ready, Some((eni, true))) if !row.primary && row.iface.as_ref() == Some(eni) => {

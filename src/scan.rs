@@ -17,7 +17,7 @@ use crate::ec2::{Ec2, Ec2Error, Interface};
 use crate::eni::Outside;
 use crate::error::Error;
 use crate::fault::point;
-use crate::fill::in_use;
+use crate::fill::assigned;
 use crate::found::{Found, Manner};
 use crate::id::{EniId, SubnetId};
 use crate::imds::Nic;
@@ -294,10 +294,10 @@ async fn findings(
     alien: &BTreeSet<EniId>,
     until: Instant,
 ) -> Result<(Vec<Finding>, u64), Error> {
-    let in_use = in_use(interfaces, subnet);
+    let assigned = assigned(interfaces, subnet);
     let mut rows = store.rows_taken(&subnet.id, until).await?;
     let known: BTreeSet<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
-    let others: Vec<Ipv4Addr> = in_use.keys().copied().filter(|ip| !known.contains(ip)).collect();
+    let others: Vec<Ipv4Addr> = assigned.keys().copied().filter(|ip| !known.contains(ip)).collect();
     for some in others.chunks(CHUNK) {
         rows.extend(store.rows_at(some, until).await?);
     }
@@ -309,5 +309,5 @@ async fn findings(
         }
     }
     let total = store.census(&subnet.id, until).await?.iter().map(|count| count.rows).sum();
-    Ok((compare(&rows, &in_use, &dead, alien), total))
+    Ok((compare(&rows, &assigned, &dead, alien), total))
 }

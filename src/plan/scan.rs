@@ -8,8 +8,8 @@ use super::ledger::Sight;
 use crate::address::{Event, Row, State};
 use crate::id::EniId;
 
-/// What EC2 says of the subnet: each address in use, its ENI, and whether it is that one's primary.
-pub type InUse = HashMap<Ipv4Addr, (EniId, bool)>;
+/// What EC2 says of the subnet: each address that is assigned, its ENI, and whether it is that one's primary.
+pub type Assigned = HashMap<Ipv4Addr, (EniId, bool)>;
 
 /// A row that does not agree, and the event that mends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,10 +52,10 @@ pub fn unseen<'r>(rows: &'r [Row], seen: &BTreeSet<EniId>) -> BTreeSet<&'r EniId
 /// any more (`dead`). Rows of a living ENI belong to its own driver; in a table that other hosts do not see, those of their ENIs
 /// (`alien`) have none. `rows` are those that are not free and those of
 /// addresses in use.
-pub fn compare(rows: &[Row], in_use: &InUse, dead: &BTreeSet<EniId>, alien: &BTreeSet<EniId>) -> Vec<Finding> {
+pub fn compare(rows: &[Row], assigned: &Assigned, dead: &BTreeSet<EniId>, alien: &BTreeSet<EniId>) -> Vec<Finding> {
     let is_of = |enis: &BTreeSet<EniId>, row: &Row| row.iface.as_ref().is_some_and(|eni| enis.contains(eni));
     let what = |row: &Row| {
-        let holder = in_use.get(&row.ip);
+        let holder = assigned.get(&row.ip);
         let foreign = holder.map(|(eni, primary)| What::Foreign { eni: eni.clone(), primary: *primary });
         match row.state() {
             State::Reserved => None,
@@ -158,15 +158,15 @@ mod tests {
         }
     }
 
-    fn finds(rows: &[Row], in_use: &[(u8, u8, bool)], dead: &[u8]) -> Vec<(u8, What)> {
-        finds_alien(rows, in_use, dead, &[])
+    fn finds(rows: &[Row], assigned: &[(u8, u8, bool)], dead: &[u8]) -> Vec<(u8, What)> {
+        finds_alien(rows, assigned, dead, &[])
     }
 
-    fn finds_alien(rows: &[Row], in_use: &[(u8, u8, bool)], dead: &[u8], alien: &[u8]) -> Vec<(u8, What)> {
-        let in_use: InUse =
-            in_use.iter().map(|(last, n, primary)| (Ipv4Addr::new(10, 0, 0, *last), (eni(*n), *primary))).collect();
+    fn finds_alien(rows: &[Row], assigned: &[(u8, u8, bool)], dead: &[u8], alien: &[u8]) -> Vec<(u8, What)> {
+        let assigned: Assigned =
+            assigned.iter().map(|(last, n, primary)| (Ipv4Addr::new(10, 0, 0, *last), (eni(*n), *primary))).collect();
         let enis = |enis: &[u8]| enis.iter().map(|n| eni(*n)).collect();
-        let found = compare(rows, &in_use, &enis(dead), &enis(alien));
+        let found = compare(rows, &assigned, &enis(dead), &enis(alien));
         found.into_iter().map(|finding| (finding.row.ip.octets()[3], finding.what)).collect()
     }
 
@@ -203,11 +203,11 @@ mod tests {
         let rows = every_state(1);
         let free = |last| (last, What::Alien { holder: None });
         let foreign = |last| (last, What::Alien { holder: Some((eni(1), false)) });
-        let in_use = [(10, 1, false), (12, 1, false), (13, 1, false)];
-        assert_eq!(finds_alien(&rows, &in_use, &[], &[1]), [foreign(10), free(11), foreign(12), foreign(13)]);
+        let assigned = [(10, 1, false), (12, 1, false), (13, 1, false)];
+        assert_eq!(finds_alien(&rows, &assigned, &[], &[1]), [foreign(10), free(11), foreign(12), foreign(13)]);
         let changes = rows.iter().map(|row| Finding { row: row.clone(), what: free(0).1 });
         assert!(changes.into_iter().all(|finding| finding.row.on(finding.event()).is_ok()));
-        assert_eq!(finds_alien(&rows, &in_use, &[], &[2]), [], "rows of this host's ENI");
+        assert_eq!(finds_alien(&rows, &assigned, &[], &[2]), [], "rows of this host's ENI");
     }
 
     #[test]

@@ -19,14 +19,31 @@ pub const PREFIX: &str = "/v1/";
 /// Filling a large subnet, or unassigning hundreds of addresses, takes a while.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A subnet to fill, to list, or to recycle.
+/// A subnet to fill.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OfSubnet {
     /// Its id.
     pub subnet: String,
-    /// With `recycle`: other hosts' addresses too. With `list`: free ones too.
+}
+
+/// A subnet whose idle addresses are wanted back.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ToRecycle {
+    /// Its id.
+    pub subnet: String,
+    /// Other hosts' addresses too.
     #[serde(default)]
     pub all: bool,
+}
+
+/// A subnet to list.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ToList {
+    /// Its id; empty: whichever there are.
+    pub subnet: String,
+    /// Free addresses too.
+    #[serde(default)]
+    pub free: bool,
 }
 
 /// An address to reserve or to let go.
@@ -64,7 +81,7 @@ async fn init(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Er
 }
 
 async fn recycle(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
-    let asked: OfSubnet = parse(body)?;
+    let asked: ToRecycle = parse(body)?;
     Ok(json!(ipam.operator.recycle(&asked.subnet.parse()?, asked.all, until).await?))
 }
 
@@ -76,9 +93,9 @@ async fn reconcile(ipam: &Arc<Ipam>, body: &[u8]) -> Result<Value, Error> {
 }
 
 async fn list(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
-    let asked: OfSubnet = parse(body)?;
+    let asked: ToList = parse(body)?;
     let subnet = Some(asked.subnet).filter(|id| !id.is_empty()).map(|id| id.parse()).transpose()?;
-    Ok(json!(ipam.picture.list(subnet, asked.all, until).await?))
+    Ok(json!(ipam.picture.list(subnet, asked.free, until).await?))
 }
 
 async fn reserve(ipam: &Arc<Ipam>, body: &[u8], reserve: bool, until: Instant) -> Result<Value, Error> {

@@ -27,7 +27,7 @@ mod sqlite;
 mod url;
 
 pub use schema::whole as whole_schema;
-pub use url::{BadUrl, Database, Host, Server, Tls};
+pub use url::{BadUrl, Database, HostPort, Server, Tls};
 
 /// Why the store could not do it. One sentence fit for a user: no SQL, no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -20,7 +20,7 @@ pub enum Database {
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Server {
     /// In the order in which they are tried; one at least.
-    pub hosts: Vec<Host>,
+    pub hosts: Vec<HostPort>,
     pub user: String,
     pub database: String,
     /// A local socket to use instead of the one host and its port.
@@ -32,7 +32,7 @@ pub struct Server {
 /// A host and its port, shown as `host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Host {
+pub struct HostPort {
     pub name: String,
     pub port: u16,
 }
@@ -70,7 +70,7 @@ const MODES: &str = "disabled, required, verify-identity";
 impl Server {
     /// From parts: one host, without TLS.
     pub fn new(host: String, port: u16, user: String, password: String, database: String) -> Self {
-        let hosts = vec![Host { name: host, port }];
+        let hosts = vec![HostPort { name: host, port }];
         Self { hosts, user, database, socket: None, tls: Tls::Disabled, password }
     }
 
@@ -166,14 +166,14 @@ impl fmt::Display for Server {
         match &self.socket {
             Some(socket) => write!(f, "{}:{}", socket.display(), self.database),
             None => {
-                let hosts: Vec<_> = self.hosts.iter().map(Host::to_string).collect();
+                let hosts: Vec<_> = self.hosts.iter().map(HostPort::to_string).collect();
                 write!(f, "{}/{}", hosts.join(","), self.database)
             }
         }
     }
 }
 
-impl fmt::Display for Host {
+impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.name.contains(':') {
             write!(f, "[{}]:{}", self.name, self.port)
@@ -224,7 +224,7 @@ fn dashed(word: &str) -> String {
     word.to_lowercase().replace('_', "-")
 }
 
-fn host(address: &str) -> Result<Host, BadUrl> {
+fn host(address: &str) -> Result<HostPort, BadUrl> {
     let (name, port) = match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((name, port)) => (name, port.strip_prefix(':')),
         None => address.split_once(':').map_or((address, None), |(name, port)| (name, Some(port))),
@@ -237,7 +237,7 @@ fn host(address: &str) -> Result<Host, BadUrl> {
             .filter(|port| *port != 0)
             .ok_or_else(|| bad("has a port that is not a number from 1 to 65535"))?,
     };
-    Ok(Host { name: name.to_owned(), port })
+    Ok(HostPort { name: name.to_owned(), port })
 }
 
 /// Undoes percent-encoding. `part` is what the text is, for the error.
@@ -268,8 +268,8 @@ mod tests {
         }
     }
 
-    fn at(name: &str, port: u16) -> Host {
-        Host { name: name.into(), port }
+    fn at(name: &str, port: u16) -> HostPort {
+        HostPort { name: name.into(), port }
     }
 
     #[test]

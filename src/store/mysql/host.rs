@@ -20,7 +20,7 @@ const STALE: Duration = Duration::from_secs(600);
 /// A name server's time when an older answer is at hand.
 const BRIEF: Duration = Duration::from_secs(1);
 
-pub(super) struct Host {
+pub(super) struct NamedHost {
     pub(super) at: String,
     name: String,
     options: Opts,
@@ -42,8 +42,8 @@ struct Known {
 /// Goes on by itself when nobody waits for it: a slow answer serves the next call.
 type LookUp = Shared<BoxFuture<'static, Result<Vec<IpAddr>, String>>>;
 
-impl Host {
-    pub(super) fn new(server: &Server, host: &url::Host) -> Self {
+impl NamedHost {
+    pub(super) fn new(server: &Server, host: &url::HostPort) -> Self {
         let known = Arc::default();
         let (name, options, tls) = (host.name.clone(), session::options(server, host), server.tls.clone());
         Self { at: host.to_string(), name, options, tls, known }

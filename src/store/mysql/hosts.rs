@@ -8,7 +8,7 @@ use mysql_async::Conn;
 use tokio::time::Instant;
 
 use super::super::url::Server;
-use super::host::Host;
+use super::host::NamedHost;
 use super::tries::ATTEMPT;
 use super::trouble::{Trouble, together};
 
@@ -18,7 +18,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_UP: Duration = Duration::from_secs(8);
 
 pub(super) struct Hosts {
-    hosts: Vec<Host>,
+    hosts: Vec<NamedHost>,
     /// The one that worked last, or the next one to try.
     now: AtomicUsize,
     /// What was wrong with each since one let us in.
@@ -27,7 +27,7 @@ pub(super) struct Hosts {
 
 impl Hosts {
     pub(super) fn new(server: &Server) -> Self {
-        let hosts: Vec<_> = server.hosts.iter().map(|host| Host::new(server, host)).collect();
+        let hosts: Vec<_> = server.hosts.iter().map(|host| NamedHost::new(server, host)).collect();
         let troubles = Mutex::new(vec![None; hosts.len()]);
         Self { hosts, now: AtomicUsize::new(0), troubles }
     }
@@ -41,7 +41,7 @@ impl Hosts {
     pub(super) async fn connect(&self) -> Result<(usize, Conn), Trouble> {
         let (first, count) = (self.now(), self.hosts.len());
         let found_by = Instant::now() + LOOK_UP;
-        self.hosts.iter().for_each(Host::look_up);
+        self.hosts.iter().for_each(NamedHost::look_up);
         for (n, (index, host)) in self.hosts.iter().enumerate().cycle().skip(first).take(count).enumerate() {
             let patience = if n + 1 < count { PATIENCE } else { ATTEMPT };
             match host.connect(found_by, patience).await {
@@ -71,7 +71,7 @@ impl Hosts {
 
     /// A time-out: of the host in use; or on the way to one, when others have failed already.
     pub(super) fn silent(&self) -> Trouble {
-        let silence = self.hosts.get(self.now()).map_or_else(Trouble::silent, Host::silence);
+        let silence = self.hosts.get(self.now()).map_or_else(Trouble::silent, NamedHost::silence);
         if self.troubles().iter().all(Option::is_none) {
             return silence;
         }

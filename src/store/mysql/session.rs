@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder, SslOpts};
 
-use super::super::url::{Host, Server, Tls};
+use super::super::url::{HostPort, Server, Tls};
 use super::trouble::Trouble;
 use super::{column, variables};
 
@@ -15,7 +15,7 @@ use super::{column, variables};
 const STANDING: &str = "'read_only','innodb_read_only','wsrep_provider'";
 const READY: &str = "SHOW STATUS LIKE 'wsrep\\_ready'";
 
-pub(super) fn options(server: &Server, host: &Host) -> Opts {
+pub(super) fn options(server: &Server, host: &HostPort) -> Opts {
     let socket = server.socket.as_ref().map(|path| path.to_string_lossy().into_owned());
     OptsBuilder::default()
         .ip_or_hostname(host.name.clone())

@@ -127,7 +127,7 @@ fn call(rng: &mut Rng, pool: &str, kept: Ipv4Addr) -> (String, Vec<u8>) {
         2 | 3 => ("/IpamDriver.RequestAddress", json!({ "PoolID": pool, "Address": address, "Options": options })),
         4 => ("/IpamDriver.ReleaseAddress", json!({ "PoolID": pool, "Address": address })),
         5 => ("/IpamDriver.ReleasePool", json!({ "PoolID": pool })),
-        6 => ("/v1/list", json!({ "subnet": text(rng, SUBNET), "all": rng.bool() })),
+        6 => ("/v1/list", json!({ "subnet": text(rng, SUBNET), "free": rng.bool() })),
         // An address of no subnet of this table.
         _ => {
             (["/v1/reserve", "/v1/unreserve"][rng.usize(..2)], json!({ "ip": text(rng, "192.0.2.1"), "name": address }))
