@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument;
 
 use crate::eni::{Lease, Outside};
 use crate::error::Error;
@@ -63,8 +64,6 @@ impl Addresses {
             Ok((eni, lease))
         });
         let (eni, lease) = granted.await?;
-        let claim = lease.claim().map(tracing::field::display);
-        tracing::info!(eni = %eni.nic.eni, ip = %lease.ip, claim, "granted {}", lease.ip);
         eni.warn_of_elastic_ip(lease.ip);
         Ok((eni.subnet.with_mask(lease.ip), lease))
     }
@@ -74,7 +73,7 @@ impl Addresses {
     /// It waits for what is missing for a moment and then goes on by itself, since Docker never repeats it.
     pub async fn release(self: &Arc<Self>, pool: &str, address: &str) {
         let (Ok(pool), Ok(ip)) = (pool.parse::<PoolId>(), address.parse::<Ipv4Addr>()) else {
-            tracing::info!(?address, ?pool, "nothing to release: it is not ours");
+            tracing::info!("nothing to release: it is not ours");
             return;
         };
         if pool.cidr.is_some_and(|cidr| router(cidr) == ip) {
@@ -86,7 +85,7 @@ impl Addresses {
         self.outside.in_use.released(ip);
         let addresses = Arc::clone(self);
         let work = async move { addresses.release_of(pool.eni, ip).await };
-        let mut work = self.outside.tasks.spawn(supervised("a release", work));
+        let mut work = self.outside.tasks.spawn(supervised("a release", work).in_current_span());
         if timeout(RELEASE_PATIENCE, &mut work).await.is_err() {
             tracing::warn!(%ip, "a release waits for what is missing, and goes on by itself");
         }

@@ -18,7 +18,7 @@ mod check;
 use crate::ec2::StaticKeys;
 use crate::plan::Warmth;
 use crate::store::{Database, Server};
-use crate::telemetry::levels;
+use crate::telemetry::{Format, format, levels};
 use check::{check_aws, duration, interface, interval, number, request_timeout, socket};
 
 /// Where the plugin listens unless told otherwise: dockerd looks for plugins in this directory.
@@ -142,6 +142,17 @@ pub struct Given {
     )]
     pub log: String,
 
+    /// How it is written: text, or json for one object a line [text]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Settings",
+        env = "EC2_IPAM_LOG_FORMAT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub log_format: String,
+
     /// The original's config.json: {"mysql":{host,port,user,password,database},"aws":{region,accessKeyId,secretAccessKey}}
     #[arg(long, global = true, help_heading = "Settings", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -190,6 +201,8 @@ pub struct Settings {
     pub keys: Option<StaticKeys>,
     /// What is logged.
     pub log: Targets,
+    /// How it is written.
+    pub log_format: Format,
     /// Why nothing is done: these are defaults in place of what cannot be used.
     pub wrong: Option<String>,
 }
@@ -266,6 +279,7 @@ impl Given {
                 .zip(original.aws.secret_access_key)
                 .map(|(access_key_id, secret_access_key)| StaticKeys { access_key_id, secret_access_key }),
             log: levels(&self.log)?,
+            log_format: format(&self.log_format)?,
             wrong: None,
         })
     }

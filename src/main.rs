@@ -72,7 +72,7 @@ fn leave_no_core() -> nix::Result<()> {
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Command::Serve { plugin } = cli.command else { return commands::run(cli).await };
     let settings = if plugin { cli.given.settings_of_plugin()? } else { cli.given.settings()? };
-    let log = telemetry::start(settings.log.clone())?;
+    let log = telemetry::start(settings.log.clone(), settings.log_format)?;
     let wrong = settings.wrong.clone();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -15,6 +15,14 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     if text.chars().any(is_odd) { Cow::Owned(text.chars().map(written_out).collect()) } else { Cow::Borrowed(text) }
 }
 
+/// Its first so many characters, with a sign that there were more.
+pub fn shortened(text: &str, longest: usize) -> Cow<'_, str> {
+    if text.chars().nth(longest).is_none() {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().take(longest).chain(['…']).collect())
+}
+
 fn written_out(c: char) -> String {
     if is_odd(c) { c.escape_default().to_string() } else { c.to_string() }
 }
@@ -46,16 +54,17 @@ impl<W: Write> Write for PlainLines<W> {
     }
 }
 
-/// JSON, whose own escapes serde_json leaves out for what is odd but no ASCII.
+/// JSON as serde_json writes a line of it, with JSON's own escapes for what is odd but no ASCII.
+pub fn escaped(json: &str) -> String {
+    json.chars().map(|c| if is_odd(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() }).collect()
+}
+
+/// JSON for people.
 ///
 /// # Errors
 /// Of the writer.
 pub fn write_json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    for line in serde_json::to_string_pretty(value)?.lines() {
-        let escaped = |c| if is_odd(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
-        writeln!(out, "{}", line.chars().map(escaped).collect::<String>())?;
-    }
-    Ok(())
+    serde_json::to_string_pretty(value)?.lines().try_for_each(|line| writeln!(out, "{}", escaped(line)))
 }
 
 #[cfg(test)]

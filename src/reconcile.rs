@@ -133,6 +133,7 @@ impl Reconciler {
     }
 
     /// `calm`: for how long EC2 need not be asked of an ENI while IMDS agrees with the rows.
+    #[tracing::instrument(level = "error", skip_all, fields(round = "reconcile"))]
     async fn round(&self, manner: Manner, calm: Duration) -> Result<Vec<Found>, Error> {
         let mut watched = self.enis.lock().await;
         let now = Instant::now();

@@ -120,6 +120,7 @@ impl Scanner {
         Ok(found)
     }
 
+    #[tracing::instrument(level = "error", skip_all, fields(round = "scan", subnet = %subnet.id))]
     async fn scan_one(
         &self,
         subnet: &Subnet,

@@ -50,6 +50,7 @@ impl TakeUp {
     }
 
     /// `is_whole`: IMDS has once listed all that EC2 has attached. EC2 is not asked again then.
+    #[tracing::instrument(level = "error", skip_all, fields(round = "take-up"))]
     async fn round(&self, is_whole: &mut bool) -> Result<(), Error> {
         let until = Instant::now() + self.outside.request_timeout;
         let store = self.outside.store.get(until).await?;

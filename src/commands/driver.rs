@@ -187,7 +187,7 @@ impl Driver {
                 Self::Here { ipam, .. } => {
                     match control::call(ipam, &path, &body, Instant::now() + control::PATIENCE).await {
                         Ok(reply) => Ok(reply.json),
-                        Err((_, why)) => bail!("{why}"),
+                        Err(refusal) => bail!("{}", refusal.why),
                     }
                 }
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::Span;
 
 use super::{Eni, Lease, Order, Shared, Want, WhyNot};
 use crate::address::{Event, FIXED, Row, State};
@@ -243,7 +244,7 @@ impl Eni {
         until: Instant,
     ) -> Result<Lease, Error> {
         let (answer, lease) = oneshot::channel();
-        let order = Order { wish: Wish { ip, sub_pool, cooldown }, holder, answer };
+        let order = Order { wish: Wish { ip, sub_pool, cooldown }, holder, span: Span::current(), answer };
         let asked = Instant::now();
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         let outcome = async {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
+use tracing::{Instrument, Span};
 
 use super::{STORE_TIME, Shared};
 use crate::address::{Change, Event, Row, State};
@@ -22,6 +23,8 @@ pub struct Lease {
     pub ip: Ipv4Addr,
     /// None once Docker has it.
     held: Option<(Claim, Arc<Shared>)>,
+    /// Of the request that it was granted to.
+    span: Span,
 }
 
 impl Lease {
@@ -41,11 +44,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // Without a runtime the process is ending.
         if let (Some((claim, eni)), Ok(runtime)) = (self.held.take(), Handle::try_current()) {
-            let ip = self.ip;
+            let (ip, _in_span) = (self.ip, self.span.enter());
             tracing::warn!(eni = %eni.place.nic.eni, %ip, "took {ip} back: Docker did not get the answer");
             let tasks = eni.outside.tasks.clone();
             let work = async move { eni.let_go(ip, claim, Event::TakeBack).await };
-            tasks.spawn_on(supervised("taking back", work), &runtime);
+            tasks.spawn_on(supervised("taking back", work).in_current_span(), &runtime);
         }
     }
 }
@@ -54,7 +57,7 @@ impl Shared {
     /// Its row is a lease of this token now.
     pub(super) fn granted(self: &Arc<Self>, ip: Ipv4Addr, claim: Claim) -> Lease {
         self.memory.granted(ip, claim.clone());
-        Lease { ip, held: Some((claim, Arc::clone(self))) }
+        Lease { ip, held: Some((claim, Arc::clone(self))), span: Span::current() }
     }
 
     pub(super) async fn release(&self, ip: Ipv4Addr) {
@@ -76,6 +79,7 @@ impl Shared {
         };
         point("release:begun").await;
         self.let_go(ip, claim, Event::Release).await;
+        tracing::info!(eni = %self.place.nic.eni, %ip, "released {ip}");
         point("release:done").await;
     }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
+use tracing::Span;
 
 use crate::address::Row;
 use crate::error::Error;
@@ -77,6 +78,8 @@ struct Repair {
 struct Order {
     wish: Wish,
     holder: Option<String>,
+    /// Of the request.
+    span: Span,
     /// Where the lease goes; closed when nobody waits any more.
     answer: oneshot::Sender<Result<Lease, Error>>,
 }

@@ -72,6 +72,8 @@ impl Task {
         };
         point("serve:leased").await;
         for (at, ip, claim, order) in granted {
+            let span = order.span.clone();
+            let _in_span = span.enter();
             if done.get(at) != Some(&true) {
                 tracing::warn!(eni = %self.nic.eni, %ip, "somebody else moved {ip} meanwhile");
                 self.queue.push_front(order);

@@ -168,6 +168,7 @@ impl Task {
         }
     }
 
+    #[tracing::instrument(level = "error", skip_all, fields(round = "look", eni = %self.nic.eni))]
     async fn look(&mut self) -> Result<(), Error> {
         // Asked again soon if it was IMDS that answered, but not by the whole fleet at once.
         self.survey_at = Instant::now() + SETTLE_PAUSE.mul_f64(0.5 + fastrand::f64());
@@ -196,6 +197,7 @@ impl Task {
     }
 
     /// Steps until there is nothing to do, or something outside is in the way; says when to look again.
+    #[tracing::instrument(level = "error", skip_all, fields(round = "step", eni = %self.nic.eni))]
     async fn work(&mut self) -> Instant {
         loop {
             self.queue.retain(|order| !order.answer.is_closed());

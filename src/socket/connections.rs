@@ -23,8 +23,6 @@ const FEWEST: usize = 16;
 const A_WHILE: Duration = Duration::from_secs(2);
 /// How often it is looked for one that has been quiet for that long.
 const LOOK: Duration = Duration::from_millis(100);
-/// At most so often the log says that there is no room.
-const TOLD: Duration = Duration::from_secs(60);
 
 /// All connections.
 pub(super) struct Connections {
@@ -43,8 +41,6 @@ struct Quiet {
     new: BTreeMap<u64, Since>,
     /// They did.
     used: BTreeMap<u64, Since>,
-    /// When the log said that there is no room.
-    told: Option<Instant>,
 }
 
 struct Since {
@@ -65,16 +61,9 @@ impl Connections {
 
     /// A place for one that has come, made if need be.
     pub(super) async fn place(self: &Arc<Self>) -> Place {
-        let room = loop {
-            if let Ok(room) = Arc::clone(&self.room).try_acquire_owned() {
-                break room;
-            }
-            self.tell();
-            self.end_one();
-            tokio::select! {
-                Ok(room) = Arc::clone(&self.room).acquire_owned() => break room,
-                () = sleep(LOOK) => {}
-            }
+        let room = match Arc::clone(&self.room).try_acquire_owned() {
+            Ok(room) => room,
+            Err(_) => self.make_room().await,
         };
         let place =
             Place { connections: Arc::clone(self), end: self.stop.child_token(), state: Mutex::default(), _room: room };
@@ -83,11 +72,14 @@ impl Connections {
         place
     }
 
-    fn tell(&self) {
-        let mut quiet = self.quiet();
-        if quiet.told.is_none_or(|told| told.elapsed() >= TOLD) {
-            quiet.told = Some(Instant::now());
-            tracing::warn!("{} connections at once, the most that there may be: further calls wait", self.most);
+    async fn make_room(&self) -> OwnedSemaphorePermit {
+        tracing::warn!("{} connections at once, the most that there may be: further calls wait", self.most);
+        loop {
+            self.end_one();
+            tokio::select! {
+                Ok(room) = Arc::clone(&self.room).acquire_owned() => return room,
+                () = sleep(LOOK) => {}
+            }
         }
     }
 

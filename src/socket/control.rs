@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::docker::{Reply, parse};
+use super::docker::parse;
+use super::reply::{Refusal, Reply};
 use crate::error::Error;
 use crate::found::Manner;
 use crate::ipam::Ipam;
@@ -57,7 +58,7 @@ pub struct OfAddress {
 }
 
 /// Answers a call of the command line.
-pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> Result<Reply, (StatusCode, Error)> {
+pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> Result<Reply, Refusal> {
     let outcome = match path {
         "/v1/status" => Ok(json!(ipam.picture.status().await)),
         "/v1/doctor" => Ok(json!(ipam.doctor.check(until).await)),
@@ -68,11 +69,10 @@ pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> 
         "/v1/list" => list(ipam, body, until).await,
         "/v1/reserve" | "/v1/unreserve" => reserve(ipam, body, path == "/v1/reserve", until).await,
         _ => {
-            let why = Error::Asked(format!("{path:?} is not a call of this driver"));
-            return Err((StatusCode::NOT_FOUND, why));
+            return Err(Refusal::asked(StatusCode::NOT_FOUND, format!("{path:?} is not a call of this driver")));
         }
     };
-    outcome.map(|json| Reply { json, lease: None }).map_err(|why| (StatusCode::INTERNAL_SERVER_ERROR, why))
+    Ok(outcome?.into())
 }
 
 async fn init(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {

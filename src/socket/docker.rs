@@ -6,23 +6,15 @@
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
+use super::reply::Reply;
+use super::span::note;
 use super::wire::{self, ReleaseAddress, ReleasePool, RequestAddress, RequestPool};
-use crate::eni::Lease;
 use crate::error::Error;
 use crate::ipam::Ipam;
 use crate::pool::PoolRequest;
-
-/// An answer, and the lease that it carries.
-#[derive(Default)]
-pub struct Reply {
-    /// The JSON.
-    pub json: Value,
-    /// To be taken back if Docker does not get the answer.
-    pub lease: Option<Lease>,
-}
 
 /// Both names must be the same: an Engine from 27 on then takes a pool that overlaps a route of the host, as an ENI's own
 /// subnet always does (`remote.go`, `RequestPool`).
@@ -32,32 +24,31 @@ const ENDPOINT_NAME: &str = "com.docker.network.endpoint.name";
 
 /// Answers a call of Docker; none if the path is not one of them.
 pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> Option<Result<Reply, Error>> {
-    let plain = |json| Some(Ok(Reply { json, lease: None }));
-    match path {
-        "/Plugin.Activate" => plain(json!({ "Implements": ["IpamDriver"] })),
+    Some(match path {
+        "/Plugin.Activate" => Ok(json!({ "Implements": ["IpamDriver"] }).into()),
         // With a MAC ipvlan refuses the endpoint; an error during a replay panics dockerd before 29.0.
-        "/IpamDriver.GetCapabilities" => plain(json!({ "RequiresMACAddress": false, "RequiresRequestReplay": false })),
+        "/IpamDriver.GetCapabilities" => {
+            Ok(json!({ "RequiresMACAddress": false, "RequiresRequestReplay": false }).into())
+        }
         "/IpamDriver.GetDefaultAddressSpaces" => {
             ipam.pools.address_spaces_asked();
-            plain(json!({
+            let spaces = json!({
                 "LocalDefaultAddressSpace": ADDRESS_SPACE,
                 "GlobalDefaultAddressSpace": ADDRESS_SPACE,
-            }))
+            });
+            Ok(spaces.into())
         }
-        "/IpamDriver.RequestPool" => Some(request_pool(ipam, body, until).await),
-        "/IpamDriver.RequestAddress" => Some(request_address(ipam, body, until).await),
-        "/IpamDriver.ReleaseAddress" => Some(release_address(ipam, body).await),
-        // A pool is the subnet, and Docker releases it while a twin lives, before its last address, or never.
-        "/IpamDriver.ReleasePool" => Some(parse::<ReleasePool>(body).map(|pool| {
-            tracing::info!("Docker let go of pool {:?}", pool.pool_id);
-            Reply { json: json!({}), lease: None }
-        })),
-        _ => None,
-    }
+        "/IpamDriver.RequestPool" => request_pool(ipam, body, until).await,
+        "/IpamDriver.ReleasePool" => release_pool(body),
+        "/IpamDriver.RequestAddress" => request_address(ipam, body, until).await,
+        "/IpamDriver.ReleaseAddress" => release_address(ipam, body).await,
+        _ => return None,
+    })
 }
 
 async fn request_pool(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Reply, Error> {
     let asked: RequestPool = parse(body)?;
+    note("pool", &asked.pool);
     let request = PoolRequest {
         pool: asked.pool,
         sub_pool: asked.sub_pool,
@@ -65,33 +56,49 @@ async fn request_pool(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<R
         v6: asked.v6,
     };
     let pool = ipam.pools.request(&request, until).await?;
-    tracing::info!("Docker uses pool {}", pool.id);
+    note("pool", &pool.id);
     let json = json!({
         "PoolID": pool.id.to_string(),
         "Pool": pool.subnet.cidr.to_string(),
         // From 29 on the Engine asks for no gateway on an ipvlan network, and without one there is no default route.
         "Data": { GATEWAY: pool.subnet.gateway_cidr() },
     });
-    Ok(Reply { json, lease: None })
+    Ok(Reply { done: Some(format!("Docker uses pool {}", pool.id)), ..json.into() })
+}
+
+/// A pool is the subnet, and Docker releases it while a twin lives, before its last address, or never.
+fn release_pool(body: &[u8]) -> Result<Reply, Error> {
+    let asked: ReleasePool = parse(body)?;
+    note("pool", &asked.pool_id);
+    Ok(Reply { done: Some(format!("Docker let go of pool {:?}", asked.pool_id)), ..json!({}).into() })
 }
 
 async fn request_address(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Reply, Error> {
     let asked: RequestAddress = parse(body)?;
-    let pool = asked.pool_id.parse()?;
+    note("pool", &asked.pool_id);
+    note("address", &asked.address);
     let mut options = asked.options.unwrap_or_default();
+    let holder = options.remove(ENDPOINT_NAME);
+    if let Some(name) = &holder {
+        note("endpoint", name);
+    }
+    let pool = asked.pool_id.parse()?;
     if options.get("RequestAddressType").is_some_and(|kind| kind == GATEWAY) {
         let gateway = ipam.pools.gateway(&pool, &asked.address, until).await?;
-        return Ok(Reply { json: json!({ "Address": gateway, "Data": {} }), lease: None });
+        note("address", &gateway);
+        return Ok(json!({ "Address": gateway, "Data": {} }).into());
     }
-    let holder = options.remove(ENDPOINT_NAME);
     let (address, lease) = ipam.addresses.request(&pool, &asked.address, holder, until).await?;
-    Ok(Reply { json: json!({ "Address": address, "Data": {} }), lease: Some(lease) })
+    note("address", &lease.ip);
+    Ok(Reply { lease: Some(lease), ..json!({ "Address": address, "Data": {} }).into() })
 }
 
 async fn release_address(ipam: &Arc<Ipam>, body: &[u8]) -> Result<Reply, Error> {
     let asked: ReleaseAddress = parse(body)?;
+    note("pool", &asked.pool_id);
+    note("address", &asked.address);
     ipam.addresses.release(&asked.pool_id, &asked.address).await;
-    Ok(Reply { json: json!({}), lease: None })
+    Ok(json!({}).into())
 }
 
 /// A body of a call that has one.

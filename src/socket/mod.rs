@@ -1,8 +1,11 @@
 //! The driver's socket: Docker's seven calls, and the driver's own for its command line.
 
+mod caller;
 mod connections;
 pub mod control;
 pub mod docker;
-mod line;
+mod reply;
 pub mod server;
+mod span;
+mod stream;
 mod wire;

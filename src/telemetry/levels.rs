@@ -6,7 +6,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// The driver's modules: a filter that names none of them is a mistake.
 const MODULES: &str = include_str!("../lib.rs");
-const OURS: &str = "ec2_ipam";
+pub(super) const OURS: &str = "ec2_ipam";
 
 /// Reads `EC2_IPAM_LOG`; empty means `info`. A level alone is meant for the driver, since the AWS SDK says hundreds of lines
 /// for each call; whoever wants those names its modules.

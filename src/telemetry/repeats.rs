@@ -6,18 +6,13 @@ use std::time::{Duration, Instant};
 
 use tracing::Level;
 
+use super::line::Line;
+
 /// What repeats within it is counted.
 const MINUTE: Duration = Duration::from_secs(60);
 /// So many different lines of one place stand for themselves, as many as a crowded host has addresses in use or so; those
 /// beyond are counted as one.
 const KINDS: usize = 200;
-
-/// A line of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Line {
-    pub(super) level: Level,
-    pub(super) text: String,
-}
 
 /// The lines of the last minute, by the place that writes them and by what they say.
 pub(super) struct Repeats<P> {
@@ -81,11 +76,16 @@ impl<P: Hash + Eq> Repeats<P> {
 
 impl Kind {
     fn told(&self) -> Option<Line> {
-        let Line { level, text } = &self.line;
+        let line = self.line.clone();
         match (self.unwritten, self.total) {
             (0, 1) => None,
-            (0, total) => Some(Line { level: Level::INFO, text: format!("no more: {text} ({} in all)", times(total)) }),
-            (n, _) => Some(Line { level: *level, text: format!("{text} ({} in the last minute)", times(n)) }),
+            (0, total) => Some(Line {
+                level: Level::INFO,
+                message: format!("no more: {}", line.message),
+                times: format!(" ({} in all)", times(total)),
+                ..line
+            }),
+            (n, _) => Some(Line { times: format!(" ({} in the last minute)", times(n)), ..line }),
         }
     }
 }
@@ -105,14 +105,15 @@ fn times(n: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fields::Fields;
     use super::*;
 
     fn line(text: &str) -> Line {
-        Line { level: Level::WARN, text: text.to_owned() }
+        Line { level: Level::WARN, message: text.to_owned(), fields: Fields::default(), times: String::new() }
     }
 
     fn texts(lines: Vec<Line>) -> Vec<String> {
-        lines.into_iter().map(|line| line.text).collect()
+        lines.iter().map(|line| line.text().split_off(" WARN ".len())).collect()
     }
 
     #[test]
@@ -128,8 +129,8 @@ mod tests {
         assert_eq!(texts(repeats.over(at(60))), ["full ip=10.0.0.2 (1,204 times in the last minute)"]);
         assert!(repeats.comes(1, "full".into(), line("full"), at(70)).is_none());
         assert_eq!(texts(repeats.over(at(120))), ["full (once in the last minute)"]);
-        let no_more = Line { level: Level::INFO, text: "no more: full (1,206 times in all)".into() };
-        assert_eq!(repeats.over(at(180)), [no_more]);
+        let told: Vec<String> = repeats.over(at(180)).iter().map(Line::text).collect();
+        assert_eq!(told, [" INFO no more: full (1,206 times in all)"]);
         assert!(repeats.over(at(999)).is_empty());
         assert!(repeats.comes(1, "full".into(), line("full"), at(999)).is_some(), "it begins anew");
     }

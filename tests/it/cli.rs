@@ -365,6 +365,7 @@ async fn wrong_settings_are_named() {
         ("EC2_IPAM_RECONCILE_INTERVAL", "0s"),
         ("EC2_IPAM_SCAN_INTERVAL", "soon"),
         ("EC2_IPAM_LOG", "ec2_ipam=loud"),
+        ("EC2_IPAM_LOG_FORMAT", "yaml"),
     ] {
         let mut wrong = vec![(name, value)];
         if name != "EC2_IPAM_LISTEN" {
@@ -390,8 +391,8 @@ async fn wrong_settings_are_named() {
         assert!(!done && text.contains(says), "{text}");
     }
     // Empty means the default, as a plugin's settings can be emptied but not removed.
-    for name in ["EC2_IPAM_WARM_TARGET", "EC2_IPAM_WARM_MAX", "EC2_IPAM_COOLDOWN", "EC2_IPAM_PARENT", "EC2_IPAM_LOG"] {
-        host.set(&[(name, "")]);
+    for name in ["WARM_TARGET", "WARM_MAX", "COOLDOWN", "PARENT", "LOG", "LOG_FORMAT"] {
+        host.set(&[(&format!("EC2_IPAM_{name}"), "")]);
     }
     host.start().await;
     host.pool().await;

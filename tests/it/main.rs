@@ -47,6 +47,7 @@ mod robustness;
 mod scripts;
 mod secrets;
 mod settings;
+mod spans;
 mod status;
 mod store;
 mod stub;

@@ -22,6 +22,7 @@ async fn a_wrong_one_keeps_no_plugin_from_saying_so() {
         ("EC2_IPAM_RECONCILE_INTERVAL", "0s", "is \"0s\", but must be"),
         ("EC2_IPAM_SCAN_INTERVAL", "soon\u{1b}[2J", "is \"soon\\u{1b}[2J\", but must be"),
         ("EC2_IPAM_LOG", "verbose", "is \"verbose\", but must be error, warn, info, debug or trace"),
+        ("EC2_IPAM_LOG_FORMAT", "xml", "is \"xml\", but must be text or json"),
         ("AWS_REGION", "Ireland", "is \"Ireland\", but must be a region"),
         (
             "AWS_ENDPOINT_URL_EC2",

@@ -96,6 +96,7 @@ impl Pool {
 
     /// Leaves a host that has become read-only. Calls cannot tell: reads go on there, and a user with the right to write
     /// on a read-only server is not even told when writing.
+    #[tracing::instrument(level = "error", skip_all, fields(round = "watch"))]
     async fn look(self: &Arc<Self>) {
         let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else { return };
         let Some(Idle { conn, host, .. }) = self.take_idle() else { return };

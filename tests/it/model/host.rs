@@ -335,7 +335,7 @@ fn call(
     tasks.spawn(async move {
         let outcome = match docker::call(&ipam, &path, body.as_bytes(), until).await {
             Some(outcome) => outcome,
-            None => control::call(&ipam, &path, body.as_bytes(), until).await.map_err(|(_, why)| why),
+            None => control::call(&ipam, &path, body.as_bytes(), until).await.map_err(|refusal| refusal.why),
         };
         // Past its deadline by so much it is no request any more, but a leak.
         if Instant::now() > until + (pulse.has_stood() - stood) + Duration::from_secs(30) {

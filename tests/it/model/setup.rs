@@ -120,6 +120,7 @@ impl Setup {
     pub fn settings(&self, bed: &Bed, seat: usize) -> Settings {
         Settings {
             log: ec2_ipam::telemetry::levels("").unwrap(),
+            log_format: ec2_ipam::telemetry::Format::Text,
             wrong: None,
             database: bed.books.url(seat).parse().unwrap(),
             parent: None,

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
 /// The stream.
-pub(super) struct Line {
+pub(super) struct CallerStream {
     pub(super) stream: UnixStream,
     /// Set once the caller has left so.
     pub(super) left: Arc<AtomicBool>,
@@ -22,7 +22,7 @@ pub(super) struct Line {
     pub(super) end: CancellationToken,
 }
 
-impl Line {
+impl CallerStream {
     /// A unix socket tells: a write to one that was closed is a broken pipe, and one that was closed with bytes unread is
     /// reset, not at its end (Linux, `net/unix/af_unix.c`, `unix_release_sock`).
     fn note<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -43,7 +43,7 @@ fn take_no_more(stream: &UnixStream) -> io::Result<()> {
     std::os::unix::net::UnixStream::from(stream.as_fd().try_clone_to_owned()?).shutdown(Shutdown::Read)
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for CallerStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.end.is_cancelled() {
             // Without a file descriptor for a moment: what comes now may be lost, as it is quiet.
@@ -54,7 +54,7 @@ impl AsyncRead for Line {
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for CallerStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note(outcome)
