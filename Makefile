@@ -79,7 +79,7 @@ demo: ## A simulated VPC, the plugin in a Docker Engine, three containers with V
 	$(MAKE) plugin
 	scripts/demo.sh build/plugin "$(TARGET)/release/vpc-sim"
 
-# Coverage needs a nightly compiler, and cargo-fuzz knows its flags; CI has neither.
+# Coverage needs a nightly compiler, and cargo-fuzz knows its flags; CI has neither, and plays a few inputs in `make test`.
 fuzz: ## The parsers under libFuzzer, for FUZZ_SECONDS (60); needs a nightly Rust and cargo-fuzz
 	@rustup run nightly rustc --version >/dev/null 2>&1 || { echo "a nightly Rust is missing: rustup toolchain install nightly --profile minimal" >&2; exit 2; }
 	@cargo fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing: cargo install cargo-fuzz" >&2; exit 2; }

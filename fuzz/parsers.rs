@@ -3,24 +3,25 @@
 //!
 //! The parsers are pure and stand in files of their own, so they are taken in by path: the crate as a whole would bring the
 //! AWS SDK with it, instrumented, which takes longer to build than this takes to find something.
-#![no_main]
+//!
+//! Without libFuzzer it is a test, so that it cannot rot.
+#![cfg_attr(fuzzing, no_main)]
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use arbitrary::Arbitrary;
 use ipnet::Ipv4Net;
-use libfuzzer_sys::arbitrary::{self, Arbitrary};
-use libfuzzer_sys::fuzz_target;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the driver uses the rest")]
 #[path = "../src/id.rs"]
 mod id;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the driver uses the rest")]
 #[path = "../src/random.rs"]
 mod random;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the driver uses the rest")]
 #[path = "../src/store/url.rs"]
 mod url;
 #[path = "../src/socket/wire.rs"]
@@ -48,7 +49,31 @@ enum Input<'a> {
     ClaimOf { number: u64, kind: u8 },
 }
 
-fuzz_target!(|input: Input<'_>| {
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|input: Input<'_>| check(input));
+
+/// Without libFuzzer, some inputs by chance.
+#[cfg(not(fuzzing))]
+fn main() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..20_000 {
+        let length = random.usize(..512);
+        let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
+        if let Ok(input) = Input::arbitrary_take_rest(arbitrary::Unstructured::new(&bytes)) {
+            check(input);
+        }
+    }
+}
+
+#[cfg(not(fuzzing))]
+#[test]
+fn nothing_from_outside_makes_a_parser_panic() {
+    main();
+}
+
+fn check(input: Input<'_>) {
     match input {
         Input::Body(body) => {
             refused::<RequestPool>(body);
@@ -128,7 +153,7 @@ fuzz_target!(|input: Input<'_>| {
             assert!(claim.as_str().len() <= 64, "the column's width");
         }
     }
-});
+}
 
 fn pool_id(text: &str) {
     match text.parse::<PoolId>() {
