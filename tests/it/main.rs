@@ -23,6 +23,7 @@ mod clocks;
 mod conformance;
 mod contention;
 mod crash;
+mod dependencies;
 mod distance;
 mod docker_faults;
 mod docs;
