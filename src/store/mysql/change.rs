@@ -8,7 +8,7 @@ use crate::address::{Change, Holder, Row};
 use crate::id::{Claim, EniId};
 
 use super::super::StoreError;
-use super::pool::{Leased, Pool};
+use super::pool::{Checkout, Pool};
 use super::read;
 use super::tries::Tries;
 use super::trouble::Trouble;
@@ -20,20 +20,12 @@ const CHUNK: usize = 500;
 pub(super) async fn apply(pool: &Arc<Pool>, changes: &[Change], until: Instant) -> Result<Vec<bool>, StoreError> {
     let mut order: Vec<(usize, &Change)> = changes.iter().enumerate().collect();
     order.sort_by_key(|(_, change)| change.ip);
-    let mut tries = Tries::new(pool, until);
-    loop {
-        let unclear = tries.unclear();
-        match tries.attempt(|conn| once(conn, &order, unclear)).await {
-            Ok(mut found) => {
-                found.sort_by_key(|(index, _)| *index);
-                return Ok(found.into_iter().map(|(_, found)| found).collect());
-            }
-            Err(trouble) => tries.after(trouble).await?,
-        }
-    }
+    let mut found = Tries::new(pool, until).run(|conn, before| once(conn, &order, before.unclear)).await?;
+    found.sort_by_key(|(index, _)| *index);
+    Ok(found.into_iter().map(|(_, found)| found).collect())
 }
 
-async fn once(mut conn: Leased, order: &[(usize, &Change)], unclear: bool) -> Result<Vec<(usize, bool)>, Trouble> {
+async fn once(mut conn: Checkout, order: &[(usize, &Change)], unclear: bool) -> Result<Vec<(usize, bool)>, Trouble> {
     let mut found = Vec::with_capacity(order.len());
     if let [(index, change)] = order {
         let answers = conn.send(&sql(change), 1).await?;
@@ -55,7 +47,7 @@ async fn once(mut conn: Leased, order: &[(usize, &Change)], unclear: bool) -> Re
 }
 
 /// After a lost answer: a row that is as it was to become has become so.
-async fn happened(conn: &mut Leased, order: &[(usize, &Change)], found: &mut [(usize, bool)]) -> Result<(), Trouble> {
+async fn happened(conn: &mut Checkout, order: &[(usize, &Change)], found: &mut [(usize, bool)]) -> Result<(), Trouble> {
     for ((_, change), (_, found)) in order.iter().zip(found.iter_mut()).filter(|(_, (_, found))| !found) {
         *found = read::at(conn, &[change.ip]).await?.iter().any(|row| is_after(row, change));
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::super::url::Server;
 use super::host::NamedHost;
-use super::tries::ATTEMPT;
+use super::pulse::ATTEMPT;
 use super::trouble::{Trouble, together};
 
 /// A host's time to let us in while there is another one to try: a black hole must not eat a request's deadline.

@@ -11,7 +11,7 @@ use crate::fault::point;
 use crate::id::{EniId, SubnetId};
 
 use super::super::{StoreError, raw};
-use super::pool::{Leased, Pool};
+use super::pool::{Checkout, Pool};
 use super::tries::Tries;
 use super::trouble::Trouble;
 use super::{column, list, maybe, text};
@@ -28,13 +28,7 @@ pub(super) async fn insert_missing(
     // All is checked before anything is inserted: a second VPC in the table must not leave half of itself there.
     let mut present = HashSet::new();
     for chunk in rows.chunks(CHUNK) {
-        let mut tries = Tries::new(pool, until);
-        loop {
-            match tries.attempt(|conn| there(conn, subnet, chunk)).await {
-                Ok(ips) => break present.extend(ips),
-                Err(trouble) => tries.after(trouble).await?,
-            }
-        }
+        present.extend(Tries::new(pool, until).run(|conn, _| there(conn, subnet, chunk)).await?);
     }
     let mut inserted = 0;
     for chunk in rows.chunks(CHUNK) {
@@ -50,12 +44,7 @@ pub(super) async fn insert_missing(
                 Err(trouble) => tries.after(trouble).await?,
             }
             // Somebody was quicker, or it was us and the answer was lost: either way, not again.
-            let ips = loop {
-                match tries.attempt(|conn| there(conn, subnet, chunk)).await {
-                    Ok(ips) => break ips,
-                    Err(trouble) => tries.after(trouble).await?,
-                }
-            };
+            let ips = tries.run(|conn, _| there(conn, subnet, chunk)).await?;
             let before = missing.len();
             missing.retain(|row| !ips.contains(&row.ip));
             if tries.unclear() {
@@ -67,7 +56,7 @@ pub(super) async fn insert_missing(
 }
 
 /// Which of the addresses have a row; a plain read by primary key.
-async fn there(mut conn: Leased, subnet: &SubnetId, rows: &[NewRow]) -> Result<HashSet<Ipv4Addr>, Trouble> {
+async fn there(mut conn: Checkout, subnet: &SubnetId, rows: &[NewRow]) -> Result<HashSet<Ipv4Addr>, Trouble> {
     let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
     let read = format!("SELECT ip,subnet FROM allocation WHERE ip IN ({})", list(&ips));
     let found = conn.rows(&read).await?;
@@ -84,7 +73,7 @@ async fn there(mut conn: Leased, subnet: &SubnetId, rows: &[NewRow]) -> Result<H
 }
 
 /// One statement, one commit. A plain INSERT: IGNORE would hide more than a duplicate key.
-async fn insert(mut conn: Leased, subnet: &SubnetId, rows: &[&NewRow]) -> Result<u64, Trouble> {
+async fn insert(mut conn: Checkout, subnet: &SubnetId, rows: &[&NewRow]) -> Result<u64, Trouble> {
     let subnet = text(subnet.as_str());
     let values: Vec<String> = rows
         .iter()

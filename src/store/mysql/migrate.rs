@@ -9,8 +9,8 @@ use crate::fault::point;
 use super::super::schema::{self, Column, Found, Key, Step};
 use super::super::{Connections, Description, StoreError};
 use super::column;
-use super::pool::{Leased, Pool};
-use super::tries::Tries;
+use super::pool::{Checkout, Pool};
+use super::tries::{Before, Tries};
 use super::trouble::Trouble;
 
 /// Our tables as they are.
@@ -31,17 +31,14 @@ pub(super) async fn migrate(pool: &Arc<Pool>, until: Instant) -> Result<(), Stor
     // A key on a big table takes its time, and giving up on it half way would only begin it again.
     let mut tries = Tries::patient(pool, until);
     loop {
-        match tries.attempt(step).await {
-            Ok(Progress::Whole) => return Ok(()),
-            Ok(Progress::Stepped) => point("init:stepped").await,
-            Ok(Progress::MayNot(steps)) => {
+        match tries.run(|conn, _| step(conn)).await? {
+            Progress::Whole => return Ok(()),
+            Progress::Stepped => point("init:stepped").await,
+            Progress::MayNot(steps) => {
                 let lacks = steps.iter().map(|step| step.what).collect::<Vec<_>>().join(", ");
                 let sql = steps.iter().map(|step| step.sql).collect::<Vec<_>>().join("; ");
                 return Err(StoreError::Schema { lacks, sql });
             }
-            // A step that does not fit what it finds: checking again would find the same.
-            Err(trouble @ Trouble::Schema(_)) => return Err(trouble.into_error(&pool.at)),
-            Err(trouble) => tries.after(trouble).await?,
         }
     }
 }
@@ -52,7 +49,7 @@ enum Progress {
     MayNot(Vec<&'static Step>),
 }
 
-async fn step(mut conn: Leased) -> Result<Progress, Trouble> {
+async fn step(mut conn: Checkout) -> Result<Progress, Trouble> {
     let steps = lacking(&look(&mut conn).await?)?;
     let Some(next) = steps.first() else {
         conn.keep();
@@ -80,7 +77,7 @@ fn lacking(found: &Found) -> Result<Vec<&'static Step>, Trouble> {
     })
 }
 
-async fn look(conn: &mut Leased) -> Result<Found, Trouble> {
+async fn look(conn: &mut Checkout) -> Result<Found, Trouble> {
     let mut found = Found::default();
     let mut answers = conn.send(LOOK, 3).await?.into_iter().map(|answer| answer.rows);
     for mut row in answers.next().unwrap_or_default() {
@@ -107,31 +104,19 @@ async fn look(conn: &mut Leased) -> Result<Found, Trouble> {
 
 /// The steps that are lacking, none of them taken.
 pub(super) async fn wanted(pool: &Arc<Pool>, until: Instant) -> Result<Vec<&'static str>, StoreError> {
-    let attempt = async |mut conn: Leased| {
+    let attempt = async |mut conn: Checkout, _: Before| {
         let steps = lacking(&look(&mut conn).await?)?;
         conn.keep();
         Ok(steps.iter().map(|step| step.sql).collect())
     };
-    let mut tries = Tries::new(pool, until);
-    loop {
-        match tries.attempt(&attempt).await {
-            Ok(statements) => return Ok(statements),
-            Err(trouble) => tries.after(trouble).await?,
-        }
-    }
+    Tries::new(pool, until).run(attempt).await
 }
 
 pub(super) async fn describe(pool: &Arc<Pool>, until: Instant) -> Result<Description, StoreError> {
-    let mut tries = Tries::new(pool, until);
-    loop {
-        match tries.attempt(|conn| description(conn, pool)).await {
-            Ok(description) => return Ok(description),
-            Err(trouble) => tries.after(trouble).await?,
-        }
-    }
+    Tries::new(pool, until).run(|conn, _| description(conn, pool)).await
 }
 
-async fn description(mut conn: Leased, pool: &Pool) -> Result<Description, Trouble> {
+async fn description(mut conn: Checkout, pool: &Pool) -> Result<Description, Trouble> {
     let found = look(&mut conn).await?;
     let mut version = String::new();
     for mut row in conn.rows("SELECT VERSION()").await? {

@@ -19,9 +19,8 @@ use super::super::clock::Clock;
 use super::super::raw::LeftOut;
 use super::super::url::Server;
 use super::hosts::Hosts;
-use super::pulse::Pulse;
+use super::pulse::{ATTEMPT, Pulse};
 use super::session::{self, goodbye};
-use super::tries::ATTEMPT;
 use super::trouble::{By, Trouble};
 use crate::late::Away;
 use crate::supervise::supervised;
@@ -100,9 +99,9 @@ impl Pool {
     async fn look(self: &Arc<Self>) {
         let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else { return };
         let Some(Idle { conn, host, .. }) = self.take_idle() else { return };
-        let mut leased = Leased { conn: Some(conn), host, pool: Arc::clone(self), _turn: turn };
-        match timeout(ATTEMPT, leased.stands()).await {
-            Ok(Ok(())) => leased.keep(),
+        let mut checkout = Checkout { conn: Some(conn), host, pool: Arc::clone(self), _turn: turn };
+        match timeout(ATTEMPT, checkout.stands()).await {
+            Ok(Ok(())) => checkout.keep(),
             Ok(Err(_)) | Err(_) => {
                 self.hosts.leave(host);
                 self.close_all().await;
@@ -117,7 +116,7 @@ impl Pool {
 
     /// An idle connection or a new one, when it is this call's turn. In a crowd a call whose time ends before an answer can
     /// come is not begun: it would have nothing, and cost its connection.
-    pub(super) async fn get(self: &Arc<Self>, until: Instant) -> Result<Leased, Trouble> {
+    pub(super) async fn get(self: &Arc<Self>, until: Instant) -> Result<Checkout, Trouble> {
         let turns = Arc::clone(&self.turns);
         let turn = match Arc::clone(&turns).try_acquire_owned() {
             Ok(turn) => turn,
@@ -143,7 +142,7 @@ impl Pool {
                 found
             }
         };
-        Ok(Leased { conn: Some(conn), host, pool: Arc::clone(self), _turn: turn })
+        Ok(Checkout { conn: Some(conn), host, pool: Arc::clone(self), _turn: turn })
     }
 
     fn need(&self) -> Duration {
@@ -208,8 +207,8 @@ async fn close(idle: Vec<Idle>) {
     }
 }
 
-/// A connection in use. Dropped, it is closed; [`Leased::keep`] gives it back.
-pub(super) struct Leased {
+/// A connection in use. Dropped, it is closed; [`Checkout::keep`] gives it back.
+pub(super) struct Checkout {
     conn: Option<Conn>,
     pub(super) host: usize,
     pool: Arc<Pool>,
@@ -224,7 +223,7 @@ pub(super) struct Answer {
     pub(super) rows: Vec<Row>,
 }
 
-impl Leased {
+impl Checkout {
     /// Sends so many statements in one packet and reads all their answers. After an error the connection must be
     /// dropped, which makes the server roll back.
     pub(super) async fn send(&mut self, packet: &str, statements: usize) -> Result<Vec<Answer>, Trouble> {
@@ -278,7 +277,7 @@ impl Leased {
     }
 }
 
-impl Drop for Leased {
+impl Drop for Checkout {
     fn drop(&mut self) {
         if let Some(conn) = self.conn.take() {
             goodbye(conn);

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::tries::ATTEMPT;
+/// The longest that one attempt may take before a new connection is tried: above the lock wait time-out, far below the
+/// deadline of Docker's calls. A connection that a firewall forgot costs this once.
+pub(super) const ATTEMPT: Duration = Duration::from_secs(6);
 
 #[derive(Default)]
 pub(super) struct Pulse(Mutex<Seen>);

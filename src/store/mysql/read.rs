@@ -13,8 +13,8 @@ use crate::id::{EniId, SubnetId};
 use super::super::clock::{AHEAD, EARLIEST};
 use super::super::raw::{self, Raw, TAKEN};
 use super::super::{Count, StoreError};
-use super::pool::{Leased, Pool};
-use super::tries::Tries;
+use super::pool::{Checkout, Pool};
+use super::tries::{Before, Tries};
 use super::trouble::Trouble;
 use super::{column, list, text};
 
@@ -56,18 +56,13 @@ pub(super) async fn rows_of_subnet(
 
 /// KEY cold begins with the subnet: one look for each of them.
 pub(super) async fn subnets(pool: &Arc<Pool>, until: Instant) -> Result<Vec<SubnetId>, StoreError> {
-    let attempt = async |mut conn: Leased| {
+    let attempt = async |mut conn: Checkout, _: Before| {
         let rows = conn.rows("SELECT DISTINCT subnet FROM allocation ORDER BY subnet").await?;
         conn.keep();
         rows.into_iter().map(|mut row| column::<String>(&mut row, 0)).collect::<Result<Vec<_>, _>>()
     };
-    let mut tries = Tries::new(pool, until);
-    loop {
-        match tries.attempt(&attempt).await {
-            Ok(subnets) => return Ok(subnets.into_iter().map(SubnetId::stored).collect()),
-            Err(trouble) => tries.after(trouble).await?,
-        }
-    }
+    let subnets = Tries::new(pool, until).run(attempt).await?;
+    Ok(subnets.into_iter().map(SubnetId::stored).collect())
 }
 
 /// How long a count of all rows of a subnet is believed.
@@ -107,16 +102,11 @@ fn taken(subnet: &SubnetId) -> String {
 }
 
 async fn counted(pool: &Arc<Pool>, packet: &str, statements: usize, until: Instant) -> Result<Vec<Count>, StoreError> {
-    let mut tries = Tries::new(pool, until);
-    loop {
-        match tries.attempt(|conn| groups(conn, packet, statements)).await {
-            Ok(groups) => return Ok(raw::census(groups, &pool.left_out)),
-            Err(trouble) => tries.after(trouble).await?,
-        }
-    }
+    let groups = Tries::new(pool, until).run(|conn, _| groups(conn, packet, statements)).await?;
+    Ok(raw::census(groups, &pool.left_out))
 }
 
-async fn groups(mut conn: Leased, packet: &str, statements: usize) -> Result<Vec<raw::Group>, Trouble> {
+async fn groups(mut conn: Checkout, packet: &str, statements: usize) -> Result<Vec<raw::Group>, Trouble> {
     let answers = conn.send(packet, statements).await?;
     conn.keep();
     answers
@@ -127,22 +117,16 @@ async fn groups(mut conn: Leased, packet: &str, statements: usize) -> Result<Vec
 }
 
 async fn matching(pool: &Arc<Pool>, which: &str, until: Instant) -> Result<Vec<Row>, StoreError> {
-    let attempt = async |mut conn: Leased| {
+    let attempt = async |mut conn: Checkout, _: Before| {
         let rows = read(&mut conn, which).await?;
         conn.keep();
         Ok(rows)
     };
-    let mut tries = Tries::new(pool, until);
-    loop {
-        match tries.attempt(&attempt).await {
-            Ok(rows) => return Ok(rows),
-            Err(trouble) => tries.after(trouble).await?,
-        }
-    }
+    Tries::new(pool, until).run(attempt).await
 }
 
 /// On a connection that is at hand.
-pub(super) async fn at(conn: &mut Leased, ips: &[Ipv4Addr]) -> Result<Vec<Row>, Trouble> {
+pub(super) async fn at(conn: &mut Checkout, ips: &[Ipv4Addr]) -> Result<Vec<Row>, Trouble> {
     read(conn, &by_address(ips)).await
 }
 
@@ -150,7 +134,7 @@ fn by_address(ips: &[Ipv4Addr]) -> String {
     format!("ip IN ({})", list(ips))
 }
 
-async fn read(conn: &mut Leased, which: &str) -> Result<Vec<Row>, Trouble> {
+async fn read(conn: &mut Checkout, which: &str) -> Result<Vec<Row>, Trouble> {
     let rows = heard(conn.rows(&format!("{ROWS} WHERE {which}")).await?, conn.pool())?;
     let pool = Arc::clone(conn.pool());
     let wrong: Vec<String> =

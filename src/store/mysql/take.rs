@@ -21,9 +21,9 @@ use crate::address::{KEPT, Row};
 
 use super::super::clock::AHEAD;
 use super::super::{Choice, FreeClaim, StoreError, WarmGrant, raw};
-use super::pool::{Answer, Leased, Pool};
+use super::pool::{Answer, Checkout, Pool};
 use super::read::{self, ROWS};
-use super::tries::Tries;
+use super::tries::{Before, Tries};
 use super::trouble::{By, Trouble};
 use super::{column, list, maybe, text};
 
@@ -74,7 +74,7 @@ pub(super) async fn claim_free(
         first: None,
         subnet: Some(text(wanted.subnet.as_str())),
     };
-    take.until(pool, until).await
+    Tries::new(pool, until).run(|conn, before| take.once(conn, before)).await
 }
 
 pub(super) async fn grant_warm(
@@ -114,7 +114,7 @@ pub(super) async fn grant_warm(
         first: wanted.first.filter(|ip| wanted.sub_pool.is_none_or(|range| range.contains(ip))),
         subnet: None,
     };
-    Ok(take.until(pool, until).await?.pop())
+    Ok(Tries::new(pool, until).run(|conn, before| take.once(conn, before)).await?.pop())
 }
 
 fn cooled(cooldown: std::time::Duration, pool: &Pool) -> String {
@@ -124,22 +124,11 @@ fn cooled(cooldown: std::time::Duration, pool: &Pool) -> String {
 }
 
 impl Take {
-    async fn until(&self, pool: &Arc<Pool>, until: Instant) -> Result<Vec<Row>, StoreError> {
-        let mut tries = Tries::new(pool, until);
-        loop {
-            let (contended, unclear) = (tries.conflicts > 0, tries.unclear());
-            match tries.attempt(|conn| self.once(conn, contended, unclear)).await {
-                Ok(taken) => return Ok(taken),
-                Err(trouble) => tries.after(trouble).await?,
-            }
-        }
-    }
-
     /// One attempt. All rows locked by others is a conflict, not an empty answer.
-    async fn once(&self, mut conn: Leased, contended: bool, unclear: bool) -> Result<Vec<Row>, Trouble> {
+    async fn once(&self, mut conn: Checkout, before: Before) -> Result<Vec<Row>, Trouble> {
         let Self { becomes, eligible, carries, .. } = self;
         let look = format!("{ROWS} FORCE INDEX (mine) WHERE {carries}");
-        if unclear {
+        if before.unclear {
             if self.in_hand(&mut conn).await? {
                 conn.keep();
                 return Err(Trouble::Conflict(By::Calls));
@@ -160,7 +149,7 @@ impl Take {
                 return Ok(taken);
             }
         }
-        let rows = if self.sub_pool.is_some() || self.order.is_some() || contended {
+        let rows = if self.sub_pool.is_some() || self.order.is_some() || before.contended {
             let chosen = self.choose(&mut conn).await?;
             if chosen.is_empty() {
                 conn.keep();
@@ -199,7 +188,7 @@ impl Take {
     }
 
     /// Whether the server is still at a packet of an earlier attempt. A user without privileges sees its own.
-    async fn in_hand(&self, conn: &mut Leased) -> Result<bool, Trouble> {
+    async fn in_hand(&self, conn: &mut Checkout) -> Result<bool, Trouble> {
         const INFO: usize = 7;
         let token = self.token.as_bytes();
         let mut found = false;
@@ -211,7 +200,7 @@ impl Take {
     }
 
     /// Whether a plain read, which nobody's lock hides anything from, finds no row either.
-    async fn none(&self, conn: &mut Leased) -> Result<bool, Trouble> {
+    async fn none(&self, conn: &mut Checkout) -> Result<bool, Trouble> {
         if self.sub_pool.is_some() {
             return Ok(self.choose(conn).await?.is_empty());
         }
@@ -220,7 +209,7 @@ impl Take {
     }
 
     /// The rows to lock by key: the coldest ones that an ENI has, or a draw from the coldest ones of a subnet.
-    async fn choose(&self, conn: &mut Leased) -> Result<Vec<Ipv4Addr>, Trouble> {
+    async fn choose(&self, conn: &mut Checkout) -> Result<Vec<Ipv4Addr>, Trouble> {
         let draw = self.count.saturating_mul(DRAW).max(64);
         let limit = if self.sub_pool.is_some() { String::new() } else { format!(" LIMIT {draw}") };
         let order = self.order.as_deref().unwrap_or("ts");

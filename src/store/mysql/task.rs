@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::{StoreError, raw};
-use super::pool::{Leased, Pool};
+use super::pool::{Checkout, Pool};
 use super::text;
 use super::tries::Tries;
 use super::trouble::Trouble;
@@ -22,18 +22,12 @@ pub(super) async fn hold(
     until: Instant,
 ) -> Result<bool, StoreError> {
     let (name, holder, seconds) = (text(name), text(holder), raw::lease_seconds(span));
-    let mut tries = Tries::new(pool, until);
-    loop {
-        match tries.attempt(|conn| once(conn, &name, &holder, seconds)).await {
-            Ok(held) => return Ok(held),
-            Err(trouble) => tries.after(trouble).await?,
-        }
-    }
+    Tries::new(pool, until).run(|conn, _| once(conn, &name, &holder, seconds)).await
 }
 
 /// Again after a lost answer is a renewal. Two hosts that insert the first row at once: one is told of a duplicate, and
 /// looks again.
-async fn once(mut conn: Leased, name: &str, holder: &str, seconds: u64) -> Result<bool, Trouble> {
+async fn once(mut conn: Checkout, name: &str, holder: &str, seconds: u64) -> Result<bool, Trouble> {
     // By primary key: locks its own row alone.
     let update = format!(
         "UPDATE task SET holder={holder},`until`=NOW()+INTERVAL {seconds} SECOND \

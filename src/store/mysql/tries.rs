@@ -8,19 +8,16 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::super::StoreError;
 use super::hosts::PATIENCE;
 use super::migrate::migrate;
-use super::pool::{Leased, Pool};
+use super::pool::{Checkout, Pool};
+use super::pulse::ATTEMPT;
 use super::trouble::{By, Trouble};
-
-/// The longest that one attempt may take before a new connection is tried: above the lock wait time-out, far below the
-/// deadline of Docker's calls. A connection that a firewall forgot costs this once.
-pub(super) const ATTEMPT: Duration = Duration::from_secs(6);
 
 pub(super) struct Tries<'a> {
     pool: &'a Arc<Pool>,
     until: Instant,
     longest: Duration,
     /// Others were in the way so often.
-    pub(super) conflicts: u32,
+    conflicts: u32,
     lost: u32,
     full: u32,
     /// Whether the schema was looked at since the call began.
@@ -34,6 +31,15 @@ pub(super) struct Tries<'a> {
     begun: Instant,
 }
 
+/// What the attempts before this one leave open.
+#[derive(Clone, Copy)]
+pub(super) struct Before {
+    /// Others were in the way.
+    pub(super) contended: bool,
+    /// One may have taken effect: look before doing it again.
+    pub(super) unclear: bool,
+}
+
 impl<'a> Tries<'a> {
     pub(super) fn new(pool: &'a Arc<Pool>, until: Instant) -> Self {
         let (host, begun) = (pool.hosts.now(), Instant::now());
@@ -41,19 +47,33 @@ impl<'a> Tries<'a> {
         Self { pool, until, longest: ATTEMPT, conflicts, lost, full, checked, last, holder, host, begun }
     }
 
-    /// For work that takes its time.
+    /// For the schema's own steps, which take their time, and where looking at the schema again would find the same.
     pub(super) fn patient(pool: &'a Arc<Pool>, until: Instant) -> Self {
-        Self { longest: Duration::from_secs(600), ..Self::new(pool, until) }
+        Self { longest: Duration::from_secs(600), checked: true, ..Self::new(pool, until) }
     }
 
-    /// Whether an earlier attempt may have taken effect: look before doing it again.
+    /// Attempts until one succeeds. Each is told what those before it leave open.
+    pub(super) async fn run<T, F>(&mut self, attempt: impl Fn(Checkout, Before) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Trouble>>,
+    {
+        loop {
+            let before = Before { contended: self.conflicts > 0, unclear: self.unclear() };
+            match self.attempt(|conn| attempt(conn, before)).await {
+                Ok(done) => return Ok(done),
+                Err(trouble) => self.after(trouble).await?,
+            }
+        }
+    }
+
+    /// Whether an earlier attempt may have taken effect.
     pub(super) fn unclear(&self) -> bool {
         self.lost > 0
     }
 
     /// One attempt with a connection of its own, within its time: all of it, or as much as one attempt may take. Neither
     /// the wait for a turn nor the way to a host is part of that: they say nothing of what was asked.
-    pub(super) async fn attempt<T, F>(&mut self, attempt: impl FnOnce(Leased) -> F) -> Result<T, Trouble>
+    pub(super) async fn attempt<T, F>(&mut self, attempt: impl FnOnce(Checkout) -> F) -> Result<T, Trouble>
     where
         F: Future<Output = Result<T, Trouble>>,
     {
