@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
+use crate::backoff::Backoff;
 use crate::eni::{Lease, Outside};
 use crate::error::Error;
 use crate::id::{EniId, PoolId};
 use crate::interfaces::Interfaces;
-use crate::late::pause;
 use crate::served::Served;
 use crate::subnet::router;
 use crate::supervise::supervised;
@@ -92,7 +92,7 @@ impl Addresses {
     }
 
     async fn release_of(&self, id: EniId, ip: Ipv4Addr) {
-        let (vain, mut failures) = (std::sync::Mutex::default(), 0);
+        let (vain, mut backoff) = (std::sync::Mutex::default(), Backoff::default());
         loop {
             let until = Instant::now() + self.outside.request_timeout;
             let eni = self.served.get_now(&id, until).await;
@@ -100,11 +100,10 @@ impl Addresses {
                 Ok(eni) => return eni.release(ip).await,
                 // It is not attached to this host, and not about to be.
                 Err(Error::Asked(why)) => return tracing::info!(%ip, "nothing to release: {why}"),
-                Err(why) if failures == 0 => tracing::warn!(%ip, "a release waits: {why}"),
+                Err(why) if backoff.failures() == 0 => tracing::warn!(%ip, "a release waits: {why}"),
                 Err(_) => {}
             }
-            sleep(pause(failures)).await;
-            failures += 1;
+            sleep(backoff.fails()).await;
         }
     }
 }

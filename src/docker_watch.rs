@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ipnet::Ipv4Net;
 use tokio::time::{Instant, sleep};
 
+use crate::backoff::Backoff;
 use crate::engine::{Engine, Network, Snapshot};
 use crate::eni::Outside;
 use crate::imds::{Host, Nic};
-use crate::late::pause;
 use crate::plan::settle_age;
 
 /// The Docker Engine of this host, asked in the background.
@@ -65,10 +65,9 @@ impl DockerWatch {
         if self.engine.is_none() || is_known {
             return std::future::pending().await;
         }
-        let mut failures = 0;
+        let mut backoff = Backoff::default();
         while self.look(None).await.is_none() {
-            sleep(pause(failures)).await;
-            failures += 1;
+            sleep(backoff.fails()).await;
         }
     }
 

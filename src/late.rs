@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::supervise::supervised;
 
@@ -18,10 +19,6 @@ use crate::supervise::supervised;
 pub struct Late<T> {
     state: watch::Receiver<Result<T, Error>>,
 }
-
-/// Back-off between attempts: doubles from the first to the last, with full jitter so that a fleet does not come back as one.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 impl<T: Clone + Send + Sync + 'static> Late<T> {
     /// Tries until it succeeds or the driver stops.
@@ -38,7 +35,7 @@ impl<T: Clone + Send + Sync + 'static> Late<T> {
         let (sender, state) = watch::channel(Err(Error::Missing(format!("{what} has not answered yet"))));
         let reaching = async move {
             let trying = async {
-                let mut failures = 0;
+                let mut backoff = Backoff::default();
                 loop {
                     match attempt().await {
                         Ok(thing) => {
@@ -52,8 +49,7 @@ impl<T: Clone + Send + Sync + 'static> Late<T> {
                             }
                         }
                     }
-                    sleep(pause(failures)).await;
-                    failures += 1;
+                    sleep(backoff.fails()).await;
                 }
             };
             stop.run_until_cancelled(trying).await;
@@ -106,12 +102,6 @@ impl Away {
     }
 }
 
-/// How long to wait after so many failures in a row: full jitter over a doubling span.
-pub fn pause(failures: u32) -> Duration {
-    let span = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LAST_PAUSE);
-    span.mul_f64(fastrand::f64()).max(FIRST_PAUSE / 4)
-}
-
 /// A request stops waiting so long before its deadline, to look for a last resort and to say what was missing.
 pub const LAST_WORD: Duration = Duration::from_millis(1500);
 
@@ -132,7 +122,7 @@ where
     F: Future<Output = Result<T, Error>>,
 {
     let end = until - LAST_WORD;
-    let mut failures = 0;
+    let mut backoff = Backoff::default();
     loop {
         let why = match attempt().await {
             Ok(done) => return Ok(done),
@@ -143,8 +133,7 @@ where
             return Err(why);
         }
         tracing::debug!("it is tried again, since it may pass: {why}");
-        sleep_until((now + pause(failures)).min(end)).await;
-        failures += 1;
+        sleep_until((now + backoff.fails()).min(end)).await;
     }
 }
 

@@ -79,11 +79,13 @@
 //! address                                 rows, and how they change
 //! subnet                                  which addresses a subnet has
 //! id                                      names of things
-//! plain, supervise, random, fault         text from outside; what may not die alone; chance; points where tests stop it
+//! plain, backoff, supervise, random       text from outside; pauses between attempts; what may not die alone; chance
+//! fault                                   points where tests stop it
 //! ```
 
 pub mod address;
 pub mod addresses;
+pub mod backoff;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::address::{Row, Status};
+use crate::backoff::Backoff;
 use crate::eni::Outside;
 use crate::error::Error;
 use crate::interfaces::Interfaces;
-use crate::late::pause;
 use crate::served::Served;
 
 /// Takes up those that are there, and those that appear later, so that claims of an earlier life are settled.
@@ -35,13 +35,12 @@ impl TakeUp {
 
     /// Without end.
     pub(crate) async fn run(&self) {
-        let (mut failures, mut is_whole) = (0, false);
+        let (mut backoff, mut is_whole) = (Backoff::default(), false);
         loop {
             let rest = match self.round(&mut is_whole).await {
-                Err(why) if failures < BRISK => {
+                Err(why) if backoff.failures() < BRISK => {
                     tracing::debug!("not taken up yet: {why}");
-                    failures += 1;
-                    pause(failures)
+                    backoff.fails()
                 }
                 _ => self.interval,
             };

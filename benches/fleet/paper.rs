@@ -7,8 +7,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
+use ec2_ipam::backoff::Backoff;
 use ec2_ipam::ec2::{ATTEMPTS, throttle_pause};
-use ec2_ipam::late::pause;
 use ec2_ipam::plan::Burst;
 use serde_json::json;
 use tokio::time::Instant;
@@ -49,7 +49,7 @@ struct Host {
     placed: usize,
     warm: usize,
     burst: Burst,
-    failures: u32,
+    backoff: Backoff,
     /// The number of the request that waits.
     waiting: Option<u64>,
     requests: u64,
@@ -77,7 +77,7 @@ fn simulate() -> (Vec<f64>, usize, usize) {
             placed: 0,
             warm: 0,
             burst: Burst::none(start),
-            failures: 0,
+            backoff: Backoff::default(),
             waiting: None,
             requests: 0,
             busy: false,
@@ -140,12 +140,11 @@ fn simulate() -> (Vec<f64>, usize, usize) {
                 } else if attempt + 1 < ATTEMPTS {
                     at(ANSWER + throttle_pause(attempt), Event::Call(attempt + 1));
                 } else {
-                    at(ANSWER + pause(host.failures), Event::Call(0));
-                    host.failures += 1;
+                    at(ANSWER + host.backoff.fails(), Event::Call(0));
                 }
             }
             Event::Assigned => {
-                host.failures = 0;
+                host.backoff.succeeds();
                 host.busy = false;
                 host.warm += host.asks;
                 if host.waiting.take().is_some() {

@@ -9,10 +9,10 @@ use anyhow::{Context, bail};
 use tokio::time::{Instant, sleep};
 
 use super::{Asked, progress};
+use crate::backoff::Backoff;
 use crate::ec2::{Answer, AssignCall, Ec2, Ec2Error, Interface};
 use crate::id::EniId;
 use crate::imds::{Host, Imds};
-use crate::late::pause;
 use crate::plan::settle_age;
 use crate::served::lock;
 use crate::subnet::Subnet;
@@ -177,19 +177,18 @@ impl Bench {
 
     async fn send(&mut self, call: impl AsyncFn(&Ec2) -> Answer) -> Answer {
         sleep(PACE).await;
-        let mut tries = 0;
+        let mut backoff = Backoff::default();
         loop {
             let answer = Box::pin(call(&self.ec2)).await;
             let is_throttled = matches!(answer.read, Err(Ec2Error::Throttled { .. }));
             if is_throttled {
                 self.throttled = Some(answer.clone());
             }
-            if !is_throttled || tries == TRIES {
+            if !is_throttled || backoff.failures() == TRIES {
                 return answer;
             }
             progress("EC2 throttles; waiting");
-            sleep(pause(tries)).await;
-            tries += 1;
+            sleep(backoff.fails()).await;
         }
     }
 
@@ -314,13 +313,12 @@ impl Spare {
 
 /// A read, repeated while EC2 throttles it.
 async fn patiently<T>(read: impl AsyncFn() -> Result<T, Ec2Error>) -> Result<T, Ec2Error> {
-    let mut tries = 0;
+    let mut backoff = Backoff::default();
     loop {
         match Box::pin(read()).await {
-            Err(Ec2Error::Throttled { .. }) if tries < TRIES => sleep(pause(tries)).await,
+            Err(Ec2Error::Throttled { .. }) if backoff.failures() < TRIES => sleep(backoff.fails()).await,
             outcome => return outcome,
         }
-        tries += 1;
     }
 }
 

@@ -9,9 +9,9 @@ use tracing::{Instrument, Span};
 
 use super::{STORE_TIME, Shared};
 use crate::address::{Change, Event, Row, State};
+use crate::backoff::Backoff;
 use crate::fault::point;
 use crate::id::Claim;
-use crate::late::pause;
 use crate::store::StoreError;
 use crate::supervise::supervised;
 
@@ -87,18 +87,18 @@ impl Shared {
     /// somebody else's lease (I5).
     async fn let_go(&self, ip: Ipv4Addr, claim: Claim, event: Event) {
         self.memory.let_go(ip, &claim);
-        let mut failures = 0;
+        let mut backoff = Backoff::default();
         loop {
             let turn = self.store.background_turn().await;
             let Err(why) = self.change(ip, &claim, event.clone(), Instant::now() + STORE_TIME).await else { break };
             drop(turn);
-            self.again(why, &mut failures).await;
+            self.again(why, &mut backoff).await;
         }
         self.idle.was_let_go();
     }
 
     async fn lease_in_table(&self, ip: Ipv4Addr) -> Option<Claim> {
-        let mut failures = 0;
+        let mut backoff = Backoff::default();
         loop {
             let turn = self.store.background_turn().await;
             let row = self.store.row(ip, Instant::now() + STORE_TIME).await;
@@ -109,17 +109,16 @@ impl Shared {
                         |row: &Row| row.state() == State::Lease && row.iface.as_ref() == Some(&self.place.nic.eni);
                     return row.filter(ours)?.claim;
                 }
-                Err(why) => self.again(why, &mut failures).await,
+                Err(why) => self.again(why, &mut backoff).await,
             }
         }
     }
 
-    async fn again(&self, why: StoreError, failures: &mut u32) {
-        if *failures == 0 {
+    async fn again(&self, why: StoreError, backoff: &mut Backoff) {
+        if backoff.failures() == 0 {
             tracing::warn!(eni = %self.place.nic.eni, "{why}; trying again");
         }
-        sleep(pause(*failures)).await;
-        *failures += 1;
+        sleep(backoff.fails()).await;
     }
 
     /// I1: leases that this life knows and the database lost stand again. Docker may let go of one meanwhile, and its

@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 use super::assign::Assigned;
 use super::survey::Witness;
 use super::{Order, Outside, Recycled, Repair, STORE_TIME, Shared, Want};
+use crate::backoff::Backoff;
 use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fill;
 use crate::imds::Nic;
-use crate::late::pause;
 use crate::plan::next::{Next, REST, Times, View, next};
 use crate::plan::{Burst, settle_age};
 use crate::store::Store;
@@ -49,9 +49,9 @@ pub(super) struct Task {
     /// How many more addresses the ENI takes at most, after it refused some, and until when that is believed.
     pub(super) room: Option<(usize, Instant)>,
     pub(super) top_up_at: Option<Instant>,
-    pub(super) failures: u32,
+    pub(super) failures: Backoff,
     /// Assigns in a row that gave nothing, because all that they asked for was somebody else's.
-    pub(super) fruitless: u32,
+    pub(super) fruitless: Backoff,
     /// Claims that could not be settled are tried again from then on.
     pub(super) settle_at: Instant,
     pub(super) retry_at: Instant,
@@ -114,8 +114,8 @@ impl Task {
             burst: Burst::none(now),
             room: None,
             top_up_at: None,
-            failures: 0,
-            fruitless: 0,
+            failures: Backoff::default(),
+            fruitless: Backoff::default(),
             settle_at: now,
             retry_at: now,
             warm_retry_at: now,
@@ -134,14 +134,13 @@ impl Task {
                 if self.surveyed.send_replace(Err(why.clone())).err().as_ref() != Some(&why) {
                     tracing::warn!(eni = %self.nic.eni, "{why}");
                 }
-                sleep(pause(self.failures)).await;
-                self.failures += 1;
+                sleep(self.failures.fails()).await;
             }
         };
         if stop.run_until_cancelled(first_look).await.is_none() {
             return;
         }
-        self.failures = 0;
+        self.failures.succeeds();
         let _ = self.surveyed.send_replace(Ok(()));
         self.outside.poke.notify_one();
         tracing::info!(eni = %self.nic.eni, subnet = %self.subnet.id, "serving {} in {}", self.nic.eni, self.subnet.cidr);
@@ -207,7 +206,7 @@ impl Task {
             }
             match self.step(now).await {
                 Ok(then) => {
-                    self.failures = 0;
+                    self.failures.succeeds();
                     self.shared.trouble.stepped(None);
                     if let Then::Rest(rest) = then {
                         return now + rest;
@@ -219,8 +218,7 @@ impl Task {
                     if matches!(why, Error::Store(_)) && !why.may_pass() {
                         self.answer_all(&why);
                     }
-                    self.retry_at = Instant::now() + pause(self.failures);
-                    self.failures += 1;
+                    self.retry_at = Instant::now() + self.failures.fails();
                 }
             }
         }
@@ -355,12 +353,11 @@ impl Task {
         self.note(Action::Assign, assigned.trouble.as_ref());
         match assigned.trouble {
             None if progress => {
-                self.fruitless = 0;
+                self.fruitless.succeeds();
                 Ok(Then::Again)
             }
             None => {
-                self.retry_at = Instant::now() + pause(self.fruitless);
-                self.fruitless += 1;
+                self.retry_at = Instant::now() + self.fruitless.fails();
                 Ok(Then::Again)
             }
             Some(Ec2Error::EniFull { .. }) => {
