@@ -4,6 +4,7 @@
 //! store carries changes out; nobody else writes to rows. `ts` is when the address was last let go and nothing else, so
 //! a change says whether it lets go.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -75,6 +76,20 @@ impl State {
             (Status::Occupied, Some(Kind::Lease)) => Self::Lease,
             (Status::Occupied, _) => Self::Foreign,
         }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Free => "free",
+            Self::On => "on",
+            Self::Off => "off",
+            Self::Ready => "ready",
+            Self::Lease => "lease",
+            Self::Foreign => "foreign",
+            Self::Reserved => "reserved",
+        })
     }
 }
 
@@ -296,7 +311,7 @@ pub enum Event {
 
 /// An event that must not happen to a row in this state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{ip} is {state:?} and may not change so")]
+#[error("{ip} is {state} and may not change so")]
 pub struct Forbidden {
     /// The address.
     pub ip: Ipv4Addr,

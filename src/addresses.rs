@@ -99,7 +99,7 @@ impl Addresses {
             match self.interfaces.unless_in_vain(eni, &vain, until).await {
                 Ok(eni) => return eni.release(ip).await,
                 // It is not attached to this host, and not about to be.
-                Err(Error::Asked(why)) => return tracing::info!(%ip, "nothing to release: {why}"),
+                Err(Error::NotComing(why)) => return tracing::info!(%ip, "nothing to release: {why}"),
                 Err(why) if backoff.failures() == 0 => tracing::warn!(%ip, "a release waits: {why}"),
                 Err(_) => {}
             }

@@ -34,6 +34,9 @@ pub enum Error {
     /// Nothing of this host is what was asked for, as far as it shows itself by now.
     #[error("{0}")]
     Absent(String),
+    /// The same, and nothing that is about to show itself may be it.
+    #[error("{0}")]
+    NotComing(String),
     /// Something outside is not there yet, or not any more.
     #[error("{0}")]
     Missing(String),
@@ -64,6 +67,13 @@ pub enum Error {
     Unknown { eni: EniId, count: usize, is_looked_at: bool },
     #[error("{ip} cannot be given: {why}")]
     NotGiven { ip: Ipv4Addr, why: String },
+    /// So much that it is more likely poor sight.
+    #[error(
+        "the scan of {subnet} would free {freed} of {rows} rows and changed nothing, as their interfaces or holders are gone by \
+         EC2's word: if that is so (hosts were terminated), run `ec2-ipam reconcile --force`; if other accounts share the \
+         subnet, give each its own database"
+    )]
+    WouldFree { subnet: SubnetId, freed: usize, rows: u64 },
     #[error("the driver is stopping; try again when it is back")]
     Stopping,
 }
@@ -78,12 +88,13 @@ impl Error {
             Self::Ec2(why) => why.is_transient(),
             Self::Store(why) => why.may_pass(),
             Self::Late { .. } | Self::Stopping => false,
-            Self::Asked(_) | Self::Name(_) | Self::Subnet(_) => false,
+            Self::Asked(_) | Self::NotComing(_) | Self::Name(_) | Self::Subnet(_) => false,
             Self::NoFreeAddress { .. }
             | Self::EniFull { .. }
             | Self::HostHasThem { .. }
             | Self::Unknown { .. }
-            | Self::NotGiven { .. } => false,
+            | Self::NotGiven { .. }
+            | Self::WouldFree { .. } => false,
         }
     }
 }

@@ -74,7 +74,7 @@ impl Interfaces {
         let mut vain = vain.lock().unwrap_or_else(PoisonError::into_inner);
         *vain = (!may_grow).then(|| vain.unwrap_or_else(Instant::now));
         if vain.is_some_and(|since| since.elapsed() > KEPT) {
-            return Err(Error::Asked(why));
+            return Err(Error::NotComing(why));
         }
         Err(Error::Absent(why))
     }

@@ -142,7 +142,7 @@ impl Operator {
         let refused = |row: &Row| {
             let holder = row.iface.as_ref().map(|eni| format!(" of {eni}")).unwrap_or_default();
             let wanted = if reserving { "only a free address can be reserved" } else { "it is not reserved" };
-            Error::Asked(format!("{ip} is {:?}{holder}: {wanted}", row.state()).to_lowercase())
+            Error::Asked(format!("{ip} is {}{holder}: {wanted}", row.state()))
         };
         if !reserving && row.holder.as_deref() == Some(AWS) && self.is_aws_reserved(&row, until).await? {
             return Err(Error::Asked(format!("{ip} is reserved by AWS itself and can never be given to a container")));

@@ -24,7 +24,7 @@ use crate::imds::Nic;
 use crate::interfaces::Interfaces;
 use crate::plan::drain_age;
 use crate::plan::ledger::Ledger;
-use crate::plan::scan::{Finding, compare, limit, unseen};
+use crate::plan::scan::{Finding, What, compare, limit, unseen};
 use crate::served::Served;
 use crate::store::Store;
 use crate::subnet::Subnet;
@@ -35,7 +35,7 @@ pub struct Scanner {
     interfaces: Arc<Interfaces>,
     served: Arc<Served>,
     interval: Duration,
-    subnets: Mutex<HashMap<SubnetId, Ledger>>,
+    subnets: Mutex<HashMap<SubnetId, Ledger<What>>>,
     problems: watch::Sender<HashMap<SubnetId, String>>,
     /// ENIs that IMDS lists and EC2 did not know, and since when.
     unknown: Plain<HashMap<EniId, Instant>>,
@@ -104,7 +104,7 @@ impl Scanner {
             let omitted = served.iter().filter(|eni| eni.subnet.id == id).map(|eni| &eni.nic);
             own.extend(omitted.filter(|nic| host.interfaces.iter().all(|listed| listed.eni != nic.eni)));
             let outcome = self.scan_one(&subnet, &own, &host.instance, ledger, manner).await;
-            let is_blind = outcome.as_ref().is_err_and(|why| !matches!(why, Error::Asked(_)));
+            let is_blind = outcome.as_ref().is_err_and(|why| !matches!(why, Error::WouldFree { .. }));
             if is_blind
                 && manner == Manner::Usual
                 && let Ok(store) = self.outside.store.now()
@@ -126,7 +126,7 @@ impl Scanner {
         subnet: &Subnet,
         own: &[&Nic],
         instance: &str,
-        ledger: &mut Ledger,
+        ledger: &mut Ledger<What>,
         manner: Manner,
     ) -> Result<Vec<Found>, Error> {
         let (now, until) = (Instant::now(), Instant::now() + SCAN);
@@ -166,12 +166,7 @@ impl Scanner {
         let freed = due.iter().filter(|finding| finding.frees()).count();
         // In a table of this host alone, an address that was freed wrongly costs no more than an Assign that EC2 refuses.
         if freed > limit(rows) && manner != Manner::Forced && !store.is_private() {
-            return Err(Error::Asked(format!(
-                "the scan of {} would free {freed} of {rows} rows and changed nothing, as their interfaces or holders are gone by \
-                 EC2's word: if that is so (hosts were terminated), run `ec2-ipam reconcile --force`; if other accounts share the \
-                 subnet, give each its own database",
-                subnet.id
-            )));
+            return Err(Error::WouldFree { subnet: subnet.id.clone(), freed, rows });
         }
         // It may have taken long.
         if due.is_empty()
@@ -275,8 +270,9 @@ impl Scanner {
     /// What stands in the way is told once in the log, and shown by `status` for as long as it lasts.
     fn tell(&self, subnet: &SubnetId, outcome: &Result<Vec<Found>, Error>) {
         self.problems.send_modify(|problems| match outcome {
-            Err(Error::Missing(why) | Error::Asked(why)) => {
-                if problems.insert(subnet.clone(), why.clone()).as_ref() != Some(why) {
+            Err(why @ (Error::Missing(_) | Error::WouldFree { .. })) => {
+                let why = why.to_string();
+                if problems.insert(subnet.clone(), why.clone()).as_ref() != Some(&why) {
                     tracing::error!("{why}");
                 }
             }

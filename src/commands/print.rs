@@ -114,12 +114,8 @@ fn eni(out: &mut impl Write, eni: &EniStatus) -> anyhow::Result<()> {
 }
 
 fn counted(counts: &std::collections::BTreeMap<State, u64>) -> String {
-    let counts: Vec<_> = counts.iter().map(|(state, rows)| format!("{rows} {}", name(*state))).collect();
+    let counts: Vec<_> = counts.iter().map(|(state, rows)| format!("{rows} {}", state)).collect();
     if counts.is_empty() { "no rows".into() } else { counts.join(", ") }
-}
-
-fn name(state: State) -> String {
-    format!("{state:?}").to_lowercase()
 }
 
 pub(super) fn list(out: &mut impl Write, rows: &[Listed]) -> anyhow::Result<()> {
@@ -144,7 +140,7 @@ pub(super) fn list(out: &mut impl Write, rows: &[Listed]) -> anyhow::Result<()> 
         let idle = row.idle_seconds.filter(|_| row.state == State::Ready);
         let idle = idle.map(|idle| format!("{idle}s")).unwrap_or_default();
         let iface = row.iface.as_deref().unwrap_or("-");
-        line(out, &format!("{:<15} {:<9} {iface:<22} {idle:>8}  {holder}", row.ip.to_string(), name(row.state)))?;
+        line(out, &format!("{:<15} {:<9} {iface:<22} {idle:>8}  {holder}", row.ip.to_string(), row.state))?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! due when looks at least [`settle_age`] apart have found it, with the row unchanged, and none between them has not.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -11,40 +12,48 @@ use tokio::time::Instant;
 
 use super::settle_age;
 use crate::address::Guard;
-use crate::id::Claim;
 
 /// What makes two findings the same one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Sight {
+pub struct Sight<What> {
     /// The address.
     pub ip: Ipv4Addr,
-    /// The kind of finding.
-    pub what: &'static str,
+    /// What it is.
+    pub what: What,
     /// The row as it was seen; none: the address has no row.
     pub row: Option<Guard>,
-    /// A lease that the row does not have.
-    pub claim: Option<Claim>,
 }
 
 /// What was seen, and when first.
-#[derive(Debug, Default)]
-pub struct Ledger {
-    first: HashMap<Sight, Instant>,
+#[derive(Debug)]
+pub struct Ledger<What> {
+    first: HashMap<Sight<What>, Instant>,
 }
 
-impl Ledger {
+impl<What> Default for Ledger<What> {
+    fn default() -> Self {
+        Self { first: HashMap::new() }
+    }
+}
+
+impl<What: Eq + Hash> Ledger<What> {
     /// For how long this has been seen; none: never before.
-    pub fn age(&self, sight: &Sight, now: Instant) -> Option<Duration> {
+    pub fn age(&self, sight: &Sight<What>, now: Instant) -> Option<Duration> {
         self.first.get(sight).map(|first| now.saturating_duration_since(*first))
     }
 
     /// Whether it was seen by a look so long before this one that it is no accident.
-    pub fn is_due(&self, sight: &Sight, now: Instant) -> bool {
+    pub fn is_due(&self, sight: &Sight<What>, now: Instant) -> bool {
         self.age(sight, now).is_some_and(|age| age >= settle_age())
     }
 
     /// Takes down what a look that began at `now` has seen. What it has not seen is forgotten, but for what it was blind to.
-    pub fn note(&mut self, seen: impl IntoIterator<Item = Sight>, is_blind: impl Fn(&Sight) -> bool, now: Instant) {
+    pub fn note(
+        &mut self,
+        seen: impl IntoIterator<Item = Sight<What>>,
+        is_blind: impl Fn(&Sight<What>) -> bool,
+        now: Instant,
+    ) {
         let before = std::mem::take(&mut self.first);
         for sight in seen {
             let first = before.get(&sight).copied().unwrap_or(now);
@@ -54,7 +63,7 @@ impl Ledger {
     }
 
     /// Whether anything waits for another look that meets the condition.
-    pub fn waits(&self, which: impl Fn(&Sight) -> bool) -> bool {
+    pub fn waits(&self, which: impl Fn(&Sight<What>) -> bool) -> bool {
         self.first.keys().any(which)
     }
 }
@@ -63,8 +72,8 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    fn sight(what: &'static str) -> Sight {
-        Sight { ip: Ipv4Addr::new(10, 0, 0, 9), what, row: None, claim: None }
+    fn sight(what: &'static str) -> Sight<&'static str> {
+        Sight { ip: Ipv4Addr::new(10, 0, 0, 9), what, row: None }
     }
 
     #[test]

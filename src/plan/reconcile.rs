@@ -49,7 +49,7 @@ pub struct Finding {
 }
 
 /// The kinds of findings. Each says what mends it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum What {
     /// Idle, and not on the ENI: given up, so that an Unassign proves it gone.
     Missing,
@@ -200,9 +200,8 @@ impl Look<'_> {
 
 impl Finding {
     /// What makes it the same finding at the next look.
-    pub fn sight(&self) -> Sight {
-        let claim = self.what.lease().cloned();
-        Sight { ip: self.ip, what: self.what.name(), row: self.row.as_ref().map(Row::guard), claim }
+    pub fn sight(&self) -> Sight<What> {
+        Sight { ip: self.ip, what: self.what.clone(), row: self.row.as_ref().map(Row::guard) }
     }
 
     /// What mends it on this ENI; none: nothing does. `next`: a token that was never used before.
@@ -243,37 +242,19 @@ impl Finding {
     }
 }
 
-impl What {
-    /// The lease that the row should have, if this life knows it.
-    fn lease(&self) -> Option<&Claim> {
-        if let Self::Lost { claim } | Self::Forgotten { claim: Some(claim) } = self { Some(claim) } else { None }
-    }
-
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::CutOff => "cut off",
-            Self::Unknown { .. } => "unknown",
-            Self::Unmarked => "unmarked",
-            Self::Forgotten { .. } => "forgotten",
-            Self::Lost { .. } => "lost",
-            Self::Gone => "gone",
-            Self::Unused => "unused",
-            Self::Ended => "ended",
-            Self::Conflict => "conflict",
-            Self::Contradiction => "contradiction",
-        }
-    }
-}
-
 /// Whether a look without EC2's word, or without Docker's, cannot tell whether this still is so.
-pub fn is_blind(sight: &Sight, listed: bool, docker: bool) -> bool {
-    match sight.what {
-        "ended" => !docker,
-        "unused" => !docker || !listed,
-        "forgotten" => !listed || !docker && sight.claim.is_none(),
-        "conflict" => !docker,
-        _ => !listed,
+pub fn is_blind(sight: &Sight<What>, listed: bool, docker: bool) -> bool {
+    match &sight.what {
+        What::Ended | What::Conflict => !docker,
+        What::Unused | What::Forgotten { claim: None } => !docker || !listed,
+        What::Missing
+        | What::CutOff
+        | What::Unknown { .. }
+        | What::Unmarked
+        | What::Forgotten { claim: Some(_) }
+        | What::Lost { .. }
+        | What::Gone
+        | What::Contradiction => !listed,
     }
 }
 
@@ -282,7 +263,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ip = self.ip;
         let eni = self.row.as_ref().and_then(|row| row.iface.as_ref()).map_or("no interface", EniId::as_str);
-        let state = self.row.as_ref().map(|row| format!("{:?}", row.state()).to_lowercase()).unwrap_or_default();
+        let state = self.row.as_ref().map(|row| row.state().to_string()).unwrap_or_default();
         match &self.what {
             What::Missing => write!(f, "{ip} is idle and not on the interface: to be given back to the subnet"),
             What::CutOff => {

@@ -21,7 +21,7 @@ pub struct Finding {
 }
 
 /// The kinds of findings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum What {
     /// Its ENI is no more: free.
     Dead,
@@ -104,15 +104,8 @@ impl Finding {
     }
 
     /// What makes it the same finding at the next scan.
-    pub fn sight(&self) -> Sight {
-        let what = match &self.what {
-            What::Dead => "dead",
-            What::Gone => "gone",
-            What::Foreign { .. } => "foreign",
-            What::Alien { .. } => "alien",
-            What::Unmarked => "unmarked",
-        };
-        Sight { ip: self.row.ip, what, row: Some(self.row.guard()), claim: None }
+    pub fn sight(&self) -> Sight<What> {
+        Sight { ip: self.row.ip, what: self.what.clone(), row: Some(self.row.guard()) }
     }
 }
 

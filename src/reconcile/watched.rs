@@ -17,13 +17,13 @@ use crate::eni::{Eni, Outside};
 use crate::found::Found;
 use crate::plan::attachment::Attachment;
 use crate::plan::ledger::{Ledger, Sight};
-use crate::plan::reconcile::{Finding, is_blind};
+use crate::plan::reconcile::{Finding, What, is_blind};
 use crate::subnet::all_of;
 
 /// One ENI over the rounds.
 #[derive(Default)]
 pub(super) struct Watched {
-    ledger: Ledger,
+    ledger: Ledger<What>,
     /// When EC2 was last asked what is on it.
     asked: Option<Instant>,
     rounds: u32,
@@ -94,7 +94,7 @@ impl Watched {
         let told: Vec<(Ipv4Addr, Found)> =
             findings.iter().map(|finding| (finding.ip, self.told(eni, finding, now))).collect();
         let (listed, docker) = (look.listed.is_some(), look.docker.is_some());
-        let is_blind = |sight: &Sight| is_blind(sight, listed, docker) || look.known.recent.contains(&sight.ip);
+        let is_blind = |sight: &Sight<What>| is_blind(sight, listed, docker) || look.known.recent.contains(&sight.ip);
         self.ledger.note(findings.iter().map(Finding::sight), is_blind, now);
         let is_due = |finding: &Finding| {
             let sight = finding.sight();

@@ -191,13 +191,16 @@ fn rows_with_a_call_in_flight_are_left_to_their_task() {
 
 #[test]
 fn a_look_is_blind_to_what_it_could_not_ask_about() {
-    let sight = |what| Sight { ip: ip(10), what, row: None, claim: None };
-    for (what, without_ec2, without_docker) in
-        [("ended", false, true), ("missing", true, false), ("unused", true, true), ("cut off", true, false)]
-    {
-        assert_eq!(is_blind(&sight(what), false, true), without_ec2, "{what}");
-        assert_eq!(is_blind(&sight(what), true, false), without_docker, "{what}");
-        assert!(!is_blind(&sight(what), true, true), "{what}");
+    let sight = |what: &What| Sight { ip: ip(10), what: what.clone(), row: None };
+    for (what, without_ec2, without_docker) in [
+        (What::Ended, false, true),
+        (What::Missing, true, false),
+        (What::Unused, true, true),
+        (What::CutOff, true, false),
+    ] {
+        assert_eq!(is_blind(&sight(&what), false, true), without_ec2, "{what:?}");
+        assert_eq!(is_blind(&sight(&what), true, false), without_docker, "{what:?}");
+        assert!(!is_blind(&sight(&what), true, true), "{what:?}");
     }
 }
 
