@@ -26,12 +26,12 @@ pub const LISTEN: &str = "unix:///run/docker/plugins/ec2-ipam.sock";
 
 /// Settings as they were typed.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Settings")]
 pub struct Given {
     /// mysql://user:password@host:3306/database, or sqlite:///path of a file for this host alone
     #[arg(
         long,
         global = true,
-        help_heading = "Settings",
         env = "EC2_IPAM_DATABASE_URL",
         hide_env_values = true,
         default_value = "",
@@ -40,106 +40,43 @@ pub struct Given {
     pub database_url: Secret,
 
     /// The parent interface whose ENI is used when a network names none, e.g. eth1
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Settings",
-        env = "EC2_IPAM_PARENT",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, global = true, env = "EC2_IPAM_PARENT", default_value = "", hide_default_value = true)]
     pub parent: String,
 
     /// The socket that Docker calls
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Settings",
-        env = "EC2_IPAM_LISTEN",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, global = true, env = "EC2_IPAM_LISTEN", default_value = "", hide_default_value = true)]
     pub listen: String,
 
     /// Idle, cooled addresses to hold per ENI [4]
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Settings",
-        env = "EC2_IPAM_WARM_TARGET",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, global = true, env = "EC2_IPAM_WARM_TARGET", default_value = "", hide_default_value = true)]
     pub warm_target: String,
 
     /// Idle addresses to keep per ENI at most [8]
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Settings",
-        env = "EC2_IPAM_WARM_MAX",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, global = true, env = "EC2_IPAM_WARM_MAX", default_value = "", hide_default_value = true)]
     pub warm_max: String,
 
     /// How long a released address rests before another container gets it [60s]
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Settings",
-        env = "EC2_IPAM_COOLDOWN",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, global = true, env = "EC2_IPAM_COOLDOWN", default_value = "", hide_default_value = true)]
     pub cooldown: String,
 
     /// How long a request may take; Docker gives up after 30 s [20s]
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Settings",
-        env = "EC2_IPAM_REQUEST_TIMEOUT",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, global = true, env = "EC2_IPAM_REQUEST_TIMEOUT", default_value = "", hide_default_value = true)]
     pub request_timeout: String,
 
     /// How often rows, EC2 and Docker are compared [60s]
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Settings",
-        env = "EC2_IPAM_RECONCILE_INTERVAL",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, global = true, env = "EC2_IPAM_RECONCILE_INTERVAL", default_value = "", hide_default_value = true)]
     pub reconcile_interval: String,
 
     /// How often the subnet is scanned for addresses of others [600s]
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Settings",
-        env = "EC2_IPAM_SCAN_INTERVAL",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, global = true, env = "EC2_IPAM_SCAN_INTERVAL", default_value = "", hide_default_value = true)]
     pub scan_interval: String,
 
     /// Docker's own socket, read to see which addresses are in use; `none`: not read
-    #[arg(long, global = true, help_heading = "Settings", env = "EC2_IPAM_DOCKER_SOCKET", hide_default_value = true)]
+    #[arg(long, global = true, env = "EC2_IPAM_DOCKER_SOCKET", hide_default_value = true)]
     pub docker_socket: Option<String>,
 
     /// What is logged: error, warn, info, debug, trace, or by module (info,ec2_ipam::eni=debug) [info]
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Settings",
-        env = "EC2_IPAM_LOG",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, global = true, env = "EC2_IPAM_LOG", default_value = "", hide_default_value = true)]
     pub log: String,
 
     /// How it is written: text, or json for one object a line [text]
@@ -154,7 +91,7 @@ pub struct Given {
     pub log_format: String,
 
     /// The original's config.json: {"mysql":{host,port,user,password,database},"aws":{region,accessKeyId,secretAccessKey}}
-    #[arg(long, global = true, help_heading = "Settings", value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
