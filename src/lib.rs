@@ -67,7 +67,7 @@
 //! served                                  the ENIs that are served
 //! interfaces, docker_watch                what the host has, and what Docker says, as far as either shows itself
 //! eni                                     one ENI: grants, and the one task that calls EC2 for it
-//! fleet                                   between the table and EC2: what calls mean for rows
+//! fleet                                   between the table and EC2: acquire, give back, post, look, census
 //! fill                                    a subnet's rows
 //! config                                  settings
 //! error                                   why a call was refused

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::address::{AWS, EC2, Event, FIXED, Row, State};
-use crate::eni::{Outside, Recycled, unassign};
+use crate::eni::{Outside, Recycled};
 use crate::error::Error;
 use crate::fill::{self, Refreshed};
+use crate::fleet::{Fleet, GiveBack, STORE_TIME};
 use crate::id::{EniId, Kind, SubnetId};
 use crate::interfaces::Interfaces;
 use crate::plain::is_odd;
@@ -58,7 +59,7 @@ impl Operator {
                     .into(),
             ));
         }
-        let ec2 = self.outside.ec2(until).await?;
+        self.outside.ec2(until).await?;
         let host = self.interfaces.host().await;
         if let (false, Err(why)) = (all, &host) {
             return Err(why.clone());
@@ -74,6 +75,7 @@ impl Operator {
                 by_eni.entry(eni).or_default().push(row);
             }
         }
+        let fleet = Fleet::new(Arc::clone(&store), self.outside.ec2.clone());
         let mut total = Recycled::default();
         let mut trouble = None;
         for (eni, rows) in by_eni {
@@ -81,12 +83,12 @@ impl Operator {
                 // Its own task does it, so that nothing else of that ENI is in flight.
                 self.served.get(&eni, until).await?.recycle(until).await
             } else if all {
-                unassign::give_up(&store, self.outside.claims.next(Kind::Off), &ec2, &eni, &rows).await.map(
-                    |(done, why)| {
-                        trouble = why.map(Error::Ec2).or(trouble.take());
-                        done
-                    },
-                )
+                let token = self.outside.claims.next(Kind::Off);
+                let request = GiveBack { eni: &eni, rows: &rows, token, budget: STORE_TIME };
+                fleet.give_back(request).await.map(|given| {
+                    trouble = given.trouble.map(Error::Ec2).or(trouble.take());
+                    Recycled { freed: given.freed, pending: given.pending }
+                })
             } else {
                 continue;
             };

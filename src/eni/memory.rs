@@ -155,9 +155,10 @@ impl Memory {
         self.facts().touch(ips);
     }
 
-    /// Whether a list that has the address on the ENI may be from before it was taken off.
-    pub(super) fn was_taken_off_lately(&self, ip: Ipv4Addr) -> bool {
-        self.facts().was_taken_off_lately(ip)
+    /// Addresses that were taken off the ENI so lately that a list which has them there may be from before.
+    pub(super) fn taken_off_lately(&self) -> HashSet<Ipv4Addr> {
+        let facts = self.facts();
+        facts.taken_off.keys().copied().filter(|ip| facts.was_taken_off_lately(*ip)).collect()
     }
 
     /// Addresses that went on or off the ENI so recently that no list can be believed about them.
@@ -318,7 +319,7 @@ mod tests {
         assert_eq!(memory.may_give(IP, Some(&link)), Err(WhyNot::NotListed), "the list may be from before");
         memory.put_on(&[IP]);
         assert_eq!(memory.may_give(IP, Some(&link)), Ok(()));
-        assert!(memory.was_taken_off_lately(IP), "a list from before may still arrive");
+        assert!(memory.taken_off_lately().contains(&IP), "a list from before may still arrive");
     }
 
     #[tokio::test]

@@ -8,7 +8,6 @@ use std::net::Ipv4Addr;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,6 +16,7 @@ use tracing::Span;
 
 use crate::address::Row;
 use crate::error::Error;
+use crate::fleet::STORE_TIME;
 use crate::id::Claim;
 use crate::imds::{Instance, Nic};
 use crate::late::LAST_WORD;
@@ -42,7 +42,7 @@ mod shown;
 mod survey;
 mod task;
 mod trouble;
-pub mod unassign;
+mod unassign;
 
 use attached::Place;
 use idle::Idle;
@@ -153,9 +153,6 @@ impl Shared {
 fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// The bound of one attempt at the table where nobody waits for it.
-const STORE_TIME: Duration = Duration::from_secs(20);
 
 impl Eni {
     /// Starts serving an ENI of this host: its task runs until the driver stops, or until the ENI is not this host's any more;

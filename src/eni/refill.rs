@@ -11,14 +11,12 @@ use super::task::{Task, Then, WARM_BACK_OFF};
 use crate::address::{Event, Row, State};
 use crate::ec2::Ec2;
 use crate::error::Error;
-use crate::fault::point;
 use crate::fill;
 use crate::id::Kind;
 use crate::link::Parent;
 use crate::plan;
-use crate::plan::assign::Standing;
+use crate::plan::assign::Wanted;
 use crate::plan::next::{Refill, Slot};
-use crate::store::FreeClaim;
 
 /// The bound of filling a subnet; a /16 has 65,536 rows.
 const FILL_TIME: Duration = Duration::from_secs(60);
@@ -34,41 +32,35 @@ impl Task {
         slot: Slot,
         rows: &[Row],
     ) -> Result<Then, Error> {
-        let until = Instant::now() + STORE_TIME;
-        let claim = self.outside.claims.next(Kind::On);
-        let Some(row) = self.store.row(ip, until).await? else {
+        let Some(row) = self.store.row(ip, Instant::now() + STORE_TIME).await? else {
             if !self.fill(ec2, false).await? {
                 let why = format!("the table has no row for it; run `ec2-ipam init {}`", self.subnet.id);
                 self.answer_front(Error::NotGiven { ip, why });
             }
             return Ok(Then::Again);
         };
-        let change = row.on(Event::Claim { eni: self.nic.eni.clone(), claim }).ok();
-        let claimed = match (change, slot) {
-            (Some(change), Slot::Open) => {
-                let done = self.store.apply(slice::from_ref(&change), until).await? == [true];
-                done.then(|| change.after(&row))
-            }
+        let claim = self.outside.claims.next(Kind::On);
+        let can_be_had = row.on(Event::Claim { eni: self.nic.eni.clone(), claim }).is_ok();
+        match slot {
             // Room is made only for an address that can be had.
-            (Some(_), Slot::Taken(idle)) => {
-                return self.give_up(ec2, slice::from_ref(&*idle)).await.map(|()| Then::Again);
+            Slot::Taken(idle) if can_be_had => {
+                return self.give_up(slice::from_ref(&*idle)).await.map(|()| Then::Again);
             }
-            (Some(_), Slot::Full) => match self.full(rows).await {
+            Slot::Full if can_be_had => match self.full(rows).await {
                 Ok(rest) => return Ok(Then::Rest(rest)),
                 Err(why) => {
                     self.answer_front(why);
                     return Ok(Then::Again);
                 }
             },
-            (None, _) => None,
-        };
-        let Some(claimed) = claimed else {
+            Slot::Open | Slot::Taken(_) | Slot::Full => {}
+        }
+        let acquired = self.acquire(Wanted::Named(row)).await?;
+        if acquired.asked.is_empty() {
             self.answer_front(Error::NotGiven { ip, why: "another request for it was quicker; try again".into() });
             return Ok(Then::Again);
-        };
-        point("named:claimed").await;
-        let assigned = self.assign(ec2, vec![claimed], Standing::Fresh).await?;
-        self.outcome(assigned, 1).await
+        }
+        self.outcome(acquired).await
     }
 
     /// The ENI takes no more: those who want any address are told so, unless some may become idle soon.
@@ -90,26 +82,15 @@ impl Task {
         now: Instant,
     ) -> Result<Then, Error> {
         let Refill { sub_pool, cooldown, waiting, lacking, capacity } = wanted;
-        let until = now + STORE_TIME;
         let mut size = waiting;
         if let Some(lacking) = lacking {
-            let census = self.store.census_lately(&self.subnet.id, until).await?;
-            let free = census.iter().filter(|count| count.state == State::Free).map(|count| count.rows).sum();
+            let free = self.fleet.census(&self.subnet.id, STORE_TIME).await?;
             if !self.outside.warmth.leaves_to_others(free, &self.subnet) {
                 size = self.burst.refill(waiting + lacking, waiting > 0, now);
             }
         }
-        let claim = self.outside.claims.next(Kind::On);
-        let wanted = FreeClaim {
-            subnet: &self.subnet.id,
-            eni: &self.nic.eni,
-            sub_pool,
-            cooldown,
-            count: size.min(capacity),
-            claim: &claim,
-        };
-        let claimed = self.store.claim_free(&wanted, until).await?;
-        if claimed.is_empty() {
+        let acquired = self.acquire(Wanted::Free { count: size.min(capacity), sub_pool, cooldown }).await?;
+        if acquired.asked.is_empty() {
             // No rows is not none free: the table may be new, or a restored backup.
             if self.fill(ec2, false).await? {
                 return Ok(Then::Again);
@@ -119,10 +100,7 @@ impl Task {
             self.warm_retry_at = now + WARM_BACK_OFF;
             return Ok(Then::Again);
         }
-        point("refill:claimed").await;
-        let asked = claimed.len();
-        let assigned = self.assign(ec2, claimed, Standing::Fresh).await?;
-        self.outcome(assigned, asked).await
+        self.outcome(acquired).await
     }
 
     /// What to do where no address of the subnet is free.

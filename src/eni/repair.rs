@@ -8,10 +8,11 @@ use tokio::time::Instant;
 use super::STORE_TIME;
 use super::task::Task;
 use crate::address::{Change, NewRow, Row};
-use crate::ec2::{Action, Ec2, Ec2Error};
+use crate::ec2::{Action, Ec2Error};
 use crate::error::Error;
 use crate::fault::point;
 use crate::plan;
+use crate::plan::assign::{Wanted, Why};
 use crate::plan::reconcile::{Finding, Mend, What};
 
 /// What came of a repair.
@@ -25,7 +26,7 @@ pub struct Repaired {
 
 impl Task {
     /// Puts right what can be. What has changed since it was found is left as it is now (I5).
-    pub(super) async fn repair(&mut self, ec2: &Ec2, mut findings: Vec<Finding>) -> Result<Repaired, Error> {
+    pub(super) async fn repair(&mut self, mut findings: Vec<Finding>) -> Result<Repaired, Error> {
         // An ENI that has left has its new host's containers, which this host's Docker does not show.
         if findings.iter().any(Finding::gives_up)
             && let Err(why) = self.shared.place.may_give_up().await
@@ -55,9 +56,9 @@ impl Task {
         }
         let until = Instant::now() + STORE_TIME;
         if changes.iter().any(|(finding, _)| matches!(finding.what, What::Lost { .. })) {
-            let rows = self.store.rows_of_eni(&self.nic.eni, until).await?;
+            let rows = self.fleet.look(&self.nic.eni, &[], STORE_TIME).await?;
             if self.capacity(&rows) == 0 {
-                self.makes_room(ec2).await?;
+                self.makes_room().await?;
             }
         }
         self.store.insert_missing(&self.subnet.id, &unknown, until).await?;
@@ -82,10 +83,10 @@ impl Task {
         done?;
         if !missing.is_empty() {
             repaired.done.extend(missing.iter().map(|row| row.ip));
-            self.give_up(ec2, &missing).await?;
+            self.give_up(&missing).await?;
         }
         if !cut_off.is_empty() {
-            self.assign_again(ec2, cut_off, &mut repaired).await?;
+            self.assign_again(cut_off, &mut repaired).await?;
         }
         Ok(repaired)
     }
@@ -116,57 +117,47 @@ impl Task {
         }
     }
 
-    /// A lease that left the ENI: its row stays a lease, which is the claim that this call needs (I3).
-    async fn assign_again(&mut self, ec2: &Ec2, cut_off: Vec<Row>, repaired: &mut Repaired) -> Result<(), Error> {
-        let ips: Vec<Ipv4Addr> = cut_off.iter().map(|row| row.ip).collect();
-        let now = self.store.rows_at(&ips, Instant::now() + STORE_TIME).await?;
-        for row in
-            now.into_iter().filter(|row| cut_off.iter().any(|old| old.guard() == row.guard() && old.ip == row.ip))
-        {
-            let mut answer = ec2.assign(&self.nic.eni, &[row.ip]).await;
+    /// Leases that left the ENI.
+    async fn assign_again(&mut self, cut_off: Vec<Row>, repaired: &mut Repaired) -> Result<(), Error> {
+        for row in cut_off {
+            let mut acquired = self.acquire(Wanted::Leased(row.clone())).await?;
             // An idle address must not keep a container's own off the ENI.
-            if matches!(answer, Err(Ec2Error::EniFull { .. })) && self.makes_room(ec2).await? {
-                answer = ec2.assign(&self.nic.eni, &[row.ip]).await;
+            if matches!(acquired.trouble, Some(Ec2Error::EniFull { .. })) && self.makes_room().await? {
+                acquired = self.acquire(Wanted::Leased(row.clone())).await?;
             }
             point("reconcile:assigned").await;
-            match answer {
-                Ok(()) => {
-                    self.note(Action::Assign, None);
-                    self.shared.memory.put_on(&[row.ip]);
-                    repaired.done.push(row.ip);
-                }
-                Err(Ec2Error::InUse { .. }) => {
-                    let holders = ec2.holders(&self.subnet.id, &[row.ip]).await.unwrap_or_default();
-                    match holders.iter().find(|interface| interface.has(row.ip)) {
-                        Some(interface) if interface.id == self.nic.eni => repaired.done.push(row.ip),
-                        holder => {
-                            let holder = holder.map_or_else(|| "another interface".to_owned(), |i| i.holder());
-                            let why = format!(
-                                "{} is in use by a container of this host, but {holder} has it by now: stop the container \
-                                 ({}), and see what took its address",
-                                row.ip,
-                                row.endpoint().unwrap_or("docker ps shows its network")
-                            );
-                            repaired.hopeless.push((row.ip, why));
-                        }
-                    }
-                }
-                // Found again by the next look.
-                Err(why) => {
-                    tracing::warn!(eni = %self.nic.eni, ip = %row.ip, "{} is not assigned again yet: {why}", row.ip);
-                    self.note(Action::Assign, Some(&why));
-                }
+            if !acquired.asked.is_empty() {
+                self.note(Action::Assign, acquired.trouble.as_ref());
             }
+            let on_eni: Vec<Ipv4Addr> = acquired.on_eni.iter().map(|row| row.ip).collect();
+            self.shared.memory.put_on(&on_eni);
+            repaired.done.extend(on_eni);
+            if let Some(why) = &acquired.trouble {
+                // Found again by the next look.
+                tracing::warn!(eni = %self.nic.eni, ip = %row.ip, "{} is not assigned again yet: {why}", row.ip);
+            }
+            let taken = acquired.refused.into_iter().filter_map(|refused| match refused.why {
+                Why::Taken(holder) => Some(holder.unwrap_or_else(|| "another interface".into())),
+                Why::Never(_) => None,
+            });
+            repaired.hopeless.extend(taken.map(|holder| {
+                let why = format!(
+                    "{} is in use by a container of this host, but {holder} has it by now: stop the container ({}), and see \
+                     what took its address",
+                    row.ip,
+                    row.endpoint().unwrap_or("docker ps shows its network")
+                );
+                (row.ip, why)
+            }));
         }
         Ok(())
     }
 
     /// Gives up the coldest idle address, if there is one.
-    async fn makes_room(&mut self, ec2: &Ec2) -> Result<bool, Error> {
-        let rows = self.store.rows_of_eni(&self.nic.eni, Instant::now() + STORE_TIME).await?;
+    async fn makes_room(&mut self) -> Result<bool, Error> {
+        let rows = self.fleet.look(&self.nic.eni, &[], STORE_TIME).await?;
         let has_container = |row: &Row| self.shared.memory.has_container(row.ip);
         let Some(idle) = plan::give_way(&rows, has_container).cloned() else { return Ok(false) };
-        let (done, _) = self.unassign(ec2, std::slice::from_ref(&idle)).await?;
-        Ok(done.freed > 0)
+        Ok(self.unassign(std::slice::from_ref(&idle)).await?.freed > 0)
     }
 }

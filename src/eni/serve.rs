@@ -9,6 +9,7 @@ use super::{Order, STORE_TIME, WhyNot};
 use crate::address::{Event, Row, State};
 use crate::error::Error;
 use crate::fault::point;
+use crate::fleet::{Became, Posting};
 use crate::id::Kind;
 use crate::plan::next::Wish;
 
@@ -16,7 +17,7 @@ impl Task {
     /// on -> lease for those who wait, on -> ready for the rest; ready -> lease likewise.
     pub(super) async fn serve(&mut self, rows: Vec<Row>) -> Result<(), Error> {
         let parent = self.outside.links.parent(&self.nic.mac).await.ok();
-        let mut changes = Vec::new();
+        let mut postings = Vec::new();
         let mut granted = Vec::new();
         let mut lost = Vec::new();
         for row in rows {
@@ -30,35 +31,24 @@ impl Task {
                 lost.extend(row.on(event).ok().filter(|_| row.state() == State::On));
                 continue;
             }
-            let event = if may_give.is_ok()
+            let became = if may_give.is_ok()
                 && let Some(order) = self.next_order(&row)
             {
-                let claim = self.outside.claims.next(Kind::Lease);
+                let token = self.outside.claims.next(Kind::Lease);
                 let holder = order.holder.clone();
-                granted.push((changes.len(), row.ip, claim.clone(), order));
-                Event::Lease { claim, holder }
+                granted.push((postings.len(), row.ip, token.clone(), order));
+                Became::Lease { token, holder }
             } else if row.state() == State::On {
-                Event::Confirm
+                Became::Idle
             } else {
                 continue;
             };
-            // An `on` or `ready` row that is not primary takes each of these events; a primary one takes none (I7).
-            match row.on(event) {
-                Ok(change) => changes.push(change),
-                Err(why) => {
-                    tracing::error!(eni = %self.nic.eni, "{why}");
-                    if granted.last().is_some_and(|(at, ..)| *at == changes.len())
-                        && let Some((.., order)) = granted.pop()
-                    {
-                        self.queue.push_front(order);
-                    }
-                }
-            }
+            postings.push(Posting { row, became });
         }
         let until = Instant::now() + STORE_TIME;
         let outcome = match self.shared.stand_again(&lost, until).await {
-            Ok(_) => self.store.apply(&changes, until).await,
-            Err(why) => Err(why),
+            Ok(_) => self.fleet.post(postings, STORE_TIME).await,
+            Err(why) => Err(why.into()),
         };
         let done = match outcome {
             Ok(done) => done,
@@ -67,7 +57,7 @@ impl Task {
                 for (.., order) in granted.into_iter().rev() {
                     self.queue.push_front(order);
                 }
-                return Err(why.into());
+                return Err(why);
             }
         };
         point("serve:leased").await;

@@ -35,10 +35,8 @@ impl Task {
         let (listed, witness) = listed?;
         let until = Instant::now() + STORE_TIME;
         let store = &self.store;
-        let mut rows = store.rows_of_eni(&self.nic.eni, until).await?;
-        let others: Vec<Ipv4Addr> =
-            listed.iter().map(|(ip, _)| *ip).filter(|ip| rows.iter().all(|row| row.ip != *ip)).collect();
-        rows.extend(store.rows_at(&others, until).await?);
+        let listed_now: Vec<Ipv4Addr> = listed.iter().map(|(ip, _)| *ip).collect();
+        let rows = self.fleet.look(&self.nic.eni, &listed_now, STORE_TIME).await?;
 
         let found = compare(&Look {
             eni: &self.nic.eni,
@@ -72,12 +70,10 @@ impl Task {
         if self.witness.is_none() {
             self.began(&listed, &rows);
         }
-        if let Ok(ec2) = ec2 {
-            // IMDS's word is not enough to give anything up.
-            if first && witness == Witness::Ec2 && !missing.is_empty() {
-                let (_, trouble) = self.unassign(&ec2, &missing).await?;
-                self.note(Action::Unassign, trouble.as_ref());
-            }
+        // IMDS's word is not enough to give anything up.
+        if first && witness == Witness::Ec2 && !missing.is_empty() {
+            let given = self.unassign(&missing).await?;
+            self.note(Action::Unassign, given.trouble.as_ref());
         }
         match limit {
             Some(Ok(limit)) => self.shared.shown.has_limit(limit),

@@ -14,13 +14,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::assign::Assigned;
 use super::survey::Witness;
 use super::{Order, Outside, Recycled, Repair, STORE_TIME, Shared, Want};
 use crate::backoff::Backoff;
 use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fill;
+use crate::fleet::{Acquired, Fleet};
 use crate::imds::Nic;
 use crate::plan::next::{Next, REST, Times, View, next};
 use crate::plan::{Burst, settle_age};
@@ -33,6 +33,7 @@ pub(super) struct Task {
     pub(super) subnet: Subnet,
     pub(super) instance_type: String,
     pub(super) store: Arc<Store>,
+    pub(super) fleet: Fleet,
     pub(super) outside: Arc<Outside>,
     pub(super) shared: Arc<Shared>,
     /// Keeps every other driver of this host from the ENI. Before the inbox: who waits for that to close may lock anew.
@@ -100,6 +101,7 @@ impl Task {
             nic,
             subnet,
             instance_type,
+            fleet: Fleet::new(Arc::clone(&store), outside.ec2.clone()),
             store,
             outside,
             shared,
@@ -238,7 +240,7 @@ impl Task {
                 fill::refresh(&self.store, &ec2, &self.subnet, until).await?;
             }
             Next::Fill => self.fill_again(&ec2).await?,
-            Next::Settle(claimed) => return self.settle(&ec2, claimed).await,
+            Next::Settle(claimed) => return self.settle(claimed).await,
             Next::Restore(lost) => drop(self.shared.stand_again(&lost, until).await?),
             Next::Release(orphans) => {
                 for change in &orphans {
@@ -246,16 +248,16 @@ impl Task {
                 }
                 self.store.apply(&orphans, until).await?;
             }
-            Next::GiveUp(rows) => self.give_up(&ec2, &rows).await?,
+            Next::GiveUp(rows) => self.give_up(&rows).await?,
             Next::Repair => {
                 if let Some(Repair { findings, answer }) = self.repairs.pop_front() {
-                    let _ = answer.send(self.repair(&ec2, findings).await);
+                    let _ = answer.send(self.repair(findings).await);
                 }
             }
             Next::Recycle(idle) => {
                 // What an operator gives back shall not be refilled for the sake of an earlier call.
                 self.top_up_at = None;
-                self.recycle(&ec2, &idle).await;
+                self.recycle(&idle).await;
             }
             Next::AskLink => drop(self.outside.links.parent(&self.nic.mac).await?),
             Next::Serve(warm) => self.serve(warm).await?,
@@ -270,7 +272,7 @@ impl Task {
             }
             Next::Trim(excess) => {
                 self.trim_at = now + settle_age();
-                self.give_up(&ec2, &excess).await?;
+                self.give_up(&excess).await?;
             }
             Next::Rest(rest) => {
                 self.was_topped_up(now);
@@ -287,7 +289,7 @@ impl Task {
     async fn view(&self, now: Instant) -> Result<View, Error> {
         let Shared { memory, idle, .. } = &*self.shared;
         let (leases_before, let_go) = (memory.leases(), idle.let_go());
-        let rows = self.store.rows_of_eni(&self.nic.eni, now + STORE_TIME).await?;
+        let rows = self.fleet.look(&self.nic.eni, &[], STORE_TIME).await?;
         idle.was_read(&rows, let_go);
         let link = self.outside.links.parent(&self.nic.mac).await.ok();
         let which = |may: &dyn Fn(Ipv4Addr) -> bool| rows.iter().map(|row| row.ip).filter(|ip| may(*ip)).collect();
@@ -347,11 +349,11 @@ impl Task {
     }
 
     /// Serves those who wait with what EC2 has on the ENI now; then what stood in the way of the rest decides.
-    pub(super) async fn outcome(&mut self, assigned: Assigned, asked: usize) -> Result<Then, Error> {
-        let progress = !assigned.on_eni.is_empty();
-        self.serve(assigned.on_eni).await?;
-        self.note(Action::Assign, assigned.trouble.as_ref());
-        match assigned.trouble {
+    pub(super) async fn outcome(&mut self, acquired: Acquired) -> Result<Then, Error> {
+        let progress = !acquired.on_eni.is_empty();
+        self.serve(acquired.on_eni).await?;
+        self.note(Action::Assign, acquired.trouble.as_ref());
+        match acquired.trouble {
             None if progress => {
                 self.fruitless.succeeds();
                 Ok(Then::Again)
@@ -362,7 +364,7 @@ impl Task {
             }
             Some(Ec2Error::EniFull { .. }) => {
                 // Something is on it that the table did not know, or the limit is not known.
-                self.room = Some((asked / 2, Instant::now() + REST));
+                self.room = Some((acquired.asked.len() / 2, Instant::now() + REST));
                 self.look().await.map(|()| Then::Again)
             }
             // It may pass, so those who wait go on waiting.

@@ -5,10 +5,33 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
 
 use super::settle_age;
 use crate::address::{Change, EC2, Event, Row};
 use crate::id::{Claim, EniId};
+
+/// Addresses that an ENI is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// Free ones.
+    Free {
+        /// So many at most, coldest first.
+        count: usize,
+        /// Only in this range.
+        sub_pool: Option<Ipv4Net>,
+        /// Only those let go at least so long ago; zero: any.
+        cooldown: Duration,
+    },
+    /// This one, which a container named: free, or kept for a name, as it was seen.
+    Named(Row),
+    /// Claims of an earlier life, or whose call was unclear: assigned again, which is right whichever way that call went.
+    Settled(Vec<Row>),
+    /// A lease that left the ENI.
+    Leased(Row),
+}
 
 /// The rows that one Assign was for, and what its answer is judged by beside it.
 #[derive(Debug, Clone)]

@@ -9,12 +9,8 @@ use std::path::Path;
 
 /// Arrows that are wrong and still there. It is to stay empty.
 const EXCEPTIONS: &[&str] = &[
-    "eni::assign -> eni::task",
     "eni::survey -> eni::task",
-    "eni::task -> eni::assign",
     "eni::task -> eni::survey",
-    "eni::task -> eni::unassign",
-    "eni::unassign -> eni::task",
     "error -> imds",
     "error -> store",
     "imds -> late",
