@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::STORE_TIME;
-use super::task::{SETTLE_PAUSE, Task, Then};
+use super::task::{Task, Then};
 use crate::address::Row;
 use crate::ec2::Ec2Error;
 use crate::error::Error;
@@ -16,8 +16,7 @@ impl Task {
     pub(super) async fn settle(&mut self, unsettled: Vec<Row>) -> Result<Then, Error> {
         let acquired = self.acquire(Wanted::Settled(unsettled)).await?;
         if !acquired.trouble.as_ref().is_some_and(Ec2Error::is_transient) {
-            // EC2 works: what is left over all the same must not keep other addresses from those who wait.
-            self.settle_at = Instant::now() + SETTLE_PAUSE;
+            self.pace.settle_later(Instant::now());
         }
         self.outcome(acquired).await
     }

@@ -5,11 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::Span;
 
-use super::{Eni, Lease, Order, Shared, Want, WhyNot};
+use super::queue::{Order, Want};
+use super::{Eni, Lease, Shared, WhyNot};
 use crate::address::{Event, FIXED, Row, State};
 use crate::error::Error;
 use crate::fault::point;
@@ -243,8 +242,7 @@ impl Eni {
         holder: Option<String>,
         until: Instant,
     ) -> Result<Lease, Error> {
-        let (answer, lease) = oneshot::channel();
-        let order = Order { wish: Wish { ip, sub_pool, cooldown }, holder, span: Span::current(), answer };
+        let (order, lease) = Order::new(Wish { ip, sub_pool, cooldown }, holder);
         let asked = Instant::now();
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         let outcome = async {

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
-use tracing::Span;
 
 use crate::address::Row;
 use crate::error::Error;
@@ -20,7 +19,6 @@ use crate::fleet::STORE_TIME;
 use crate::id::Claim;
 use crate::imds::{Instance, Nic};
 use crate::late::LAST_WORD;
-use crate::plan::next::Wish;
 use crate::plan::reconcile::{Finding, What};
 use crate::plan::{brief_age, settle_age};
 use crate::store::Store;
@@ -34,9 +32,12 @@ mod idle;
 mod lease;
 mod memory;
 mod outside;
+mod pace;
+mod queue;
 mod refill;
 mod repair;
 mod reserved;
+mod room;
 mod serve;
 mod shown;
 mod survey;
@@ -49,40 +50,11 @@ use idle::Idle;
 pub use lease::Lease;
 use memory::{Memory, WhyNot};
 pub use outside::{Claims, Outside};
+use queue::Want;
 pub use repair::Repaired;
 use reserved::Reserved;
 use shown::Shown;
 use trouble::Trouble;
-
-/// What is asked of an ENI's task.
-enum Want {
-    /// An address for a container.
-    Order(Order),
-    /// A warm address was granted: the pool wants filling soon.
-    TopUp,
-    /// An address was released, or granted by name: one that was named is to go back once it has cooled.
-    Look,
-    /// Idle addresses back to the subnet.
-    Recycle(oneshot::Sender<Result<Recycled, Error>>),
-    /// What reconciling found.
-    Repair(Repair),
-}
-
-/// Findings to be put right, and where to tell what came of it.
-struct Repair {
-    findings: Vec<Finding>,
-    answer: oneshot::Sender<Result<Repaired, Error>>,
-}
-
-/// A container's request that waits for the task.
-struct Order {
-    wish: Wish,
-    holder: Option<String>,
-    /// Of the request.
-    span: Span,
-    /// Where the lease goes; closed when nobody waits any more.
-    answer: oneshot::Sender<Result<Lease, Error>>,
-}
 
 /// What came of recycling.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -210,7 +182,7 @@ impl Eni {
     /// Puts right what reconciling found.
     pub async fn repair(&self, findings: Vec<Finding>, until: Instant) -> Result<Repaired, Error> {
         let (answer, repaired) = oneshot::channel();
-        self.wants.send(Want::Repair(Repair { findings, answer })).map_err(|_| self.closed())?;
+        self.wants.send(Want::Repair(findings, answer)).map_err(|_| self.closed())?;
         match timeout_at(until, repaired).await {
             Ok(outcome) => outcome.map_err(|_| self.closed())?,
             Err(_) => Err(Error::Missing(self.last_error().unwrap_or_else(|| "the ENI's task is busy".into()))),

@@ -7,21 +7,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::STORE_TIME;
-use super::task::{Task, Then, WARM_BACK_OFF};
-use crate::address::{Event, Row, State};
+use super::task::{Task, Then};
+use crate::address::{Event, Row};
 use crate::ec2::Ec2;
 use crate::error::Error;
 use crate::fill;
 use crate::id::Kind;
-use crate::link::Parent;
-use crate::plan;
 use crate::plan::assign::Wanted;
 use crate::plan::next::{Refill, Slot};
 
 /// The bound of filling a subnet; a /16 has 65,536 rows.
 const FILL_TIME: Duration = Duration::from_secs(60);
-/// A full ENI on which addresses may become idle is looked at again so soon.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 impl Task {
     /// A free address that a container named. A full ENI gives up its coldest idle one for it.
@@ -35,7 +31,7 @@ impl Task {
         let Some(row) = self.store.row(ip, Instant::now() + STORE_TIME).await? else {
             if !self.fill(ec2, false).await? {
                 let why = format!("the table has no row for it; run `ec2-ipam init {}`", self.subnet.id);
-                self.answer_front(Error::NotGiven { ip, why });
+                self.queue.refuse_first(Error::NotGiven { ip, why });
             }
             return Ok(Then::Again);
         };
@@ -46,10 +42,10 @@ impl Task {
             Slot::Taken(idle) if can_be_had => {
                 return self.give_up(slice::from_ref(&*idle)).await.map(|()| Then::Again);
             }
-            Slot::Full if can_be_had => match self.full(rows).await {
+            Slot::Full if can_be_had => match self.shared.full(rows).await {
                 Ok(rest) => return Ok(Then::Rest(rest)),
                 Err(why) => {
-                    self.answer_front(why);
+                    self.queue.refuse_first(why);
                     return Ok(Then::Again);
                 }
             },
@@ -57,7 +53,8 @@ impl Task {
         }
         let acquired = self.acquire(Wanted::Named(row)).await?;
         if acquired.asked.is_empty() {
-            self.answer_front(Error::NotGiven { ip, why: "another request for it was quicker; try again".into() });
+            self.queue
+                .refuse_first(Error::NotGiven { ip, why: "another request for it was quicker; try again".into() });
             return Ok(Then::Again);
         }
         self.outcome(acquired).await
@@ -65,11 +62,12 @@ impl Task {
 
     /// The ENI takes no more: those who want any address are told so, unless some may become idle soon.
     pub(super) async fn refuse_any(&mut self, rows: &[Row], now: Instant) -> Result<Then, Error> {
-        match self.full(rows).await {
+        self.was_asked_for(now);
+        match self.shared.full(rows).await {
             Ok(rest) => return Ok(Then::Rest(rest)),
-            Err(why) => self.answer_any(&why),
+            Err(why) => self.queue.refuse_any(&why),
         }
-        self.warm_retry_at = now + WARM_BACK_OFF;
+        self.pace.hold_no_reserve(now);
         Ok(Then::Again)
     }
 
@@ -82,6 +80,7 @@ impl Task {
         now: Instant,
     ) -> Result<Then, Error> {
         let Refill { sub_pool, cooldown, waiting, lacking, capacity } = wanted;
+        self.was_asked_for(now);
         let mut size = waiting;
         if let Some(lacking) = lacking {
             let free = self.fleet.census(&self.subnet.id, STORE_TIME).await?;
@@ -96,17 +95,24 @@ impl Task {
                 return Ok(Then::Again);
             }
             let (subnet, what_helps) = (self.subnet.id.clone(), self.what_helps(rows));
-            self.answer_any(&Error::NoFreeAddress { subnet, range: sub_pool, what_helps });
-            self.warm_retry_at = now + WARM_BACK_OFF;
+            self.queue.refuse_any(&Error::NoFreeAddress { subnet, range: sub_pool, what_helps });
+            self.pace.hold_no_reserve(now);
             return Ok(Then::Again);
         }
         self.outcome(acquired).await
     }
 
+    /// A top-up has had its turn, unless somebody waited: then it was for him.
+    fn was_asked_for(&mut self, now: Instant) {
+        if self.queue.is_empty() {
+            self.pace.was_topped_up(now);
+        }
+    }
+
     /// What to do where no address of the subnet is free.
     fn what_helps(&self, rows: &[Row]) -> String {
         let (eni, subnet) = (&self.nic.eni, &self.subnet.id);
-        let unknown = self.unknown(rows);
+        let unknown = self.shared.unknown(rows);
         if unknown > 0 && self.outside.in_use.count().is_some() {
             return format!(
                 ": {unknown} addresses of {eni} that the table did not know are still being looked at; those that no container \
@@ -122,12 +128,6 @@ impl Task {
             ": stop containers, run `ec2-ipam recycle {subnet} --all` to take idle addresses back from other hosts, or use a \
              larger subnet"
         )
-    }
-
-    /// Addresses on the ENI of which neither the table, nor Docker, nor the link says whose they are.
-    fn unknown(&self, rows: &[Row]) -> usize {
-        let is_known = |ip: Ipv4Addr| self.shared.memory.says_whose(ip) || self.shared.shown.in_prefix(ip);
-        rows.iter().filter(|row| row.state() == State::Foreign && !row.primary && !is_known(row.ip)).count()
     }
 
     /// Fills the subnet if it lacks rows: Docker does not ask again for the pool of a network that is there, whatever became of
@@ -146,48 +146,8 @@ impl Task {
         Ok(fill::refresh(store, ec2, &self.subnet, until).await?.inserted > 0)
     }
 
-    /// The ENI is full: how long to wait, or the refusal.
-    async fn full(&self, rows: &[Row]) -> Result<Duration, Error> {
-        let why = self.why_full(rows).await;
-        if !matches!(why, Error::Unknown { is_looked_at: true, .. }) {
-            return Err(why);
-        }
-        // For those who wait until their time is up.
-        self.shared.trouble.pauses(why.to_string());
-        Ok(LOOK_AGAIN)
-    }
-
-    /// A full ENI has idle addresses all the same where a host agent has put them on the link itself (I7), and where the table
-    /// is new.
-    async fn why_full(&self, rows: &[Row]) -> Error {
-        let eni = self.nic.eni.clone();
-        let Parent { link, addresses: own } = match self.outside.links.parent(&self.nic.mac).await {
-            Ok(parent) => parent,
-            Err(why) => return why.into(),
-        };
-        let idle: Vec<String> = rows
-            .iter()
-            .filter(|row| row.state() == State::Ready && own.contains(&row.ip))
-            .map(|row| row.ip.to_string())
-            .collect();
-        if idle.is_empty() {
-            let count = self.unknown(rows);
-            if count == 0 {
-                return Error::EniFull { eni };
-            }
-            let is_looked_at = self.outside.in_use.count().is_some() && self.shared.is_settling();
-            return Error::Unknown { eni, count, is_looked_at };
-        }
-        Error::HostHasThem { eni, link: link.name, ips: idle.join(", ") }
-    }
-
-    /// How many more addresses the ENI can take.
+    /// How many more addresses the ENI takes.
     pub(super) fn capacity(&self, rows: &[Row]) -> usize {
-        let shown = &self.shared.shown;
-        let by_limit = shown.limit().unwrap_or(plan::ENI_LIMIT).saturating_sub(plan::used(rows, &shown.prefixes()));
-        match self.room {
-            Some((room, until)) if Instant::now() < until => by_limit.min(room),
-            _ => by_limit,
-        }
+        self.room.left(self.shared.room(rows), Instant::now())
     }
 }

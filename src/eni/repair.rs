@@ -113,7 +113,7 @@ impl Task {
             self.shared.memory.released(finding.ip);
         }
         if matches!(finding.what, What::Unused | What::Lost { .. }) {
-            self.settle_at = Instant::now();
+            self.pace.settle_now(Instant::now());
         }
     }
 

@@ -1,17 +1,14 @@
 //! Addresses to those who wait.
 
-use std::collections::VecDeque;
-
 use tokio::time::Instant;
 
 use super::task::Task;
-use super::{Order, STORE_TIME, WhyNot};
+use super::{STORE_TIME, WhyNot};
 use crate::address::{Event, Row, State};
 use crate::error::Error;
 use crate::fault::point;
 use crate::fleet::{Became, Posting};
 use crate::id::Kind;
-use crate::plan::next::Wish;
 
 impl Task {
     /// on -> lease for those who wait, on -> ready for the rest; ready -> lease likewise.
@@ -32,10 +29,10 @@ impl Task {
                 continue;
             }
             let became = if may_give.is_ok()
-                && let Some(order) = self.next_order(&row)
+                && let Some(order) = self.queue.next_for(&row)
             {
                 let token = self.outside.claims.next(Kind::Lease);
-                let holder = order.holder.clone();
+                let holder = order.holder();
                 granted.push((postings.len(), row.ip, token.clone(), order));
                 Became::Lease { token, holder }
             } else if row.state() == State::On {
@@ -55,54 +52,22 @@ impl Task {
             Err(why) => {
                 // The rows stay claimed; the next step finds them.
                 for (.., order) in granted.into_iter().rev() {
-                    self.queue.push_front(order);
+                    self.queue.put_back(order);
                 }
                 return Err(why);
             }
         };
         point("serve:leased").await;
         for (at, ip, claim, order) in granted {
-            let span = order.span.clone();
+            let span = order.span();
             let _in_span = span.enter();
             if done.get(at) != Some(&true) {
                 tracing::warn!(eni = %self.nic.eni, %ip, "somebody else moved {ip} meanwhile");
-                self.queue.push_front(order);
+                self.queue.put_back(order);
                 continue;
             }
-            let _ = order.answer.send(Ok(self.shared.granted(ip, claim)));
+            order.answer(Ok(self.shared.granted(ip, claim)));
         }
         Ok(())
-    }
-
-    /// I7: what is kept for somebody goes to who named it only. I10: an order may be content with less than another's cool-down.
-    fn next_order(&mut self, row: &Row) -> Option<Order> {
-        let cooled = |wish: &Wish| wish.ip.is_some() || row.kept_for().is_none() && row.has_cooled(wish.cooldown);
-        let at = self
-            .queue
-            .iter()
-            .position(|Order { wish, answer, .. }| wish.fits(row.ip) && cooled(wish) && !answer.is_closed())?;
-        self.queue.remove(at)
-    }
-
-    pub(super) fn answer_front(&mut self, why: Error) {
-        if let Some(order) = self.queue.pop_front() {
-            let _ = order.answer.send(Err(why));
-        }
-    }
-
-    pub(super) fn answer_any(&mut self, why: &Error) {
-        let queue = std::mem::take(&mut self.queue);
-        let (named, any): (VecDeque<Order>, VecDeque<Order>) =
-            queue.into_iter().partition(|order| order.wish.ip.is_some());
-        self.queue = named;
-        for order in any {
-            let _ = order.answer.send(Err(why.clone()));
-        }
-    }
-
-    pub(super) fn answer_all(&mut self, why: &Error) {
-        for order in std::mem::take(&mut self.queue) {
-            let _ = order.answer.send(Err(why.clone()));
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use tokio::time::Instant;
 
 use super::STORE_TIME;
-use super::task::Task;
+use super::task::{Task, Witness};
 use crate::address::{Row, State};
 use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
@@ -15,15 +15,6 @@ use crate::fault::point;
 use crate::plan::attachment::{Attachment, Word};
 use crate::plan::reconcile::{Look, Mend, compare};
 use crate::plan::settle_age;
-
-/// Who said which addresses an ENI has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Witness {
-    /// EC2: lags a little.
-    Ec2,
-    /// IMDS: lags by up to a minute, so what it does not list may be there all the same.
-    Imds,
-}
 
 impl Task {
     /// Compares and puts right; says who was asked.

@@ -4,26 +4,26 @@
 //! half-way, or was cut short by a crash, is simply found again. Since it works alone, a claim that stands at the start of
 //! a step has no call of this process in flight.
 
-use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::survey::Witness;
-use super::{Order, Outside, Recycled, Repair, STORE_TIME, Shared, Want};
-use crate::backoff::Backoff;
+use super::pace::Pace;
+use super::queue::{Queue, Want};
+use super::room::Room;
+use super::{Outside, STORE_TIME, Shared};
 use crate::ec2::{Action, Ec2, Ec2Error};
 use crate::error::Error;
 use crate::fill;
 use crate::fleet::{Acquired, Fleet};
 use crate::imds::Nic;
-use crate::plan::next::{Next, REST, Times, View, next};
-use crate::plan::{Burst, settle_age};
+use crate::plan::Burst;
+use crate::plan::next::{Next, View, next};
 use crate::store::Store;
 use crate::subnet::Subnet;
 
@@ -42,37 +42,21 @@ pub(super) struct Task {
     pub(super) surveyed: watch::Sender<Result<(), Error>>,
     /// EC2 refused an address as somebody else's: a table that no other host writes to knows too little of the subnet.
     pub(super) scan_wanted: bool,
-    pub(super) queue: VecDeque<Order>,
-    pub(super) recycles: Vec<oneshot::Sender<Result<Recycled, Error>>>,
-    pub(super) repairs: VecDeque<Repair>,
     pub(super) witness: Option<Witness>,
+    pub(super) queue: Queue,
+    pub(super) pace: Pace,
+    pub(super) room: Room,
     pub(super) burst: Burst,
-    /// How many more addresses the ENI takes at most, after it refused some, and until when that is believed.
-    pub(super) room: Option<(usize, Instant)>,
-    pub(super) top_up_at: Option<Instant>,
-    pub(super) failures: Backoff,
-    /// Assigns in a row that gave nothing, because all that they asked for was somebody else's.
-    pub(super) fruitless: Backoff,
-    /// Claims that could not be settled are tried again from then on.
-    pub(super) settle_at: Instant,
-    pub(super) retry_at: Instant,
-    pub(super) warm_retry_at: Instant,
-    pub(super) survey_at: Instant,
-    pub(super) trim_at: Instant,
-    /// Whose the ENI is was not sure: nothing is given up until then.
-    pub(super) give_up_at: Instant,
-    /// When it is seen whether the subnet has all its rows; none: it was.
-    pub(super) fill_at: Option<Instant>,
-    /// A container asked for an address, or released one.
-    pub(super) last_call: Instant,
 }
 
-/// A warm address taken is replaced so much later: within a burst one large refill does it all.
-const TOP_UP_DELAY: Duration = Duration::from_secs(1);
-/// After a refusal nothing is asked of EC2 for warmth alone for so long (vpc-cni waits as long for a full subnet).
-pub(super) const WARM_BACK_OFF: Duration = Duration::from_secs(120);
-/// Between two attempts at claims that could not be settled.
-pub(super) const SETTLE_PAUSE: Duration = Duration::from_secs(10);
+/// Who said which addresses an ENI has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Witness {
+    /// EC2: lags a little.
+    Ec2,
+    /// IMDS: lags by up to a minute, so what it does not list may be there all the same.
+    Imds,
+}
 
 /// What follows a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,23 +93,11 @@ impl Task {
             inbox,
             surveyed,
             scan_wanted: false,
-            queue: VecDeque::new(),
-            recycles: Vec::new(),
-            repairs: VecDeque::new(),
             witness: None,
+            queue: Queue::default(),
+            pace: Pace::new(now),
+            room: Room::default(),
             burst: Burst::none(now),
-            room: None,
-            top_up_at: None,
-            failures: Backoff::default(),
-            fruitless: Backoff::default(),
-            settle_at: now,
-            retry_at: now,
-            warm_retry_at: now,
-            survey_at: now,
-            trim_at: now + settle_age(),
-            give_up_at: now,
-            fill_at: Some(now),
-            last_call: now,
         }
     }
 
@@ -136,13 +108,13 @@ impl Task {
                 if self.surveyed.send_replace(Err(why.clone())).err().as_ref() != Some(&why) {
                     tracing::warn!(eni = %self.nic.eni, "{why}");
                 }
-                sleep(self.failures.fails()).await;
+                sleep_until(self.pace.failed(Instant::now())).await;
             }
         };
         if stop.run_until_cancelled(first_look).await.is_none() {
             return;
         }
-        self.failures.succeeds();
+        self.pace.went_on();
         let _ = self.surveyed.send_replace(Ok(()));
         self.outside.poke.notify_one();
         tracing::info!(eni = %self.nic.eni, subnet = %self.subnet.id, "serving {} in {}", self.nic.eni, self.subnet.cidr);
@@ -154,7 +126,7 @@ impl Task {
                 want = self.inbox.recv() => match want {
                     // Nothing to do at once.
                     Some(Want::TopUp) => {
-                        wake = wake.min(self.top_up_soon());
+                        wake = wake.min(self.pace.top_up_soon(Instant::now()));
                         continue;
                     }
                     Some(want) => self.take(want),
@@ -171,44 +143,45 @@ impl Task {
 
     #[tracing::instrument(level = "error", skip_all, fields(round = "look", eni = %self.nic.eni))]
     async fn look(&mut self) -> Result<(), Error> {
-        // Asked again soon if it was IMDS that answered, but not by the whole fleet at once.
-        self.survey_at = Instant::now() + SETTLE_PAUSE.mul_f64(0.5 + fastrand::f64());
-        let witness = self.survey().await?;
         // EC2's word, once had, is not forgotten for IMDS's.
-        self.witness = self.witness.filter(|known| *known == Witness::Ec2).or(Some(witness));
+        let has_ec2 = self.witness == Some(Witness::Ec2);
+        if !has_ec2 {
+            self.pace.look_again(Instant::now());
+        }
+        let witness = self.survey().await?;
+        if !has_ec2 {
+            self.witness = Some(witness);
+        }
+        if witness == Witness::Ec2 {
+            self.pace.has_looked();
+        }
         Ok(())
     }
 
     fn take(&mut self, want: Want) {
         match want {
             Want::Order(order) => {
-                self.last_call = Instant::now();
-                self.queue.push_back(order);
+                self.pace.called(Instant::now());
+                self.queue.order(order);
             }
-            Want::TopUp | Want::Look => drop(self.top_up_soon()),
-            Want::Recycle(answer) => self.recycles.push(answer),
-            Want::Repair(repair) => self.repairs.push_back(repair),
+            Want::TopUp | Want::Look => drop(self.pace.top_up_soon(Instant::now())),
+            Want::Recycle(answer) => self.queue.recycle(answer),
+            Want::Repair(findings, answer) => self.queue.repair(findings, answer),
         }
-    }
-
-    /// A container came or went: a while later the pool is filled, if that is called for.
-    fn top_up_soon(&mut self) -> Instant {
-        self.last_call = Instant::now();
-        *self.top_up_at.get_or_insert(self.last_call + TOP_UP_DELAY)
     }
 
     /// Steps until there is nothing to do, or something outside is in the way; says when to look again.
     #[tracing::instrument(level = "error", skip_all, fields(round = "step", eni = %self.nic.eni))]
     async fn work(&mut self) -> Instant {
         loop {
-            self.queue.retain(|order| !order.answer.is_closed());
+            self.queue.drop_who_left();
             let now = Instant::now();
-            if now < self.retry_at {
-                return self.retry_at;
+            if let Some(end) = self.pace.pauses(now) {
+                return end;
             }
             match self.step(now).await {
                 Ok(then) => {
-                    self.failures.succeeds();
+                    self.pace.went_on();
                     self.shared.trouble.stepped(None);
                     if let Then::Rest(rest) = then {
                         return now + rest;
@@ -218,9 +191,9 @@ impl Task {
                     self.shared.trouble.stepped(Some(why.to_string()));
                     tracing::warn!(eni = %self.nic.eni, "{why}");
                     if matches!(why, Error::Store(_)) && !why.may_pass() {
-                        self.answer_all(&why);
+                        self.queue.refuse_all(&why);
                     }
-                    self.retry_at = Instant::now() + self.failures.fails();
+                    self.pace.failed(Instant::now());
                 }
             }
         }
@@ -230,7 +203,6 @@ impl Task {
     async fn step(&mut self, now: Instant) -> Result<Then, Error> {
         let ec2 = self.outside.ec2.now().map_err(Error::Missing)?;
         self.shared.place.is_ours().await?;
-        self.repairs.retain(|repair| !repair.answer.is_closed());
         let view = self.view(now).await?;
         let until = Instant::now() + STORE_TIME;
         match next(&view, now) {
@@ -250,35 +222,25 @@ impl Task {
             }
             Next::GiveUp(rows) => self.give_up(&rows).await?,
             Next::Repair => {
-                if let Some(Repair { findings, answer }) = self.repairs.pop_front() {
+                if let Some((findings, answer)) = self.queue.next_repair() {
                     let _ = answer.send(self.repair(findings).await);
                 }
             }
             Next::Recycle(idle) => {
-                // What an operator gives back shall not be refilled for the sake of an earlier call.
-                self.top_up_at = None;
+                self.pace.forget_top_up();
                 self.recycle(&idle).await;
             }
             Next::AskLink => drop(self.outside.links.parent(&self.nic.mac).await?),
             Next::Serve(warm) => self.serve(warm).await?,
             Next::Fetch { ip, slot } => return self.fetch_named(&ec2, ip, slot, &view.rows).await,
-            Next::Refill(refill) => {
-                self.was_topped_up(now);
-                return self.refill(&ec2, refill, &view.rows, now).await;
-            }
-            Next::Full => {
-                self.was_topped_up(now);
-                return self.refuse_any(&view.rows, now).await;
-            }
+            Next::Refill(refill) => return self.refill(&ec2, refill, &view.rows, now).await,
+            Next::Full => return self.refuse_any(&view.rows, now).await,
             Next::Trim(excess) => {
-                self.trim_at = now + settle_age();
+                self.pace.was_trimmed(now);
                 self.give_up(&excess).await?;
             }
             Next::Rest(rest) => {
-                self.was_topped_up(now);
-                if now >= self.trim_at.max(self.give_up_at) {
-                    self.trim_at = now + settle_age();
-                }
+                self.pace.rests(now);
                 return Ok(Then::Rest(rest));
             }
         }
@@ -299,7 +261,7 @@ impl Task {
             is_as_read && memory.may_give(ip, link.as_ref()).is_ok()
         };
         Ok(View {
-            queue: self.queue.iter().map(|order| order.wish).collect(),
+            queue: self.queue.wishes(),
             leases: memory.leases(),
             leases_before,
             boot: self.outside.claims.boot().clone(),
@@ -310,42 +272,26 @@ impl Task {
             warmth: self.outside.warmth,
             burst: self.burst,
             scan: self.scan_wanted && self.store.is_private(),
-            repair: !self.repairs.is_empty(),
-            recycle: !self.recycles.is_empty(),
-            times: Times {
-                look_at: (self.witness == Some(Witness::Imds)).then_some(self.survey_at),
-                fill_at: self.fill_at,
-                settle_at: self.settle_at,
-                give_up_at: self.give_up_at,
-                warm_at: self.warm_retry_at,
-                top_up_at: self.top_up_at,
-                trim_at: self.trim_at,
-                last_call: self.last_call,
-            },
+            repair: self.queue.has_repair(),
+            recycle: self.queue.has_recycle(),
+            times: self.pace.times(),
             rows,
         })
     }
 
     /// The rows that are there can be granted all the same.
     async fn fill_again(&mut self, ec2: &Ec2) -> Result<(), Error> {
-        self.fill_at = Some(Instant::now() + REST);
+        self.pace.fill_again(Instant::now());
         match self.fill(ec2, true).await {
             Err(why @ Error::Ec2(_)) => {
                 tracing::warn!(eni = %self.nic.eni, "{} is not filled yet: {why}", self.subnet.id)
             }
             outcome => {
                 outcome?;
-                self.fill_at = None;
+                self.pace.was_filled();
             }
         }
         Ok(())
-    }
-
-    /// Unless somebody waits: then it was for him.
-    fn was_topped_up(&mut self, now: Instant) {
-        if self.queue.is_empty() {
-            self.top_up_at.take_if(|at| *at <= now);
-        }
     }
 
     /// Serves those who wait with what EC2 has on the ENI now; then what stood in the way of the rest decides.
@@ -355,25 +301,24 @@ impl Task {
         self.note(Action::Assign, acquired.trouble.as_ref());
         match acquired.trouble {
             None if progress => {
-                self.fruitless.succeeds();
+                self.pace.was_fruitful();
                 Ok(Then::Again)
             }
             None => {
-                self.retry_at = Instant::now() + self.fruitless.fails();
+                self.pace.was_fruitless(Instant::now());
                 Ok(Then::Again)
             }
             Some(Ec2Error::EniFull { .. }) => {
-                // Something is on it that the table did not know, or the limit is not known.
-                self.room = Some((acquired.asked.len() / 2, Instant::now() + REST));
+                self.room.lacks(acquired.asked.len(), Instant::now());
                 self.look().await.map(|()| Then::Again)
             }
             // It may pass, so those who wait go on waiting.
             Some(why) if why.is_transient() => Err(Error::Ec2(why)),
             Some(_) if progress => Ok(Then::Again),
             Some(why) => {
-                self.warm_retry_at = Instant::now() + WARM_BACK_OFF;
+                self.pace.hold_no_reserve(Instant::now());
                 let refusal = Error::Ec2(why);
-                self.answer_all(&refusal);
+                self.queue.refuse_all(&refusal);
                 Err(refusal)
             }
         }

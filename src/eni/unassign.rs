@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use tokio::time::Instant;
 
-use super::task::{SETTLE_PAUSE, Task};
+use super::task::Task;
 use super::{Recycled, STORE_TIME};
 use crate::address::Row;
 use crate::ec2::Action;
@@ -21,7 +21,7 @@ impl Task {
 
     pub(super) async fn unassign(&mut self, rows: &[Row]) -> Result<GivenBack, Error> {
         if let Err(why) = self.shared.place.may_give_up().await {
-            self.give_up_at = Instant::now() + SETTLE_PAUSE;
+            self.pace.give_up_later(Instant::now());
             return Err(why);
         }
         let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
@@ -35,7 +35,7 @@ impl Task {
             self.shared.reserved.forget();
         }
         if outcome.as_ref().is_ok_and(|given| given.freed > 0) {
-            self.room = None;
+            self.room.was_made();
         }
         outcome
     }
@@ -45,8 +45,6 @@ impl Task {
             Some(why) if given.freed == 0 => Err(Error::Ec2(why)),
             _ => Ok(Recycled { freed: given.freed, pending: given.pending }),
         });
-        for answer in self.recycles.drain(..) {
-            let _ = answer.send(outcome.clone());
-        }
+        self.queue.recycled(&outcome);
     }
 }

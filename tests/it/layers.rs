@@ -9,8 +9,6 @@ use std::path::Path;
 
 /// Arrows that are wrong and still there. It is to stay empty.
 const EXCEPTIONS: &[&str] = &[
-    "eni::survey -> eni::task",
-    "eni::task -> eni::survey",
     "error -> imds",
     "error -> store",
     "imds -> late",
