@@ -14,16 +14,8 @@ const EXCEPTIONS: &[&str] = &[
     "imds -> late",
     "late -> error",
     "store -> late",
-    "store::mysql::hosts -> store::mysql::tries",
-    "store::mysql::migrate -> store::mysql::pool",
     "store::mysql::migrate -> store::mysql::tries",
-    "store::mysql::pool -> store::mysql::hosts",
-    "store::mysql::pool -> store::mysql::pulse",
-    "store::mysql::pool -> store::mysql::tries",
-    "store::mysql::pulse -> store::mysql::tries",
-    "store::mysql::tries -> store::mysql::hosts",
     "store::mysql::tries -> store::mysql::migrate",
-    "store::mysql::tries -> store::mysql::pool",
 ];
 
 /// A module, by its path from the crate: `["eni", "task"]`.
