@@ -9,7 +9,7 @@ use crate::ec2::Ec2Error;
 use crate::error::Error;
 use crate::fleet::{Acquire, Acquired};
 use crate::id::Kind;
-use crate::plan::assign::{Wanted, Why};
+use crate::plan::assign::Wanted;
 
 impl Task {
     /// Claims of an earlier life, or whose call was unclear.
@@ -21,22 +21,17 @@ impl Task {
         self.outcome(acquired).await
     }
 
-    pub(super) async fn acquire(&mut self, wanted: Wanted) -> Result<Acquired, Error> {
+    pub(super) async fn acquire(&self, wanted: Wanted) -> Result<Acquired, Error> {
         let claims = &self.outside.claims;
-        let acquired = self
-            .fleet
-            .acquire(Acquire {
-                eni: &self.nic.eni,
-                subnet: &self.subnet.id,
-                wanted,
-                on: claims.next(Kind::On),
-                off: claims.next(Kind::Off),
-                doubted: self.shared.memory.taken_off_lately(),
-                budget: STORE_TIME,
-            })
-            .await?;
-        self.shared.memory.doubt(&acquired.asked);
-        self.scan_wanted |= acquired.refused.iter().any(|refused| matches!(refused.why, Why::Taken(_)));
-        Ok(acquired)
+        let request = Acquire {
+            eni: &self.nic.eni,
+            subnet: &self.subnet.id,
+            wanted,
+            on: claims.next(Kind::On),
+            off: claims.next(Kind::Off),
+            doubted: self.shared.memory.taken_off_lately(),
+            budget: STORE_TIME,
+        };
+        self.fleet.acquire(request).await
     }
 }

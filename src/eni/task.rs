@@ -23,6 +23,7 @@ use crate::fill;
 use crate::fleet::{Acquired, Fleet};
 use crate::imds::Nic;
 use crate::plan::Burst;
+use crate::plan::assign::Why;
 use crate::plan::next::{Next, View, next};
 use crate::store::Store;
 use crate::subnet::Subnet;
@@ -297,6 +298,8 @@ impl Task {
     /// Serves those who wait with what EC2 has on the ENI now; then what stood in the way of the rest decides.
     pub(super) async fn outcome(&mut self, acquired: Acquired) -> Result<Then, Error> {
         let progress = !acquired.on_eni.is_empty();
+        self.shared.memory.doubt(&acquired.asked);
+        self.scan_wanted |= acquired.refused.iter().any(|refused| matches!(refused.why, Why::Taken(_)));
         self.serve(acquired.on_eni).await?;
         self.note(Action::Assign, acquired.trouble.as_ref());
         match acquired.trouble {
