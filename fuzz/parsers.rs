@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 #[allow(dead_code, reason = "the driver uses the rest")]
-#[path = "../src/id.rs"]
+#[path = "../src/domain/id.rs"]
 mod id;
 #[allow(dead_code, reason = "the driver uses the rest")]
 #[path = "../src/random.rs"]

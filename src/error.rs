@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use crate::ec2::Ec2Error;
-use crate::id::{BadName, EniId, SubnetId};
-use crate::imds::ImdsError;
-use crate::link::LinkError;
+use crate::domain::id::{BadName, EniId, SubnetId};
+use crate::domain::subnet::BadSubnet;
+use crate::outside::ec2::Ec2Error;
+use crate::outside::imds::ImdsError;
+use crate::outside::link::LinkError;
 use crate::store::StoreError;
-use crate::subnet::BadSubnet;
 
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -102,7 +102,7 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ec2::Action;
+    use crate::outside::ec2::Action;
 
     #[test]
     fn what_may_pass_by_itself_is_told_from_what_a_person_must_change() {

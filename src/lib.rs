@@ -83,42 +83,20 @@
 //! fault                                   points where tests stop it
 //! ```
 
-pub mod address;
-pub mod addresses;
 pub mod backoff;
 pub mod cli;
-pub mod commands;
 pub mod config;
-pub mod conformance;
-pub mod docker_watch;
-pub mod doctor;
-pub mod ec2;
-pub mod engine;
+pub mod domain;
+pub mod driver;
 pub mod eni;
 pub mod error;
-pub mod fault;
-pub mod fill;
+pub mod fail_point;
 pub mod fleet;
-pub mod found;
-pub mod id;
-pub mod imds;
-pub mod in_use;
-pub mod interfaces;
-pub mod ipam;
 pub mod late;
-pub mod link;
-pub mod operate;
+pub mod outside;
 pub mod plain;
-pub mod plan;
-pub mod pool;
 pub mod random;
-pub mod reconcile;
-pub mod scan;
-pub mod served;
 pub mod socket;
-pub mod status;
 pub mod store;
-pub mod subnet;
 pub mod supervise;
-pub mod take_up;
 pub mod telemetry;

@@ -12,12 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use ec2_ipam::cli::{self, commands};
 use ec2_ipam::cli::{Cli, Command};
-use ec2_ipam::ipam::Ipam;
+use ec2_ipam::driver::ipam::Ipam;
 use ec2_ipam::plain::plain;
 use ec2_ipam::socket::server;
 use ec2_ipam::supervise::supervised;
-use ec2_ipam::{cli, commands, random, telemetry};
+use ec2_ipam::{random, telemetry};
 
 fn main() -> ExitCode {
     random::seed_this_thread();

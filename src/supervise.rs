@@ -8,7 +8,7 @@ use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 
-use crate::fault::panic_at;
+use crate::fail_point::panic_at;
 
 /// The same work; a panic in it ends the process.
 pub async fn supervised<T>(what: &'static str, work: impl Future<Output = T>) -> T {

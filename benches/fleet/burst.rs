@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 use futures_util::future::join_all;
 use serde_json::json;
 use vpc_sim::Switches;

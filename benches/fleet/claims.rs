@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use ec2_ipam::address::{NewRow, Status};
-use ec2_ipam::id::{Boot, EniId, Kind, SubnetId};
+use ec2_ipam::domain::address::{NewRow, Status};
+use ec2_ipam::domain::id::{Boot, EniId, Kind, SubnetId};
 use ec2_ipam::store::{Database, FreeClaim, Store, StoreError};
 use futures_util::future::join_all;
 use serde_json::json;

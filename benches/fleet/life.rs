@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 use serde_json::json;
 use vpc_sim::{EniSpec, Switches};
 

@@ -8,8 +8,8 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use ec2_ipam::backoff::Backoff;
-use ec2_ipam::ec2::{ATTEMPTS, throttle_pause};
-use ec2_ipam::plan::Burst;
+use ec2_ipam::domain::plan::Burst;
+use ec2_ipam::outside::ec2::{ATTEMPTS, throttle_pause};
 use serde_json::json;
 use tokio::time::Instant;
 

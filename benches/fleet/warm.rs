@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::figures::{Report, Times, timed};
 use super::hosts;
 use crate::support::host::{Fleet, Host, Kind, Wire, eventually, request};
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 use vpc_sim::Switches;
 
 /// Addresses granted in a round; then all are released, and have cooled before the next.

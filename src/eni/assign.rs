@@ -4,12 +4,12 @@ use tokio::time::Instant;
 
 use super::STORE_TIME;
 use super::task::{Task, Then};
-use crate::address::Row;
-use crate::ec2::Ec2Error;
+use crate::domain::address::Row;
+use crate::domain::id::Kind;
+use crate::domain::plan::assign::Wanted;
 use crate::error::Error;
 use crate::fleet::{Acquire, Acquired};
-use crate::id::Kind;
-use crate::plan::assign::Wanted;
+use crate::outside::ec2::Ec2Error;
 
 impl Task {
     /// Claims of an earlier life, or whose call was unclear.

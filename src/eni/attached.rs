@@ -9,10 +9,10 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Eni, Outside};
-use crate::ec2::Ec2Error;
+use crate::domain::plan::attachment::{Attachment, Whose, Word};
 use crate::error::Error;
-use crate::imds::{Instance, Nic};
-use crate::plan::attachment::{Attachment, Whose, Word};
+use crate::outside::ec2::Ec2Error;
+use crate::outside::imds::{Instance, Nic};
 
 /// The ENI and the instance that it is attached to for as long as it is served.
 pub(super) struct Place {

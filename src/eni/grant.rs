@@ -9,13 +9,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::queue::{Order, Want};
 use super::{Eni, Lease, Shared, WhyNot};
-use crate::address::{Event, FIXED, Row, State};
+use crate::domain::address::{Event, FIXED, Row, State};
+use crate::domain::id::{EniId, Kind};
+use crate::domain::plan::next::Wish;
 use crate::error::Error;
-use crate::fault::point;
-use crate::id::{EniId, Kind};
+use crate::fail_point::point;
 use crate::late::LAST_WORD;
-use crate::link::Parent;
-use crate::plan::next::Wish;
+use crate::outside::link::Parent;
 use crate::store::{Choice, WarmGrant};
 
 /// How long a request for a named address waits for that address's own release.

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use tokio::time::Instant;
 
 use super::locked;
-use crate::address::{Row, State, cooldown_seconds};
+use crate::domain::address::{Row, State, cooldown_seconds};
 use crate::store::Choice;
 
 /// The idle rows, as last read.
@@ -92,8 +92,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::address::{FIXED, Status};
-    use crate::id::{EniId, SubnetId};
+    use crate::domain::address::{FIXED, Status};
+    use crate::domain::id::{EniId, SubnetId};
 
     const COOLED: Choice = Choice::Cooled(Duration::from_secs(60));
 

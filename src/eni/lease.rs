@@ -8,10 +8,10 @@ use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span};
 
 use super::{STORE_TIME, Shared};
-use crate::address::{Change, Event, Row, State};
 use crate::backoff::Backoff;
-use crate::fault::point;
-use crate::id::Claim;
+use crate::domain::address::{Change, Event, Row, State};
+use crate::domain::id::Claim;
+use crate::fail_point::point;
 use crate::store::StoreError;
 use crate::supervise::supervised;
 

@@ -9,11 +9,11 @@ use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
 use super::locked;
-use crate::address::{Row, State};
-use crate::id::{Boot, Claim, EniId};
-use crate::in_use::InUse;
-use crate::link::Parent;
-use crate::plan::settle_age;
+use crate::domain::address::{Row, State};
+use crate::domain::id::{Boot, Claim, EniId};
+use crate::domain::plan::settle_age;
+use crate::eni::in_use::InUse;
+use crate::outside::link::Parent;
 
 /// Shared by grants and the ENI's task. Each verb is done under one lock, so that none sees half of another.
 pub(super) struct Memory {
@@ -260,8 +260,8 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Kind;
-    use crate::link::Link;
+    use crate::domain::id::Kind;
+    use crate::outside::link::Link;
 
     const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
 

@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ec2::Ec2;
+use crate::domain::id::{Boot, Claim, Kind};
+use crate::domain::plan::Warmth;
+use crate::eni::in_use::InUse;
 use crate::error::Error;
-use crate::id::{Boot, Claim, Kind};
-use crate::imds::Imds;
-use crate::in_use::InUse;
 use crate::late::Late;
-use crate::link::Links;
-use crate::plan::Warmth;
+use crate::outside::ec2::Ec2;
+use crate::outside::imds::Imds;
+use crate::outside::link::Links;
 use crate::store::Store;
 
 /// All of it, built once in the life of a driver.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
-use crate::plan::next::{REST, Times};
-use crate::plan::settle_age;
+use crate::domain::plan::next::{REST, Times};
+use crate::domain::plan::settle_age;
 
 /// A warm address taken is replaced so much later: within a burst one large refill does it all.
 const TOP_UP_DELAY: Duration = Duration::from_secs(1);

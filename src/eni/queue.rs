@@ -6,10 +6,10 @@ use tokio::sync::oneshot;
 use tracing::Span;
 
 use super::{Lease, Recycled, Repaired};
-use crate::address::Row;
+use crate::domain::address::Row;
+use crate::domain::plan::next::Wish;
+use crate::domain::plan::reconcile::Finding;
 use crate::error::Error;
-use crate::plan::next::Wish;
-use crate::plan::reconcile::Finding;
 
 /// What is asked of an ENI's task.
 pub(super) enum Want {
@@ -156,8 +156,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::address::{KEPT, Status};
-    use crate::id::SubnetId;
+    use crate::domain::address::{KEPT, Status};
+    use crate::domain::id::SubnetId;
 
     type Outcome = oneshot::Receiver<Result<Lease, Error>>;
 

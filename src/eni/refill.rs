@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use super::STORE_TIME;
 use super::task::{Task, Then};
-use crate::address::{Event, Row};
-use crate::ec2::Ec2;
+use crate::domain::address::{Event, Row};
+use crate::domain::id::Kind;
+use crate::domain::plan::assign::Wanted;
+use crate::domain::plan::next::{Refill, Slot};
 use crate::error::Error;
-use crate::fill;
-use crate::id::Kind;
-use crate::plan::assign::Wanted;
-use crate::plan::next::{Refill, Slot};
+use crate::fleet::fill;
+use crate::outside::ec2::Ec2;
 
 /// The bound of filling a subnet; a /16 has 65,536 rows.
 const FILL_TIME: Duration = Duration::from_secs(60);

@@ -7,13 +7,13 @@ use tokio::time::Instant;
 
 use super::STORE_TIME;
 use super::task::Task;
-use crate::address::{Change, NewRow, Row};
-use crate::ec2::{Action, Ec2Error};
+use crate::domain::address::{Change, NewRow, Row};
+use crate::domain::plan;
+use crate::domain::plan::assign::{Wanted, Why};
+use crate::domain::plan::reconcile::{Finding, Mend, What};
 use crate::error::Error;
-use crate::fault::point;
-use crate::plan;
-use crate::plan::assign::{Wanted, Why};
-use crate::plan::reconcile::{Finding, Mend, What};
+use crate::fail_point::point;
+use crate::outside::ec2::{Action, Ec2Error};
 
 /// What came of a repair.
 #[derive(Debug, Default)]

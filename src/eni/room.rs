@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Shared;
-use crate::address::{Row, State};
+use crate::domain::address::{Row, State};
+use crate::domain::plan::next::REST;
+use crate::domain::plan::{ENI_LIMIT, used};
 use crate::error::Error;
-use crate::link::Parent;
-use crate::plan::next::REST;
-use crate::plan::{ENI_LIMIT, used};
+use crate::outside::link::Parent;
 
 /// What EC2's refusals have shown of it.
 #[derive(Debug, Default)]

@@ -4,11 +4,11 @@ use tokio::time::Instant;
 
 use super::task::Task;
 use super::{STORE_TIME, WhyNot};
-use crate::address::{Event, Row, State};
+use crate::domain::address::{Event, Row, State};
+use crate::domain::id::Kind;
 use crate::error::Error;
-use crate::fault::point;
+use crate::fail_point::point;
 use crate::fleet::{Became, Posting};
-use crate::id::Kind;
 
 impl Task {
     /// on -> lease for those who wait, on -> ready for the rest; ready -> lease likewise.

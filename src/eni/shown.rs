@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use ipnet::Ipv4Net;
 
 use super::{Eni, Shared, locked};
-use crate::ec2::{Action, Interface};
+use crate::outside::ec2::{Action, Interface};
 
 /// As EC2 last showed it.
 #[derive(Default)]

@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use super::STORE_TIME;
 use super::task::{Task, Witness};
-use crate::address::{Row, State};
-use crate::ec2::{Action, Ec2, Ec2Error};
+use crate::domain::address::{Row, State};
+use crate::domain::plan::attachment::{Attachment, Word};
+use crate::domain::plan::reconcile::{Look, Mend, compare};
+use crate::domain::plan::settle_age;
 use crate::error::Error;
-use crate::fault::point;
-use crate::plan::attachment::{Attachment, Word};
-use crate::plan::reconcile::{Look, Mend, compare};
-use crate::plan::settle_age;
+use crate::fail_point::point;
+use crate::outside::ec2::{Action, Ec2, Ec2Error};
 
 impl Task {
     /// Compares and puts right; says who was asked.

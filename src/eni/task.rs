@@ -17,16 +17,16 @@ use super::pace::Pace;
 use super::queue::{Queue, Want};
 use super::room::Room;
 use super::{Outside, STORE_TIME, Shared};
-use crate::ec2::{Action, Ec2, Ec2Error};
+use crate::domain::plan::Burst;
+use crate::domain::plan::assign::Why;
+use crate::domain::plan::next::{Next, View, next};
+use crate::domain::subnet::Subnet;
 use crate::error::Error;
-use crate::fill;
+use crate::fleet::fill;
 use crate::fleet::{Acquired, Fleet};
-use crate::imds::Nic;
-use crate::plan::Burst;
-use crate::plan::assign::Why;
-use crate::plan::next::{Next, View, next};
+use crate::outside::ec2::{Action, Ec2, Ec2Error};
+use crate::outside::imds::Nic;
 use crate::store::Store;
-use crate::subnet::Subnet;
 
 /// The state of an ENI's task.
 pub(super) struct Task {

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::locked;
 use super::task::Task;
-use crate::ec2::{Action, Ec2Error};
+use crate::outside::ec2::{Action, Ec2Error};
 
 /// What went wrong, and has not gone right since.
 #[derive(Debug, Default)]

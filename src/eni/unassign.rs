@@ -6,11 +6,11 @@ use tokio::time::Instant;
 
 use super::task::Task;
 use super::{Recycled, STORE_TIME};
-use crate::address::Row;
-use crate::ec2::Action;
+use crate::domain::address::Row;
+use crate::domain::id::Kind;
 use crate::error::Error;
 use crate::fleet::{GiveBack, GivenBack};
-use crate::id::Kind;
+use crate::outside::ec2::Action;
 
 impl Task {
     pub(super) async fn give_up(&mut self, rows: &[Row]) -> Result<(), Error> {

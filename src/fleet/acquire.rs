@@ -6,12 +6,12 @@ use std::slice;
 use std::time::Duration;
 
 use super::{Fleet, by, said};
-use crate::address::{Event, Row};
-use crate::ec2::{Ec2, Ec2Error};
+use crate::domain::address::{Event, Row};
+use crate::domain::id::{Claim, EniId, SubnetId};
+use crate::domain::plan::assign::{Batch, Holder, Refused, Standing, Wanted, Why, in_doubt, judge};
 use crate::error::Error;
-use crate::fault::point;
-use crate::id::{Claim, EniId, SubnetId};
-use crate::plan::assign::{Batch, Holder, Refused, Standing, Wanted, Why, in_doubt, judge};
+use crate::fail_point::point;
+use crate::outside::ec2::{Ec2, Ec2Error};
 use crate::store::FreeClaim;
 
 /// Addresses that an ENI wants.

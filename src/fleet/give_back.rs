@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use super::said::{Off, to_unassign};
 use super::{Fleet, by};
-use crate::address::{Change, Event, Row};
-use crate::ec2::{Ec2, Ec2Error};
+use crate::domain::address::{Change, Event, Row};
+use crate::domain::id::{Claim, EniId};
 use crate::error::Error;
-use crate::fault::point;
-use crate::id::{Claim, EniId};
+use crate::fail_point::point;
+use crate::outside::ec2::{Ec2, Ec2Error};
 
 /// Rows that an ENI is to give back.
 #[derive(Debug, Clone)]

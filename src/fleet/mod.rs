@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::ec2::Ec2;
 use crate::late::Late;
+use crate::outside::ec2::Ec2;
 use crate::store::Store;
 
 mod acquire;
+pub mod fill;
 mod give_back;
 mod read;
 mod said;

@@ -4,9 +4,9 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{Fleet, by};
-use crate::address::{Change, Event, Row, State};
+use crate::domain::address::{Change, Event, Row, State};
+use crate::domain::id::{Claim, EniId, SubnetId};
 use crate::error::Error;
-use crate::id::{Claim, EniId, SubnetId};
 
 /// What an address on the ENI has become, for the table to say so.
 #[derive(Debug, Clone)]

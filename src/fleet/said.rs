@@ -1,7 +1,7 @@
 //! EC2's answers read for what rows depend on.
 
-use crate::ec2::Ec2Error;
-use crate::plan::assign::{Fault, Said};
+use crate::domain::plan::assign::{Fault, Said};
+use crate::outside::ec2::Ec2Error;
 
 /// What EC2 said to an Assign.
 pub(crate) fn to_assign(answer: &Result<(), Ec2Error>) -> Said {
@@ -76,10 +76,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::address::{Row, State, Status};
-    use crate::ec2::Action;
-    use crate::id::{Boot, EniId, Kind, SubnetId};
-    use crate::plan::assign::{Batch, Standing, judge};
+    use crate::domain::address::{Row, State, Status};
+    use crate::domain::id::{Boot, EniId, Kind, SubnetId};
+    use crate::domain::plan::assign::{Batch, Standing, judge};
+    use crate::outside::ec2::Action;
 
     const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
 

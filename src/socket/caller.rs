@@ -24,10 +24,10 @@ use super::reply::{Refusal, Reply};
 use super::span::RequestSpan;
 use super::stream::CallerStream;
 use super::{control, docker};
+use crate::driver::ipam::Ipam;
 use crate::eni::Lease;
 use crate::error::Error;
-use crate::fault::{panic_at, point};
-use crate::ipam::Ipam;
+use crate::fail_point::{panic_at, point};
 use crate::plain::{plain, shortened};
 
 /// The Engine's requests have a few hundred bytes.

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::docker::parse;
 use super::reply::{Refusal, Reply};
+use crate::driver::found::Manner;
+use crate::driver::ipam::Ipam;
 use crate::error::Error;
-use crate::found::Manner;
-use crate::ipam::Ipam;
 
 /// What tells them from Docker's.
 pub const PREFIX: &str = "/v1/";

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use super::reply::Reply;
 use super::span::note;
 use super::wire::{self, ReleaseAddress, ReleasePool, RequestAddress, RequestPool};
+use crate::driver::ipam::Ipam;
+use crate::driver::pool::PoolRequest;
 use crate::error::Error;
-use crate::ipam::Ipam;
-use crate::pool::PoolRequest;
 
 /// Both names must be the same: an Engine from 27 on then takes a pool that overlaps a route of the host, as an ENI's own
 /// subnet always does (`remote.go`, `RequestPool`).

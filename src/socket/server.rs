@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::caller::Caller;
 use super::connections::Connections;
-use crate::ipam::Ipam;
+use crate::driver::ipam::Ipam;
 
 /// What runs when the driver is told to stop may go on for so long; dockerd kills it after 10 s.
 pub const DRAIN: Duration = Duration::from_secs(8);

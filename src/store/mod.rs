@@ -15,9 +15,9 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::address::{Change, NewRow, Row, State};
-use crate::fault::Underway;
-use crate::id::{Claim, EniId, SubnetId};
+use crate::domain::address::{Change, NewRow, Row, State};
+use crate::domain::id::{Claim, EniId, SubnetId};
+use crate::fail_point::Underway;
 
 mod clock;
 mod mysql;

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::address::{FIXED, KEPT, Row, State, Status, cooldown_seconds};
-use crate::id::{Claim, EniId, SubnetId};
+use crate::domain::address::{FIXED, KEPT, Row, State, Status, cooldown_seconds};
+use crate::domain::id::{Claim, EniId, SubnetId};
 
 use super::Count;
 use super::clock::{Clock, Stamp};

@@ -93,7 +93,8 @@ mod tests {
                 let all = [Level::TRACE, Level::DEBUG, Level::INFO, Level::WARN, Level::ERROR];
                 all.into_iter().find(|level| targets.would_enable(target, level)).unwrap_or(Level::ERROR)
             };
-            let found = (most("ec2_ipam::scan"), most("ec2_ipam::eni::grant"), most("aws_smithy_runtime::client"));
+            let found =
+                (most("ec2_ipam::driver::scan"), most("ec2_ipam::eni::grant"), most("aws_smithy_runtime::client"));
             assert_eq!(found, (ours, eni, sdk), "{text:?}");
         }
         assert!(!levels("info").unwrap().would_enable("aws_config::imds::region", &Level::WARN));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 use futures_util::future::join_all;
 use serde_json::json;
 use vpc_sim::{Fault, FaultKind, Switches};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 use vpc_sim::Switches;
 
 use crate::support::host::{Fleet, Host, Kind, agree, eventually, ip, on_both};

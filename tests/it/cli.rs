@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use clap::CommandFactory;
-use ec2_ipam::address::State;
 use ec2_ipam::cli::Cli;
+use ec2_ipam::domain::address::State;
 use serde_json::{Value, json};
 use vpc_sim::{ImdsMode, Switches};
 

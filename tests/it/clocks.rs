@@ -1,7 +1,7 @@
 //! The host's clock is set under the real driver, whose table is its own file.
 
-use ec2_ipam::address::State;
-use ec2_ipam::status::Status;
+use ec2_ipam::domain::address::State;
+use ec2_ipam::driver::status::Status;
 
 use crate::support::clock::Clock;
 use crate::support::host::{Fleet, Host, Kind, eventually};

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 use futures_util::future::join_all;
 use mysql_async::prelude::Queryable;
 use vpc_sim::{Fault, FaultKind, Outcome, Switches};

@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
 use crate::support::host::{Fleet, Kind, eni, eventually};
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 use vpc_sim::Switches;
 
 /// Interfaces of 49 addresses each.

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 use nix::sys::signal::Signal;
 
 use crate::support::engine::{IMAGE, PATIENCE, until};

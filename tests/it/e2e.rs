@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ec2_ipam::address::State;
-use ec2_ipam::status::Listed;
+use ec2_ipam::domain::address::State;
+use ec2_ipam::driver::status::Listed;
 use nix::sys::signal::Signal;
 use vpc_sim::Outcome;
 

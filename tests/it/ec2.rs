@@ -2,8 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use ec2_ipam::ec2::{Action, Ec2, Ec2Error, StaticKeys};
-use ec2_ipam::id::{EniId, SubnetId};
+use ec2_ipam::domain::id::{EniId, SubnetId};
+use ec2_ipam::outside::ec2::{Action, Ec2, Ec2Error, StaticKeys};
 
 use crate::stub::{Answer, Stub};
 

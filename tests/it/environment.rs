@@ -2,9 +2,9 @@
 
 use clap::Parser;
 use ec2_ipam::cli::Cli;
-use ec2_ipam::ec2::Ec2Error;
-use ec2_ipam::imds::Imds;
-use ec2_ipam::ipam;
+use ec2_ipam::driver::ipam;
+use ec2_ipam::outside::ec2::Ec2Error;
+use ec2_ipam::outside::imds::Imds;
 
 use serde_json::json;
 use vpc_sim::{ROLE_SECRET, ROLE_TOKEN};

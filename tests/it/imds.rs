@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ec2_ipam::imds::{Imds, ImdsError};
+use ec2_ipam::outside::imds::{Imds, ImdsError};
 
 use aws_sdk_ec2::config::ProvideCredentials;
 use futures_util::future::join_all;

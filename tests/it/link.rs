@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use ec2_ipam::link::{LinkError, Links};
+use ec2_ipam::outside::link::{LinkError, Links};
 
 fn ip(args: &str) {
     let output = Command::new("ip").args(args.split(' ')).output().unwrap();

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use ec2_ipam::address::State;
-use ec2_ipam::status::Status;
+use ec2_ipam::domain::address::State;
+use ec2_ipam::driver::status::Status;
 
 use crate::support::docker::Docker;
 use crate::support::host::{Fleet, Host, Kind, Row, SUBNET, UNASSIGN, agree, eni, eventually, on_both};

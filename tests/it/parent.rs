@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 use serde_json::json;
 use tokio::time::sleep;
 

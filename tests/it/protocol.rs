@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use vpc_sim::ImdsMode;

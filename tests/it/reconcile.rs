@@ -6,9 +6,9 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ec2_ipam::address::State;
-use ec2_ipam::found::Found;
-use ec2_ipam::status::Status;
+use ec2_ipam::domain::address::State;
+use ec2_ipam::driver::found::Found;
+use ec2_ipam::driver::status::Status;
 use vpc_sim::{EniSpec, Fault, FaultKind, Vpc};
 
 use crate::support::docker::{Docker, Other};

@@ -1,7 +1,7 @@
 //! What only a person can mend is refused at once, and tried again until somebody has mended it; what is refused for want of
 //! addresses says what is true.
 
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 use serde_json::json;
 use vpc_sim::Switches;
 

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;

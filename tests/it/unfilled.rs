@@ -2,8 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use ec2_ipam::address::State;
-use ec2_ipam::status::Status;
+use ec2_ipam::domain::address::State;
+use ec2_ipam::driver::status::Status;
 
 use crate::support::docker::Docker;
 use crate::support::host::{Fleet, Host, Kind, agree, eventually, on_both};

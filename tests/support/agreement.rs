@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use ec2_ipam::address::State;
-use ec2_ipam::status::Listed;
+use ec2_ipam::domain::address::State;
+use ec2_ipam::driver::status::Listed;
 use ipnet::Ipv4Net;
 
 /// An ENI as EC2 truly has it.

@@ -13,8 +13,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ec2_ipam::address::{State, Status};
-use ec2_ipam::id::Claim;
+use ec2_ipam::domain::address::{State, Status};
+use ec2_ipam::domain::id::Claim;
 use mysql_async::prelude::Queryable;
 use nix::mount::MsFlags;
 use nix::sys::signal::Signal;
@@ -284,7 +284,7 @@ impl Host {
         Docker::listen(&socket, &self.cidr)
     }
 
-    /// The driver stops at this point of its work for good (`ec2_ipam::fault`).
+    /// The driver stops at this point of its work for good (`ec2_ipam::fail_point`).
     pub fn stop_at(&mut self, point: &str) {
         self.set(&[("EC2_IPAM_STOP_AT", point)]);
     }

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use ec2_ipam::address::State;
-use ec2_ipam::status::{Listed, Status};
+use ec2_ipam::domain::address::State;
+use ec2_ipam::driver::status::{Listed, Status};
 use serde_json::{Value, json};
 use vpc_sim::{EniSpec, Server, Switches, Vpc};
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::address::{Change, Holder, Row};
-use crate::id::{Claim, EniId};
+use crate::domain::address::{Change, Holder, Row};
+use crate::domain::id::{Claim, EniId};
 
 use super::super::StoreError;
 use super::pool::{Checkout, Pool};

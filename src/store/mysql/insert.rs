@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::address::NewRow;
-use crate::fault::point;
-use crate::id::{EniId, SubnetId};
+use crate::domain::address::NewRow;
+use crate::domain::id::{EniId, SubnetId};
+use crate::fail_point::point;
 
 use super::super::{StoreError, raw};
 use super::pool::{Checkout, Pool};

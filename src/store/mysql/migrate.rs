@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::fault::point;
+use crate::fail_point::point;
 
 use super::super::schema::{self, Column, Found, Key, Step};
 use super::super::{Connections, Description, StoreError};

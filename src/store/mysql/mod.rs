@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use crate::address::{Change, NewRow, Row};
-use crate::id::{EniId, SubnetId};
+use crate::domain::address::{Change, NewRow, Row};
+use crate::domain::id::{EniId, SubnetId};
 use std::net::Ipv4Addr;
 
 use super::url::Server;

@@ -13,7 +13,7 @@ use mysql_async::{Conn, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::id::SubnetId;
+use crate::domain::id::SubnetId;
 
 use super::super::clock::Clock;
 use super::super::raw::LeftOut;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::address::{Row, State};
-use crate::id::{EniId, SubnetId};
+use crate::domain::address::{Row, State};
+use crate::domain::id::{EniId, SubnetId};
 
 use super::super::clock::{AHEAD, EARLIEST};
 use super::super::raw::{self, Raw, TAKEN};

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
-use crate::address::{KEPT, Row};
+use crate::domain::address::{KEPT, Row};
 
 use super::super::clock::AHEAD;
 use super::super::{Choice, FreeClaim, StoreError, WarmGrant, raw};

@@ -15,9 +15,9 @@ use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use crate::address::{Change, NewRow, Row};
-use crate::fault::point;
-use crate::id::{EniId, SubnetId};
+use crate::domain::address::{Change, NewRow, Row};
+use crate::domain::id::{EniId, SubnetId};
+use crate::fail_point::point;
 
 use super::clock::Clock;
 use super::raw::LeftOut;

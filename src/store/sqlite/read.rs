@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use rusqlite::{Connection, Params};
 
-use crate::address::Row;
-use crate::id::{EniId, SubnetId};
+use crate::domain::address::Row;
+use crate::domain::id::{EniId, SubnetId};
 
 use super::super::Count;
 use super::super::clock::{AHEAD, EARLIEST};

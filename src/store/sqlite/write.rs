@@ -6,8 +6,8 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
 
-use crate::address::{Change, Holder, KEPT, NewRow, Row};
-use crate::id::{Claim, EniId, SubnetId};
+use crate::domain::address::{Change, Holder, KEPT, NewRow, Row};
+use crate::domain::id::{Claim, EniId, SubnetId};
 
 use super::super::clock::AHEAD;
 use super::super::{Choice, FreeClaim, WarmGrant, raw};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 use ipnet::Ipv4Net;
 
 use super::bed::{Bed, PAST, until_none};

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 
 use super::bed::{Bed, Engine};
 use crate::support::host::{ASSIGN, Kind, RDS, SUBNET, UNASSIGN, ip};

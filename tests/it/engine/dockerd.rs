@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
-use ec2_ipam::engine::{Engine, Snapshot};
+use ec2_ipam::outside::engine::{Engine, Snapshot};
 use nix::sys::signal::Signal;
 
 use crate::support::engine::{Engine as Bed, IMAGE};

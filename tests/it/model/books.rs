@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use ec2_ipam::address::{FIXED, State, Status};
-use ec2_ipam::id::Claim;
+use ec2_ipam::domain::address::{FIXED, State, Status};
+use ec2_ipam::domain::id::Claim;
 use ec2_ipam::store::Store;
 use mysql_async::prelude::Queryable;
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant as Real};
 
-use ec2_ipam::fault;
+use ec2_ipam::fail_point;
 use futures_util::FutureExt;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::mpsc;
@@ -45,7 +45,7 @@ impl Pulse {
     /// The calling thread is meant from now on.
     pub fn is_here(&self) {
         let stat = File::open("/proc/thread-self/stat").unwrap();
-        assert!(self.thread.set((stat, fault::underway_on_this_thread())).is_ok());
+        assert!(self.thread.set((stat, fail_point::underway_on_this_thread())).is_ok());
     }
 
     /// Whether the kernel has it run, or has it wait for a processor: then it has something to do, though it may not have

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ec2_ipam::address::State;
+use ec2_ipam::domain::address::State;
 
 use super::docker::Mode;
 use super::game::{Broken, Game};

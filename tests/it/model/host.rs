@@ -8,11 +8,11 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use ec2_ipam::config::Settings;
-use ec2_ipam::ec2::{Ec2, Ec2Error, StaticKeys};
-use ec2_ipam::fault;
-use ec2_ipam::imds::Imds;
-use ec2_ipam::ipam::Ipam;
+use ec2_ipam::driver::ipam::Ipam;
+use ec2_ipam::fail_point;
 use ec2_ipam::late::Late;
+use ec2_ipam::outside::ec2::{Ec2, Ec2Error, StaticKeys};
+use ec2_ipam::outside::imds::Imds;
 use ec2_ipam::socket::{control, docker, server};
 use ec2_ipam::store::Store;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -228,7 +228,7 @@ impl Life {
             self.commands,
         );
         let at = Rc::clone(&gate);
-        fault::on_this_thread(move |name| {
+        fail_point::on_this_thread(move |name| {
             points.reached(name);
             if armed.load(Ordering::Acquire) > 0 && armed.fetch_sub(1, Ordering::AcqRel) == 1 {
                 shared.tell(&format!("h{seat} stands at {name}"));

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ec2_ipam::config::Settings;
-use ec2_ipam::plan::Warmth;
+use ec2_ipam::domain::plan::Warmth;
 use ipnet::Ipv4Net;
 use vpc_sim::Switches;
 

@@ -3,8 +3,8 @@
 
 use std::net::Ipv4Addr;
 
-use ec2_ipam::address::State;
-use ec2_ipam::id::PoolId;
+use ec2_ipam::domain::address::State;
+use ec2_ipam::domain::id::PoolId;
 use fastrand::Rng;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

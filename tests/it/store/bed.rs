@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ec2_ipam::address::{Change, Event, NewRow, Row, Status};
-use ec2_ipam::id::{Boot, Claim, EniId, Kind, SubnetId};
+use ec2_ipam::domain::address::{Change, Event, NewRow, Row, Status};
+use ec2_ipam::domain::id::{Boot, Claim, EniId, Kind, SubnetId};
 use ec2_ipam::store::{Choice, Database, FreeClaim, Store, WarmGrant};
 use tokio::time::Instant;
 

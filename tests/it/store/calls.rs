@@ -1,7 +1,7 @@
 //! Each call that changes the table, made under whatever fault, and what must be true of it afterwards.
 
-use ec2_ipam::address::{Change, Event, NewRow, Row, State, Status};
-use ec2_ipam::id::{Claim, Kind};
+use ec2_ipam::domain::address::{Change, Event, NewRow, Row, State, Status};
+use ec2_ipam::domain::id::{Claim, Kind};
 use ec2_ipam::store::{Choice, FreeClaim, Store, StoreError, WarmGrant};
 use std::time::Duration;
 use tokio::time::Instant;

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ec2_ipam::address::{Event, NewRow, Row, State, Status};
-use ec2_ipam::id::Kind;
+use ec2_ipam::domain::address::{Event, NewRow, Row, State, Status};
+use ec2_ipam::domain::id::Kind;
 use ec2_ipam::store::{Choice, FreeClaim, WarmGrant};
 use ipnet::Ipv4Net;
 

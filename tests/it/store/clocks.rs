@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ec2_ipam::address::Event;
-use ec2_ipam::id::Kind;
+use ec2_ipam::domain::address::Event;
+use ec2_ipam::domain::id::Kind;
 use ec2_ipam::store::Choice;
 
 use super::bed::{Bed, eni, ip, on_all, open, soon};

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ec2_ipam::address::{Event, Status};
-use ec2_ipam::id::{Claim, Kind};
+use ec2_ipam::domain::address::{Event, Status};
+use ec2_ipam::domain::id::{Claim, Kind};
 use ec2_ipam::store::{Choice, FreeClaim, Store, WarmGrant};
 
 use super::bed::{Bed, eni, ip, new_row, on_all, soon, subnet, token};

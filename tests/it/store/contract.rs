@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ec2_ipam::address::{Change, Event, Guard, Holder, NewRow, Row, State, Status, Target};
-use ec2_ipam::id::{Claim, Kind};
+use ec2_ipam::domain::address::{Change, Event, Guard, Holder, NewRow, Row, State, Status, Target};
+use ec2_ipam::domain::id::{Claim, Kind};
 use ec2_ipam::store::Count;
 
 use super::bed::{Bed, eni, ip, new_row, on_all, soon, subnet};

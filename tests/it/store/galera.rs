@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ec2_ipam::address::{Event, State};
-use ec2_ipam::id::Kind;
+use ec2_ipam::domain::address::{Event, State};
+use ec2_ipam::domain::id::Kind;
 use ec2_ipam::store::{Database, Store, StoreError};
 use futures_util::future::join_all;
 use mysql_async::prelude::Queryable;
@@ -62,7 +62,7 @@ async fn a_node_killed_under_claims_and_grants_on_all_nodes_loses_and_doubles_no
     let url = |host: usize| db.url_over(&cluster.ports_from(host));
     let before = collisions(cluster).await;
     let table = open(&url(0)).await;
-    let rows: Vec<_> = (1..=60).map(|n| super::bed::new_row(ip(n), ec2_ipam::address::Status::Free)).collect();
+    let rows: Vec<_> = (1..=60).map(|n| super::bed::new_row(ip(n), ec2_ipam::domain::address::Status::Free)).collect();
     table.insert_missing(&subnet(), &rows, soon()).await.unwrap();
     let (held, stop) = (Arc::new(Held::default()), Arc::new(AtomicBool::new(false)));
     let rounds: Arc<[AtomicUsize]> = (0..HOSTS).map(|_| AtomicUsize::new(0)).collect();
@@ -138,7 +138,7 @@ async fn what_one_host_has_committed_the_next_host_sees_on_another_node() {
     let db = cluster.db(0).await;
     let (here, there) =
         (open(&db.url_over(&cluster.ports_from(0))).await, open(&db.url_over(&cluster.ports_from(1))).await);
-    let row = super::bed::new_row(ip(10), ec2_ipam::address::Status::Free);
+    let row = super::bed::new_row(ip(10), ec2_ipam::domain::address::Status::Free);
     here.insert_missing(&subnet(), &[row], soon()).await.unwrap();
     for round in 0..100 {
         let (first, second) = if round % 2 == 0 { (&here, &there) } else { (&there, &here) };

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ec2_ipam::address::Event;
-use ec2_ipam::id::Kind;
+use ec2_ipam::domain::address::Event;
+use ec2_ipam::domain::id::Kind;
 use ec2_ipam::store::StoreError;
 use mysql_async::prelude::Queryable;
 use tokio::time::Instant;
@@ -42,8 +42,9 @@ async fn rows_locked(conn: &mut mysql_async::Conn) -> u64 {
 
 async fn a_claim_locks_its_own_rows_and_hinders_nobody(db: Db) {
     let bed = Bed::on(open(&db.url()).await, db);
-    let rows: Vec<_> =
-        (0..1019_u32).map(|n| super::bed::new_row((0x0a00_0000 + n).into(), ec2_ipam::address::Status::Free)).collect();
+    let rows: Vec<_> = (0..1019_u32)
+        .map(|n| super::bed::new_row((0x0a00_0000 + n).into(), ec2_ipam::domain::address::Status::Free))
+        .collect();
     bed.store.insert_missing(&subnet(), &rows, soon()).await.unwrap();
     // Rows of ours in every stage.
     let taken = bed.claim_free(&bed.claim(1, Kind::On), 3, |_| ()).await;

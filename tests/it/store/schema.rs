@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ec2_ipam::address::{Event, Status};
-use ec2_ipam::id::Kind;
+use ec2_ipam::domain::address::{Event, Status};
+use ec2_ipam::domain::id::Kind;
 use ec2_ipam::store::{Choice, FreeClaim, Store, StoreError, WarmGrant};
 use mysql_async::prelude::Queryable;
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use ec2_ipam::address::Status;
+use ec2_ipam::domain::address::Status;
 use ec2_ipam::store::{Database, Store, StoreError};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 

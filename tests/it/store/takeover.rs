@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ec2_ipam::address::{Event, State};
-use ec2_ipam::id::Kind;
+use ec2_ipam::domain::address::{Event, State};
+use ec2_ipam::domain::id::Kind;
 use ec2_ipam::store::{Database, Store, StoreError};
 use mysql_async::prelude::Queryable;
 use tokio::time::Instant;

@@ -1,0 +1,124 @@
+//! The commands: each asks the driver that runs on this host, or, where none runs, does the same on the MySQL table.
+
+mod driver;
+mod print;
+
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::cli::conformance;
+use crate::cli::{Cli, Command};
+use crate::domain::id::SubnetId;
+use crate::driver::doctor::{Check, Verdict};
+use crate::driver::found::{Found, Manner};
+use crate::driver::status::{Listed, Status};
+use crate::eni::Recycled;
+use crate::fleet::fill::Refreshed;
+use crate::plain::PlainLines;
+use crate::socket::control::{OfAddress, OfSubnet, ToList, ToRecycle};
+use crate::store;
+use driver::{Driver, Sockets};
+
+/// Runs a command other than `serve` and prints what came of it.
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let mut out = PlainLines(Vec::new());
+    if let Command::Doctor { json, asked } = &cli.command
+        && asked.conformance
+    {
+        let code = Box::pin(conformance::run(&cli.given.settings()?, asked, *json, &mut out)).await?;
+        show(&out.0)?;
+        return Ok(code);
+    }
+    if matches!(cli.command, Command::Schema { all: true }) {
+        print::schema(&mut out, store::whole_schema())?;
+        show(&out.0)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let sockets = Sockets::look(cli.given.listen()?).await;
+    let driver = Driver::choose(&cli, &sockets).await?;
+    let is_well = answer(cli.command, &driver, &sockets, &mut out).await?;
+    driver.end().await;
+    show(&out.0)?;
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// To standard output. Whoever stops reading, as `head` does, has read enough.
+fn show(text: &[u8]) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(why) if why.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
+/// Does it, and says whether all is well.
+async fn answer(command: Command, driver: &Driver, sockets: &Sockets, out: &mut impl Write) -> anyhow::Result<bool> {
+    let mut is_well = true;
+    match command {
+        Command::Serve { .. } => {}
+        Command::Init { subnet } => {
+            subnet.parse::<SubnetId>()?;
+            let done: Refreshed = driver.ask("init", &OfSubnet { subnet: subnet.clone() }).await?;
+            writeln!(
+                out,
+                "{subnet}: {} rows added, {} changed; EC2 has {} addresses in use",
+                done.inserted, done.changed, done.assigned
+            )?;
+        }
+        Command::Schema { .. } => {
+            let lacking: Vec<String> = driver.ask("schema", &json!({})).await?;
+            print::schema(out, lacking.iter().map(String::as_str))?;
+        }
+        Command::Recycle { subnet, all } => {
+            subnet.parse::<SubnetId>()?;
+            let done: Recycled = driver.ask("recycle", &ToRecycle { subnet: subnet.clone(), all }).await?;
+            writeln!(out, "{subnet}: {} addresses are free again", done.freed)?;
+            if done.pending > 0 {
+                writeln!(out, "{} more are not settled with EC2 yet; run it again in a minute", done.pending)?;
+            }
+        }
+        Command::Reconcile { dry_run, force, json } => {
+            let manner = match (dry_run, force) {
+                (true, _) => Manner::DryRun,
+                (false, true) => Manner::Forced,
+                (false, false) => Manner::Usual,
+            };
+            let found: Vec<Found> = driver.ask("reconcile", &manner).await?;
+            if json { print::json(out, &found)? } else { print::found(out, &found)? }
+        }
+        Command::Status { json, quiet } => {
+            let status: Status = driver.ask("status", &json!({})).await?;
+            is_well = status.is_well();
+            match (quiet, json) {
+                (true, _) => {}
+                (false, true) => print::json(out, &status)?,
+                (false, false) => print::status(out, &status)?,
+            }
+        }
+        Command::List { subnet, free, json } => {
+            let asked = ToList { subnet: subnet.unwrap_or_default(), free };
+            let rows: Vec<Listed> = driver.ask("list", &asked).await?;
+            if json { print::json(out, &rows)? } else { print::list(out, &rows)? }
+        }
+        Command::Doctor { json, .. } => {
+            let mut checks: Vec<Check> = driver.ask("doctor", &json!({})).await?;
+            if driver.leaves_the_table_alone() {
+                checks.retain(|check| check.name != "database");
+            }
+            checks.insert(0, sockets.check(driver));
+            is_well = checks.iter().all(|check| check.verdict != Verdict::Failure);
+            if json { print::json(out, &checks)? } else { print::checks(out, driver, &checks)? }
+        }
+        Command::Reserve { ip, name } => {
+            let _: Value = driver.ask("reserve", &OfAddress { ip, name }).await?;
+            writeln!(out, "{ip} is reserved")?;
+        }
+        Command::Unreserve { ip } => {
+            let _: Value = driver.ask("unreserve", &OfAddress { ip, name: None }).await?;
+            writeln!(out, "{ip} may be given out again")?;
+        }
+    }
+    Ok(is_well)
+}

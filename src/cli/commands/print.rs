@@ -1,0 +1,165 @@
+//! What a command prints for people.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::driver::{Driver, note};
+use crate::domain::address::State;
+use crate::driver::doctor::{Check, Verdict};
+use crate::driver::found::Found;
+use crate::driver::status::{DockerStatus, EniStatus, Listed, Status};
+use crate::plain::write_json;
+
+pub(super) fn json(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(write_json(out, value)?)
+}
+
+fn line(out: &mut impl Write, text: &str) -> anyhow::Result<()> {
+    Ok(writeln!(out, "{text}")?)
+}
+
+pub(super) fn schema<'s>(out: &mut impl Write, statements: impl Iterator<Item = &'s str>) -> anyhow::Result<()> {
+    let mut statements = statements.peekable();
+    if statements.peek().is_none() {
+        writeln!(out, "-- the database lacks nothing")?;
+    }
+    for statement in statements {
+        writeln!(out, "{statement};")?;
+    }
+    Ok(())
+}
+
+pub(super) fn found(out: &mut impl Write, found: &[Found]) -> anyhow::Result<()> {
+    if found.is_empty() {
+        line(out, "rows, EC2 and Docker agree")?;
+    }
+    for found in found {
+        let when = match (found.repaired, found.seen_seconds) {
+            (true, _) => "done".to_owned(),
+            (false, None) => "seen for the first time; mended if it is still so in a minute".to_owned(),
+            (false, Some(seconds)) => format!("seen for {seconds} s"),
+        };
+        line(out, &format!("{}: {} [{when}]", found.of, found.found))?;
+    }
+    Ok(())
+}
+
+pub(super) fn status(out: &mut impl Write, status: &Status) -> anyhow::Result<()> {
+    line(out, &format!("ec2-ipam {} (life {})", status.version, status.boot))?;
+    let store = &status.store;
+    match &store.error {
+        None => {
+            line(out, &format!("store     {} {} at {}", store.kind, store.version.as_deref().unwrap_or("?"), store.at))?
+        }
+        Some(why) => line(out, &format!("store     {why}"))?,
+    }
+    let ec2 = [&status.ec2.region, &status.ec2.error];
+    line(out, &format!("EC2       {}", ec2.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join("; ")))?;
+    docker(out, status.docker.as_ref())?;
+    match status.reconciled_seconds {
+        Some(seconds) => {
+            line(out, &format!("reconciled {seconds} s ago; {} conflicts since the start", status.conflicts))?
+        }
+        None => line(out, "not reconciled yet")?,
+    }
+    for problem in &status.problems {
+        line(out, &format!("PROBLEM   {problem}"))?;
+    }
+    if status.enis.is_empty() {
+        line(out, "no interface is served yet: create a network")?;
+    }
+    for eni in &status.enis {
+        self::eni(out, eni)?;
+    }
+    for (subnet, counts) in &status.subnets {
+        line(out, &format!("subnet    {subnet}: {}", counted(counts)))?;
+    }
+    Ok(())
+}
+
+fn docker(out: &mut impl Write, docker: Option<&DockerStatus>) -> anyhow::Result<()> {
+    let Some(docker) = docker else {
+        return line(out, "Docker    is not read: EC2_IPAM_DOCKER_SOCKET is empty");
+    };
+    let seen = match (docker.addresses, docker.age_seconds) {
+        (Some(addresses), Some(0)) => Some(format!("{addresses} addresses in use by containers")),
+        (Some(addresses), Some(age)) => Some(format!("{addresses} addresses in use by containers {age} s ago")),
+        _ => None,
+    };
+    let parts: Vec<&str> = seen.as_deref().into_iter().chain(docker.error.as_deref()).collect();
+    let text = if parts.is_empty() { "has not answered yet".to_owned() } else { parts.join("; ") };
+    line(out, &format!("Docker    {text}"))
+}
+
+fn eni(out: &mut impl Write, eni: &EniStatus) -> anyhow::Result<()> {
+    let link = match eni.up {
+        Some(true) => "up",
+        Some(false) => "DOWN",
+        None => "MISSING",
+    };
+    let limit = eni.limit.map_or("?".to_owned(), |limit| limit.to_string());
+    line(out, &format!("interface {} on {} ({link}) in {} {}", eni.eni, eni.link, eni.subnet, eni.cidr))?;
+    line(
+        out,
+        &format!("          {}; {} warm; limit {limit}; {} waiting", counted(&eni.addresses), eni.warm, eni.waiting),
+    )?;
+    if let Some(why) = &eni.not_ready {
+        line(out, &format!("          not ready: {why}"))?;
+    }
+    if let Some(why) = &eni.last_error {
+        line(out, &format!("          last error: {why}"))?;
+    }
+    Ok(())
+}
+
+fn counted(counts: &std::collections::BTreeMap<State, u64>) -> String {
+    let counts: Vec<_> = counts.iter().map(|(state, rows)| format!("{rows} {}", state)).collect();
+    if counts.is_empty() { "no rows".into() } else { counts.join(", ") }
+}
+
+pub(super) fn list(out: &mut impl Write, rows: &[Listed]) -> anyhow::Result<()> {
+    if rows.is_empty() {
+        note(
+            "no address is taken, as far as the table knows; it is filled by the first network, or by `ec2-ipam init SUBNET`",
+        );
+    }
+    line(out, &format!("{:<15} {:<9} {:<22} {:>8}  HOLDER", "ADDRESS", "STATE", "INTERFACE", "IDLE"))?;
+    for row in rows {
+        let mut holder = if row.primary { "(primary)" } else { row.holder.as_deref().unwrap_or("") }.to_owned();
+        if row.named {
+            // Docker asks for an auxiliary address as it does for a container's, before Engine 29 to the letter.
+            let by = if row.holder.is_some() { "--ip" } else { "--ip or --aux-address" };
+            holder = format!("{holder} (named by {by})").trim_start().to_owned();
+        } else if row.reserved && row.state != State::Reserved {
+            holder = format!("{holder} (reserved)");
+        }
+        if let Some(public) = row.elastic_ip {
+            holder = format!("{holder} (Elastic IP {public})").trim_start().to_owned();
+        }
+        let idle = row.idle_seconds.filter(|_| row.state == State::Ready);
+        let idle = idle.map(|idle| format!("{idle}s")).unwrap_or_default();
+        let iface = row.iface.as_deref().unwrap_or("-");
+        line(out, &format!("{:<15} {:<9} {iface:<22} {idle:>8}  {holder}", row.ip.to_string(), row.state))?;
+    }
+    Ok(())
+}
+
+pub(super) fn checks(out: &mut impl Write, driver: &Driver, checks: &[Check]) -> anyhow::Result<()> {
+    match driver {
+        Driver::Running(socket) => line(out, &format!("as the driver on {} sees it:", socket.display()))?,
+        Driver::Here { .. } => line(out, "as this process sees it:")?,
+    }
+    for check in checks {
+        let mark = match check.verdict {
+            Verdict::Ok => "ok  ",
+            Verdict::Warning => "warn",
+            Verdict::Failure => "FAIL",
+        };
+        line(out, &format!("{mark}  {}: {}", check.name, check.found))?;
+        if let Some(remedy) = &check.remedy {
+            line(out, &format!("      -> {remedy}"))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,295 @@
+//! Settings: what the driver was told, checked once.
+//!
+//! Each setting is a flag and an environment variable of the same name; the manifest of the plugin lists them all. An
+//! empty value means the default, since a plugin's settings can be emptied but not removed. AWS's own variables
+//! (`AWS_REGION`, `AWS_ENDPOINT_URL_EC2`, …) are read by its SDK.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde::Deserialize;
+use tracing_subscriber::filter::Targets;
+
+mod check;
+
+use crate::domain::plan::Warmth;
+use crate::outside::ec2::StaticKeys;
+use crate::store::{Database, Server};
+use crate::telemetry::{Format, format, levels};
+use check::{check_aws, duration, interface, interval, number, request_timeout, socket};
+
+/// Where the plugin listens unless told otherwise: dockerd looks for plugins in this directory.
+pub const LISTEN: &str = "unix:///run/docker/plugins/ec2-ipam.sock";
+
+/// Settings as they were typed.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Settings")]
+pub struct Given {
+    /// mysql://user:password@host:3306/database, or sqlite:///path of a file for this host alone
+    #[arg(
+        long,
+        global = true,
+        env = "EC2_IPAM_DATABASE_URL",
+        hide_env_values = true,
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub database_url: Secret,
+
+    /// The parent interface whose ENI is used when a network names none, e.g. eth1
+    #[arg(long, global = true, env = "EC2_IPAM_PARENT", default_value = "", hide_default_value = true)]
+    pub parent: String,
+
+    /// The socket that Docker calls
+    #[arg(long, global = true, env = "EC2_IPAM_LISTEN", default_value = "", hide_default_value = true)]
+    pub listen: String,
+
+    /// Idle, cooled addresses to hold per ENI [4]
+    #[arg(long, global = true, env = "EC2_IPAM_WARM_TARGET", default_value = "", hide_default_value = true)]
+    pub warm_target: String,
+
+    /// Idle addresses to keep per ENI at most [8]
+    #[arg(long, global = true, env = "EC2_IPAM_WARM_MAX", default_value = "", hide_default_value = true)]
+    pub warm_max: String,
+
+    /// How long a released address rests before another container gets it [60s]
+    #[arg(long, global = true, env = "EC2_IPAM_COOLDOWN", default_value = "", hide_default_value = true)]
+    pub cooldown: String,
+
+    /// How long a request may take; Docker gives up after 30 s [20s]
+    #[arg(long, global = true, env = "EC2_IPAM_REQUEST_TIMEOUT", default_value = "", hide_default_value = true)]
+    pub request_timeout: String,
+
+    /// How often rows, EC2 and Docker are compared [60s]
+    #[arg(long, global = true, env = "EC2_IPAM_RECONCILE_INTERVAL", default_value = "", hide_default_value = true)]
+    pub reconcile_interval: String,
+
+    /// How often the subnet is scanned for addresses of others [600s]
+    #[arg(long, global = true, env = "EC2_IPAM_SCAN_INTERVAL", default_value = "", hide_default_value = true)]
+    pub scan_interval: String,
+
+    /// Docker's own socket, read to see which addresses are in use; `none`: not read
+    #[arg(long, global = true, env = "EC2_IPAM_DOCKER_SOCKET", hide_default_value = true)]
+    pub docker_socket: Option<String>,
+
+    /// What is logged: error, warn, info, debug, trace, or by module (info,ec2_ipam::eni=debug) [info]
+    #[arg(long, global = true, env = "EC2_IPAM_LOG", default_value = "", hide_default_value = true)]
+    pub log: String,
+
+    /// How it is written: text, or json for one object a line [text]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Settings",
+        env = "EC2_IPAM_LOG_FORMAT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub log_format: String,
+
+    /// The original's config.json: {"mysql":{host,port,user,password,database},"aws":{region,accessKeyId,secretAccessKey}}
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// A text that never shows in a log or an error.
+#[derive(Clone, Default)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(not shown)")
+    }
+}
+
+impl FromStr for Secret {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Settings as the driver runs with them.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the table is.
+    pub database: Database,
+    /// The parent interface of networks that name none.
+    pub parent: Option<String>,
+    /// The socket's path.
+    pub listen: PathBuf,
+    /// Idle addresses to hold, and how long they rest.
+    pub warmth: Warmth,
+    /// The bound of every request.
+    pub request_timeout: Duration,
+    /// Period of the reconciler.
+    pub reconcile_interval: Duration,
+    /// Period of the subnet scan.
+    pub scan_interval: Duration,
+    /// Docker's API; none: not read.
+    pub docker_socket: Option<PathBuf>,
+    /// Region and keys from the original's config.json; none: the SDK's own chain.
+    pub region: Option<String>,
+    /// As above.
+    pub keys: Option<StaticKeys>,
+    /// What is logged.
+    pub log: Targets,
+    /// How it is written.
+    pub log_format: Format,
+    /// Why nothing is done: these are defaults in place of what cannot be used.
+    pub wrong: Option<String>,
+}
+
+/// The default database: one host, nothing to set up.
+const DATABASE: &str = "sqlite:///var/lib/ec2-ipam/ec2-ipam.db";
+
+impl Given {
+    /// Checks them, and AWS's own.
+    ///
+    /// # Errors
+    /// A sentence with the setting, its value unless that may hold a secret, and what it must be.
+    pub fn settings(&self) -> anyhow::Result<Settings> {
+        check_aws()?;
+        self.own()
+    }
+
+    /// As a plugin has them: what cannot be used is told to whoever asks the driver, since a plugin that ends at its start
+    /// shows only in the Engine's log why, and `docker plugin enable` says nothing of it.
+    ///
+    /// # Errors
+    /// None that a setting makes.
+    pub fn settings_of_plugin(&self) -> anyhow::Result<Settings> {
+        let why = match self.settings() {
+            Ok(settings) => return Ok(settings),
+            Err(why) => why,
+        };
+        let defaults = |listen: &str| Self { listen: listen.to_owned(), ..Self::default() }.own();
+        let settings = defaults(&self.listen).or_else(|_| defaults(LISTEN))?;
+        Ok(Settings { wrong: Some(format!("{why:#}")), ..settings })
+    }
+
+    fn own(&self) -> anyhow::Result<Settings> {
+        let original = self.config.as_deref().map(Original::read).transpose()?.unwrap_or_default();
+        let database = match (self.database_url.0.as_str(), original.mysql) {
+            ("", Some(mysql)) => mysql.database(),
+            ("", None) => DATABASE.parse()?,
+            (url, _) => url.parse().context("EC2_IPAM_DATABASE_URL")?,
+        };
+        let warm_target = number("EC2_IPAM_WARM_TARGET", &self.warm_target, 4)?;
+        // The manifest sets it, so that a larger target alone must not keep the plugin from starting.
+        let warm_max = number("EC2_IPAM_WARM_MAX", &self.warm_max, 8)?.max(warm_target);
+        let listen = self.listen()?;
+        let docker_socket = self.docker_socket()?;
+        if docker_socket.as_ref() == Some(&listen) {
+            bail!(
+                "EC2_IPAM_DOCKER_SOCKET is {listen:?}, but must be Docker's own socket, not the driver's (EC2_IPAM_LISTEN)"
+            );
+        }
+        if let Database::Sqlite(file) = &database
+            && *file == listen
+        {
+            bail!(
+                "EC2_IPAM_DATABASE_URL names the file {file:?}, but must name another than the driver's socket (EC2_IPAM_LISTEN)"
+            );
+        }
+        Ok(Settings {
+            database,
+            parent: interface("EC2_IPAM_PARENT", &self.parent)?,
+            listen,
+            warmth: Warmth {
+                target: warm_target,
+                max: warm_max,
+                cooldown: duration("EC2_IPAM_COOLDOWN", &self.cooldown, 60)?,
+            },
+            request_timeout: request_timeout("EC2_IPAM_REQUEST_TIMEOUT", &self.request_timeout, 20)?,
+            reconcile_interval: interval("EC2_IPAM_RECONCILE_INTERVAL", &self.reconcile_interval, 60)?,
+            scan_interval: interval("EC2_IPAM_SCAN_INTERVAL", &self.scan_interval, 600)?,
+            docker_socket,
+            region: original.aws.region,
+            keys: original
+                .aws
+                .access_key_id
+                .zip(original.aws.secret_access_key)
+                .map(|(access_key_id, secret_access_key)| StaticKeys { access_key_id, secret_access_key }),
+            log: levels(&self.log)?,
+            log_format: format(&self.log_format)?,
+            wrong: None,
+        })
+    }
+
+    /// The socket's path, checked by itself: the command line needs nothing else to find its driver.
+    pub fn listen(&self) -> anyhow::Result<PathBuf> {
+        let listen = if self.listen.is_empty() { LISTEN } else { &self.listen };
+        match listen.strip_prefix("unix://") {
+            Some(path) => socket("EC2_IPAM_LISTEN", path),
+            None => bail!("EC2_IPAM_LISTEN is {listen:?}, but must be a socket such as {LISTEN}"),
+        }
+    }
+
+    /// Empty means not read, as the manifest has it; unset means where the host's /run is.
+    fn docker_socket(&self) -> anyhow::Result<Option<PathBuf>> {
+        Ok(match self.docker_socket.as_deref() {
+            Some("" | "none") => None,
+            // As DOCKER_HOST has it, or a path.
+            Some(given) => Some(socket("EC2_IPAM_DOCKER_SOCKET", given.strip_prefix("unix://").unwrap_or(given))?),
+            // The plugin sees the host's /run there.
+            None if Path::new("/host/run").is_dir() => Some(PathBuf::from("/host/run/docker.sock")),
+            None => Some(PathBuf::from("/run/docker.sock")),
+        })
+    }
+}
+
+/// The original's `config.json`; keys that it does not need are ignored, as the original does.
+#[derive(Default, Deserialize)]
+struct Original {
+    mysql: Option<OriginalMySql>,
+    #[serde(default)]
+    aws: OriginalAws,
+}
+
+#[derive(Deserialize)]
+struct OriginalMySql {
+    host: String,
+    port: Option<u16>,
+    user: String,
+    #[serde(default)]
+    password: String,
+    database: String,
+}
+
+#[derive(Default, Deserialize)]
+struct OriginalAws {
+    region: Option<String>,
+    #[serde(rename = "accessKeyId")]
+    access_key_id: Option<String>,
+    #[serde(rename = "secretAccessKey")]
+    secret_access_key: Option<String>,
+}
+
+impl Original {
+    fn read(file: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        // serde_json's own message could quote a secret: its position is enough.
+        serde_json::from_str(&text).map_err(|e| {
+            anyhow::anyhow!(
+                "{} is not a config.json of the original ec2-ipam (line {}, column {}): it looks like \
+                 {{\"mysql\":{{\"host\":…,\"port\":…,\"user\":…,\"password\":…,\"database\":…}},\
+                 \"aws\":{{\"region\":…,\"accessKeyId\":…,\"secretAccessKey\":…}}}}",
+                file.display(),
+                e.line(),
+                e.column()
+            )
+        })
+    }
+}
+
+impl OriginalMySql {
+    fn database(self) -> Database {
+        let port = self.port.unwrap_or(3306);
+        Database::MySql(Server::new(self.host, port, self.user, self.password, self.database))
+    }
+}

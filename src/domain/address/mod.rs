@@ -1,0 +1,411 @@
+//! An address's row and every way that it may change.
+//!
+//! The transitions stand here once, as a pure function from a row and an event to a guarded change (invariant I5). The
+//! store carries changes out; nobody else writes to rows. `ts` is when the address was last let go and nothing else, so
+//! a change says whether it lets go.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::id::{Claim, EniId, Kind, SubnetId};
+
+/// The `status` column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "`State` says what they mean")]
+pub enum Status {
+    Free,
+    Ready,
+    Allocated,
+    Occupied,
+    Reserved,
+}
+
+impl Status {
+    /// The column's text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Ready => "ready",
+            Self::Allocated => "allocated",
+            Self::Occupied => "occupied",
+            Self::Reserved => "reserved",
+        }
+    }
+
+    /// From the column's text; none for a text that the column cannot hold.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Free, Self::Ready, Self::Allocated, Self::Occupied, Self::Reserved]
+            .into_iter()
+            .find(|status| status.as_str() == text)
+    }
+}
+
+/// What a row means: its status, told apart by its claim where that matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Nobody's.
+    Free,
+    /// Claimed; an Assign may be in flight.
+    On,
+    /// Given up; an Unassign may be in flight. Never becomes ready again.
+    Off,
+    /// On the ENI and idle: warm, or still cooling.
+    Ready,
+    /// In use by a container of the ENI's host.
+    Lease,
+    /// In use by something that is not ours.
+    Foreign,
+    /// Kept back by AWS or an operator. Given at most to whom it is kept for ([`Row::kept_for`]).
+    Reserved,
+}
+
+impl State {
+    /// What a status means beside a claim. An `allocated` row whose claim is not ours can only be given up.
+    pub fn of(status: Status, claim: Option<&Claim>) -> Self {
+        match (status, claim.and_then(Claim::kind)) {
+            (Status::Free, _) => Self::Free,
+            (Status::Ready, _) => Self::Ready,
+            (Status::Reserved, _) => Self::Reserved,
+            (Status::Allocated, Some(Kind::On)) => Self::On,
+            (Status::Allocated, _) => Self::Off,
+            (Status::Occupied, Some(Kind::Lease)) => Self::Lease,
+            (Status::Occupied, _) => Self::Foreign,
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Free => "free",
+            Self::On => "on",
+            Self::Off => "off",
+            Self::Ready => "ready",
+            Self::Lease => "lease",
+            Self::Foreign => "foreign",
+            Self::Reserved => "reserved",
+        })
+    }
+}
+
+/// One row of the table. Ages are measured by the database's clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// The subnet it lies in.
+    pub subnet: SubnetId,
+    /// The `status` column; [`Row::state`] says what it means.
+    pub status: Status,
+    /// The ENI that holds it.
+    pub iface: Option<EniId>,
+    /// Whether it is an ENI's primary address.
+    pub primary: bool,
+    /// Who moved it last, and what for.
+    pub claim: Option<Claim>,
+    /// The endpoint that uses it, or used it last; or who reserved it.
+    pub holder: Option<String>,
+    /// Since it was let go, whole seconds.
+    pub idle: Duration,
+    /// Since it was claimed; none when nobody holds a claim.
+    pub claimed: Option<Duration>,
+}
+
+/// How `holder` begins when a container asked for this very address (`--ip`): such an address goes back to the subnet
+/// once it has cooled, so that the container can move to another host.
+pub const FIXED: &str = "fixed:";
+/// How `holder` begins for as long as an address that is kept for a name is on an ENI: it is reserved again when it leaves.
+/// It is [`FIXED`] as well, and no name of a container, which has no colon.
+pub const KEPT: &str = "fixed:reserved:";
+/// Who holds the five addresses that no subnet gives.
+pub const AWS: &str = "AWS";
+/// How `holder` begins where EC2 itself said that nobody may have the address.
+pub const EC2: &str = "EC2: ";
+
+impl Row {
+    /// What the row means.
+    pub fn state(&self) -> State {
+        State::of(self.status, self.claim.as_ref())
+    }
+
+    /// Whether a container that named this address used it last.
+    pub fn is_fixed(&self) -> bool {
+        self.holder.as_deref().is_some_and(|holder| holder.starts_with(FIXED))
+    }
+
+    /// The name of the endpoint, or of who reserved it; none where none was given.
+    pub fn endpoint(&self) -> Option<&str> {
+        let holder = self.holder.as_deref()?;
+        let name = holder.strip_prefix(KEPT).or_else(|| holder.strip_prefix(FIXED)).unwrap_or(holder);
+        Some(name).filter(|name| !name.is_empty())
+    }
+
+    /// The name that an operator keeps it for: nobody else gets it but who names the address itself. None for what nobody may
+    /// have.
+    pub fn kept_for(&self) -> Option<&str> {
+        let holder = self.holder.as_deref()?;
+        let name = if self.status == Status::Reserved {
+            Some(holder).filter(|by| *by != AWS && !by.starts_with(EC2))
+        } else {
+            holder.strip_prefix(KEPT)
+        };
+        name.filter(|name| !name.is_empty())
+    }
+
+    /// Whether it has been idle for the cool-down. `idle` counts whole seconds of a clock read in whole seconds, so a
+    /// second more is asked for: never too early (I10).
+    pub fn has_cooled(&self, cooldown: Duration) -> bool {
+        self.idle.as_secs() >= cooldown_seconds(cooldown)
+    }
+
+    /// The change that an event makes of this row, or why there is none.
+    pub fn on(&self, event: Event) -> Result<Change, Forbidden> {
+        use State::{Foreign, Free, Lease, Off, On, Ready, Reserved};
+        let state = self.state();
+        let mine = self.iface.clone();
+        let keep = |status, claim| Target { status, iface: mine.clone(), claim, holder: Holder::Keep, primary: None };
+        let nobody = |status, holder| Target { status, iface: None, claim: None, holder, primary: None };
+        let kept = self.kept_for();
+        let marked = |mark: &str| Holder::set(kept.map(|name| format!("{mark}{name}")));
+        // What is kept for somebody never becomes anybody's.
+        let free = || nobody(kept.map_or(Status::Free, |_| Status::Reserved), marked(""));
+        let (to, lets_go) = match (state, event) {
+            // A primary address must never reach a container, whatever its status says (I7).
+            (
+                _,
+                Event::Claim { .. }
+                | Event::Lease { .. }
+                | Event::Restore { .. }
+                | Event::Adopt { .. }
+                | Event::GiveUp { .. },
+            ) if self.primary => {
+                return Err(Forbidden { ip: self.ip, state });
+            }
+            (Free, Event::Claim { eni, claim }) => {
+                let status = Status::Allocated;
+                (Target { status, iface: Some(eni), claim: Some(claim), holder: Holder::Clear, primary: None }, false)
+            }
+            (Reserved, Event::Claim { eni, claim }) if kept.is_some() => {
+                let (status, iface, holder) = (Status::Allocated, Some(eni), marked(KEPT));
+                (Target { status, iface, claim: Some(claim), holder, primary: None }, false)
+            }
+            (On, Event::Confirm) => (keep(Status::Ready, None), false),
+            (On | Ready, Event::Lease { claim, holder }) => {
+                let holder = if kept.is_some() { Holder::Keep } else { Holder::set(holder) };
+                (Target { holder, ..keep(Status::Occupied, Some(claim)) }, false)
+            }
+            (Lease | Ready | Foreign, Event::Restore { claim }) => (keep(Status::Occupied, Some(claim)), false),
+            (Lease, Event::Release) => (keep(Status::Ready, None), true),
+            (Lease, Event::TakeBack) => (keep(Status::Ready, None), false),
+            (On | Ready | Off, Event::GiveUp { claim }) => (keep(Status::Allocated, Some(claim)), false),
+            // Whoever used it until now may be remembered out there: it cools from now on.
+            (Foreign, Event::Adopt { claim }) => (keep(Status::Allocated, Some(claim)), true),
+            (Off, Event::Gone) => (free(), false),
+            (Foreign, Event::Gone) | (On | Off | Ready | Lease | Foreign, Event::EniGone) => {
+                (Target { primary: Some(false), ..free() }, true)
+            }
+            // Let go just now: the next claim tries others first instead of this one again.
+            (On, Event::Refuse { address_at_fault }) => (free(), address_at_fault),
+            (Free | On | Off | Ready | Lease | Foreign, Event::Foreign { eni, primary }) => {
+                let status = Status::Occupied;
+                let holder = if kept.is_some() { Holder::Keep } else { Holder::Clear };
+                (Target { status, iface: eni, claim: None, holder, primary: Some(primary) }, false)
+            }
+            (Foreign | Ready, Event::MarkPrimary) => {
+                (Target { primary: Some(true), holder: Holder::Clear, ..keep(Status::Occupied, None) }, false)
+            }
+            (Free | On, Event::Reserve { holder }) => {
+                let name = holder.map(|name| name.chars().take(LONGEST - KEPT.len()).collect());
+                (nobody(Status::Reserved, Holder::set(name)), false)
+            }
+            (Reserved, Event::Unreserve) => (nobody(Status::Free, Holder::Clear), false),
+            // From now on it is an address that a container has named, or had.
+            (On | Off | Ready | Lease | Foreign, Event::Unreserve) if kept.is_some() => {
+                (Target { holder: marked(FIXED), ..keep(self.status, self.claim.clone()) }, false)
+            }
+            (Free | On | Off | Ready | Lease | Foreign | Reserved, _) => return Err(Forbidden { ip: self.ip, state }),
+        };
+        Ok(Change { ip: self.ip, from: self.guard(), to, lets_go })
+    }
+
+    /// What a change of this row expects it to be.
+    pub fn guard(&self) -> Guard {
+        Guard { status: self.status, iface: self.iface.clone(), claim: self.claim.clone() }
+    }
+}
+
+/// Whole seconds that `ts` must lie back, by a clock that counts whole seconds, for an address to have cooled.
+pub fn cooldown_seconds(cooldown: Duration) -> u64 {
+    if cooldown.is_zero() { 0 } else { cooldown.as_secs() + u64::from(cooldown.subsec_nanos() > 0) + 1 }
+}
+
+/// What happens to an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Taken for an ENI before an Assign (I3).
+    Claim {
+        /// The ENI it is meant for.
+        eni: EniId,
+        /// An `on` token.
+        claim: Claim,
+    },
+    /// EC2 has it on the ENI now.
+    Confirm,
+    /// Given to a container.
+    Lease {
+        /// A `lease` token.
+        claim: Claim,
+        /// The endpoint, if the Engine names it.
+        holder: Option<String>,
+    },
+    /// It is in use, and the database had forgotten: a lease stands again.
+    Restore {
+        /// The token of the lease that Docker still has, or a new one.
+        claim: Claim,
+    },
+    /// On the ENI and used by nothing: claimed, for EC2 to confirm.
+    Adopt {
+        /// An `on` token.
+        claim: Claim,
+    },
+    /// The container is gone: it cools from now on.
+    Release,
+    /// Granted, but the answer never reached Docker: idle as before.
+    TakeBack,
+    /// To be unassigned (or: to be unassigned once more, under a newer token).
+    GiveUp {
+        /// An `off` token.
+        claim: Claim,
+    },
+    /// EC2 says that it is not on the ENI; or that what had it does not have it any more.
+    Gone,
+    /// EC2 does not know the ENI any more: all its addresses are nobody's.
+    EniGone,
+    /// EC2 refused to assign it, and says nothing of anybody else having it.
+    Refuse {
+        /// Whether the address itself was the reason, so that others are tried first next time.
+        address_at_fault: bool,
+    },
+    /// Something that is not ours has it.
+    Foreign {
+        /// The ENI that has it, if known.
+        eni: Option<EniId>,
+        /// Whether it is that ENI's primary address.
+        primary: bool,
+    },
+    /// EC2 says that it is the ENI's primary address, and the row does not: it must not stay grantable.
+    MarkPrimary,
+    /// An operator or AWS keeps it.
+    Reserve {
+        /// Who or what for.
+        holder: Option<String>,
+    },
+    /// The operator lets it go.
+    Unreserve,
+}
+
+/// An event that must not happen to a row in this state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{ip} is {state} and may not change so")]
+pub struct Forbidden {
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// Its state.
+    pub state: State,
+}
+
+/// A guarded UPDATE of one row: it takes place only if the row still is what the decision saw (I5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// What the row must be.
+    pub from: Guard,
+    /// What it becomes.
+    pub to: Target,
+    /// Whether `ts` becomes now; else it stays.
+    pub lets_go: bool,
+}
+
+impl Change {
+    /// What the row that it was decided on is once it has taken place, so that nobody reads what he has just written. An age
+    /// that begins with it is zero.
+    pub fn after(&self, row: &Row) -> Row {
+        let Target { status, iface, claim, holder, primary } = self.to.clone();
+        Row {
+            ip: row.ip,
+            subnet: row.subnet.clone(),
+            status,
+            iface,
+            primary: primary.unwrap_or(row.primary),
+            holder: match holder {
+                Holder::Keep => row.holder.clone(),
+                Holder::Clear => None,
+                Holder::Set(text) => Some(text),
+            },
+            idle: if self.lets_go { Duration::ZERO } else { row.idle },
+            claimed: claim.as_ref().map(|_| Duration::ZERO),
+            claim,
+        }
+    }
+}
+
+/// What a row must be for its change to take place; NULL equals NULL here.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "columns")]
+pub struct Guard {
+    pub status: Status,
+    pub iface: Option<EniId>,
+    pub claim: Option<Claim>,
+}
+
+/// What a row becomes. `claimed` becomes now where there is a claim, else NULL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "columns")]
+pub struct Target {
+    pub status: Status,
+    pub iface: Option<EniId>,
+    pub claim: Option<Claim>,
+    pub holder: Holder,
+    /// None: as it was.
+    pub primary: Option<bool>,
+}
+
+/// Longest `holder`, in characters.
+const LONGEST: usize = 255;
+
+/// What becomes of `holder`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// As it was.
+    Keep,
+    /// NULL.
+    Clear,
+    /// This text, of at most 255 characters.
+    Set(String),
+}
+
+impl Holder {
+    fn set(text: Option<String>) -> Self {
+        text.map_or(Self::Clear, |text| Self::Set(text.chars().take(LONGEST).collect()))
+    }
+}
+
+/// A row to insert where there is none: of a fresh subnet, or an address that no row knew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "columns")]
+pub struct NewRow {
+    pub ip: Ipv4Addr,
+    pub status: Status,
+    pub iface: Option<EniId>,
+    pub primary: bool,
+    pub holder: Option<String>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! The transition table, whole, and the rules around it.
+
+use super::*;
+use crate::domain::id::Boot;
+
+fn row(status: Status, claim: Option<Claim>) -> Row {
+    Row {
+        ip: Ipv4Addr::new(10, 0, 0, 9),
+        subnet: SubnetId::stored("subnet-0123456789abcdef0".into()),
+        status,
+        iface: None,
+        primary: false,
+        claim,
+        holder: None,
+        idle: Duration::ZERO,
+        claimed: None,
+    }
+}
+
+fn every_state() -> Vec<Row> {
+    let boot = Boot::random().unwrap();
+    vec![
+        row(Status::Free, None),
+        row(Status::Allocated, Some(boot.claim(1, Kind::On))),
+        row(Status::Allocated, Some(boot.claim(1, Kind::Off))),
+        row(Status::Ready, None),
+        row(Status::Occupied, Some(boot.claim(1, Kind::Lease))),
+        row(Status::Occupied, None),
+        row(Status::Reserved, None),
+    ]
+}
+
+fn every_event() -> Vec<(&'static str, Event)> {
+    let boot = Boot::random().unwrap();
+    let claim = |kind| boot.claim(2, kind);
+    let eni = EniId::stored("eni-0123456789abcdef0".into());
+    vec![
+        ("claim", Event::Claim { eni: eni.clone(), claim: claim(Kind::On) }),
+        ("confirm", Event::Confirm),
+        ("lease", Event::Lease { claim: claim(Kind::Lease), holder: None }),
+        ("restore", Event::Restore { claim: claim(Kind::Lease) }),
+        ("adopt", Event::Adopt { claim: claim(Kind::On) }),
+        ("release", Event::Release),
+        ("take back", Event::TakeBack),
+        ("give up", Event::GiveUp { claim: claim(Kind::Off) }),
+        ("gone", Event::Gone),
+        ("eni gone", Event::EniGone),
+        ("refuse", Event::Refuse { address_at_fault: true }),
+        ("foreign", Event::Foreign { eni: Some(eni), primary: false }),
+        ("mark primary", Event::MarkPrimary),
+        ("reserve", Event::Reserve { holder: None }),
+        ("unreserve", Event::Unreserve),
+    ]
+}
+
+fn becomes(change: &Change) -> State {
+    row(change.to.status, change.to.claim.clone()).state()
+}
+
+#[test]
+fn the_whole_transition_table() {
+    use State::{Foreign, Free, Lease, Off, On, Ready, Reserved};
+    let mut seen = Vec::new();
+    for row in every_state() {
+        for (name, event) in every_event() {
+            if let Ok(change) = row.on(event) {
+                assert_eq!(change.from, row.guard(), "I5: a change expects the row as it was seen");
+                seen.push((row.state(), name, becomes(&change)));
+            }
+        }
+    }
+    let expected = [
+        (Free, "claim", On),
+        (Free, "foreign", Foreign),
+        (Free, "reserve", Reserved),
+        (On, "confirm", Ready),
+        (On, "lease", Lease),
+        (On, "give up", Off),
+        (On, "eni gone", Free),
+        (On, "refuse", Free),
+        (On, "foreign", Foreign),
+        (On, "reserve", Reserved),
+        (Off, "give up", Off),
+        (Off, "gone", Free),
+        (Off, "eni gone", Free),
+        (Off, "foreign", Foreign),
+        (Ready, "lease", Lease),
+        (Ready, "restore", Lease),
+        (Ready, "give up", Off),
+        (Ready, "eni gone", Free),
+        (Ready, "foreign", Foreign),
+        (Ready, "mark primary", Foreign),
+        (Lease, "restore", Lease),
+        (Lease, "release", Ready),
+        (Lease, "take back", Ready),
+        (Lease, "eni gone", Free),
+        (Lease, "foreign", Foreign),
+        (Foreign, "restore", Lease),
+        (Foreign, "adopt", On),
+        (Foreign, "gone", Free),
+        (Foreign, "eni gone", Free),
+        (Foreign, "foreign", Foreign),
+        (Foreign, "mark primary", Foreign),
+        (Reserved, "unreserve", Free),
+    ];
+    assert_eq!(seen, expected);
+}
+
+/// All but the primary mark, which outweighs it.
+#[test]
+fn what_is_kept_for_a_name_stays_so_until_it_is_unreserved() {
+    for mut row in every_state().into_iter().filter(|row| row.state() != State::Free) {
+        row.holder = Some(if row.status == Status::Reserved { "web".into() } else { format!("{KEPT}web") });
+        assert_eq!((row.kept_for(), row.endpoint()), (Some("web"), Some("web")));
+        for (name, event) in every_event() {
+            let Ok(change) = row.on(event) else { continue };
+            let after = match &change.to.holder {
+                Holder::Keep => row.holder.clone(),
+                Holder::Clear => None,
+                Holder::Set(text) => Some(text.clone()),
+            };
+            let after = Row { status: change.to.status, claim: change.to.claim, holder: after, ..row.clone() };
+            let kept = !matches!(name, "unreserve" | "mark primary" | "reserve");
+            assert_eq!(after.kept_for(), kept.then_some("web"), "{:?} {name}: {after:?}", row.state());
+            assert!(!kept || after.state() != State::Free, "{:?} {name}", row.state());
+            if name == "unreserve" && row.status != Status::Reserved {
+                assert_eq!((after.state(), after.holder.as_deref()), (row.state(), Some("fixed:web")));
+            }
+        }
+    }
+    let mut reserved = row(Status::Reserved, None);
+    let eni = EniId::stored("eni-0123456789abcdef0".into());
+    let claim = Event::Claim { eni, claim: Boot::random().unwrap().claim(1, Kind::On) };
+    for (by, may) in [("web", true), ("", false), (AWS, false), ("EC2: Address is in subnet's reserved range", false)] {
+        reserved.holder = Some(by.into());
+        assert_eq!(reserved.on(claim.clone()).is_ok(), may, "{by:?}");
+    }
+}
+
+#[test]
+fn only_what_somebody_used_and_an_address_at_fault_are_let_go_now() {
+    for row in every_state() {
+        for (name, event) in every_event() {
+            if let Ok(change) = row.on(event) {
+                let was_used = matches!(name, "release" | "refuse" | "adopt" | "eni gone");
+                let was_used = was_used || name == "gone" && row.state() == State::Foreign;
+                assert_eq!(change.lets_go, was_used, "{:?} {name}", row.state());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_primary_address_is_never_given_whatever_its_status_says() {
+    for mut row in every_state() {
+        row.primary = true;
+        for (name, event) in every_event() {
+            if matches!(name, "claim" | "lease" | "restore" | "adopt" | "give up") {
+                assert!(row.on(event).is_err(), "I7: {:?} {name}", row.state());
+            }
+        }
+    }
+}
+
+#[test]
+fn cooling_is_counted_in_whole_seconds_and_never_ends_early() {
+    let mut r = row(Status::Ready, None);
+    assert!(r.has_cooled(Duration::ZERO));
+    for (idle, cooldown, cooled) in [(60, 60_000, false), (61, 60_000, true), (1, 500, false), (2, 500, true)] {
+        r.idle = Duration::from_secs(idle);
+        assert_eq!(r.has_cooled(Duration::from_millis(cooldown)), cooled, "{idle} {cooldown}");
+    }
+}

@@ -1,0 +1,6 @@
+//! Values and decisions: no IO, no async.
+
+pub mod address;
+pub mod id;
+pub mod plan;
+pub mod subnet;

@@ -1,0 +1,338 @@
+//! What an ENI does next: the most urgent thing that its rows, those who wait and the time call for. The ENI's task sees
+//! to it, and asks again.
+
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use tokio::time::Instant;
+
+use super::{Burst, Warmth, drain_age, give_way, settle_age};
+use crate::domain::address::{Change, Event, Row, State};
+use crate::domain::id::{Boot, Claim};
+
+/// Nothing to do: look at the rows again after so long.
+pub const REST: Duration = Duration::from_secs(60);
+
+/// All that the decision depends on.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The ENI's rows.
+    pub rows: Vec<Row>,
+    /// The containers' requests that wait, oldest first.
+    pub queue: Vec<Wish>,
+    /// The leases that this life knows.
+    pub leases: HashMap<Ipv4Addr, Claim>,
+    /// The same as of before the rows were read: what was granted or released after is not lost.
+    pub leases_before: HashMap<Ipv4Addr, Claim>,
+    /// Whose tokens are this life's.
+    pub boot: Boot,
+    /// What containers have, by this life's and by Docker's last word: it is not idle, whatever the table says.
+    pub in_use: HashSet<Ipv4Addr>,
+    /// The addresses that may be given now if they are warm (I1, I2, I7); none where the host's own are not known.
+    pub may_give: Option<HashSet<Ipv4Addr>>,
+    /// The sub-pool of the last request; none until a network has asked.
+    pub sub_pool: Option<Option<Ipv4Net>>,
+    /// How many more addresses the ENI takes.
+    pub capacity: usize,
+    /// What to hold in reserve.
+    pub warmth: Warmth,
+    /// How refills grew lately.
+    pub burst: Burst,
+    /// Whether the table may know too little of the subnet.
+    pub scan: bool,
+    /// Whether reconciling has found something.
+    pub repair: bool,
+    /// Whether an operator wants the idle addresses back in the subnet.
+    pub recycle: bool,
+    /// What is planned.
+    pub times: Times,
+}
+
+/// When something is to be done, or may be done again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// EC2 is asked what is on the ENI, as IMDS has answered for it; none: EC2 itself has.
+    pub look_at: Option<Instant>,
+    /// It is seen whether the subnet has all its rows; none: it was.
+    pub fill_at: Option<Instant>,
+    /// Claims that could not be settled are tried again from then on.
+    pub settle_at: Instant,
+    /// Whose the ENI is was not sure: nothing is given up until then.
+    pub give_up_at: Instant,
+    /// Nothing is asked of EC2 for warmth alone until then.
+    pub warm_at: Instant,
+    /// A container came or went: what is lacking is fetched then.
+    pub top_up_at: Option<Instant>,
+    /// What is idle beyond need is given up, not one by one, so that many go with one Unassign.
+    pub trim_at: Instant,
+    /// A container asked for an address, or released one.
+    pub last_call: Instant,
+}
+
+/// A container's request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    /// This address; none: any.
+    pub ip: Option<Ipv4Addr>,
+    /// The range that any address is to be in.
+    pub sub_pool: Option<Ipv4Net>,
+    /// For how long an address must have been idle.
+    pub cooldown: Duration,
+}
+
+impl Wish {
+    /// Whether this address will do.
+    pub fn fits(&self, ip: Ipv4Addr) -> bool {
+        self.ip.map_or_else(|| is_in(self.sub_pool, ip), |named| named == ip)
+    }
+}
+
+/// The most urgent thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Ask EC2 what is on the ENI.
+    Look,
+    /// Ask EC2 who has what in the subnet.
+    Scan,
+    /// See that the subnet has all its rows.
+    Fill,
+    /// Find out what became of these claims.
+    Settle(Vec<Row>),
+    /// I1: these leases the database lost.
+    Restore(Vec<Change>),
+    /// These leases of this life nobody got, since the database's answer was lost until the request's deadline.
+    Release(Vec<Change>),
+    /// These go back to the subnet.
+    GiveUp(Vec<Row>),
+    /// Put right what reconciling found.
+    Repair,
+    /// These go back to the subnet, as an operator wants it.
+    Recycle(Vec<Row>),
+    /// I7: somebody waits, and the host's own addresses are not known.
+    AskLink,
+    /// Those who wait get of these.
+    Serve(Vec<Row>),
+    /// The address that the first in the queue has named.
+    Fetch {
+        /// The address.
+        ip: Ipv4Addr,
+        /// Where it finds room.
+        slot: Slot,
+    },
+    /// More addresses from the subnet.
+    Refill(Refill),
+    /// More are wanted, and the ENI takes none.
+    Full,
+    /// These are beyond need.
+    Trim(Vec<Row>),
+    /// Nothing for so long, unless somebody comes.
+    Rest(Duration),
+}
+
+/// Room on the ENI for one more address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Slot {
+    /// There is.
+    Open,
+    /// Once this idle address is given up.
+    Taken(Box<Row>),
+    /// There is none.
+    Full,
+}
+
+/// What is to be had with one Assign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refill {
+    /// The range that they are to be in.
+    pub sub_pool: Option<Ipv4Net>,
+    /// For how long they must have been nobody's.
+    pub cooldown: Duration,
+    /// For those who wait.
+    pub waiting: usize,
+    /// How many the warm target lacks; none: nothing is fetched in reserve now.
+    pub lacking: Option<usize>,
+    /// More the ENI does not take.
+    pub capacity: usize,
+}
+
+/// Whether a row that was left off is old enough to be tried again.
+pub fn is_due(row: &Row) -> bool {
+    row.state() == State::Off && row.claimed.is_none_or(|age| age >= settle_age())
+}
+
+/// What comes first.
+pub fn next(view: &View, now: Instant) -> Next {
+    view.look(now)
+        .or_else(|| view.settle(now))
+        .or_else(|| view.right_leases())
+        .or_else(|| view.give_up_again(now))
+        .or_else(|| view.obey())
+        .or_else(|| view.serve())
+        .or_else(|| view.fetch(now))
+        .or_else(|| view.top_up(now))
+        .or_else(|| view.give_back(now))
+        .unwrap_or_else(|| Next::Rest(view.rest(now)))
+}
+
+impl View {
+    fn look(&self, now: Instant) -> Option<Next> {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if is_due(self.times.look_at) {
+            return Some(Next::Look);
+        }
+        if self.scan {
+            return Some(Next::Scan);
+        }
+        is_due(self.times.fill_at).then_some(Next::Fill)
+    }
+
+    fn settle(&self, now: Instant) -> Option<Next> {
+        // Nobody is told that the ENI is full while some of its slots are only claimed.
+        let in_the_way = !self.queue.is_empty() && self.capacity == 0;
+        let unsettled: Vec<Row> = self.in_state(State::On).cloned().collect();
+        (!unsettled.is_empty() && (now >= self.times.settle_at || in_the_way)).then_some(Next::Settle(unsettled))
+    }
+
+    /// Before anything else is done with their rows.
+    fn right_leases(&self) -> Option<Next> {
+        let lost = self.in_state(State::Ready).filter_map(|row| {
+            let claim = self.leases.get(&row.ip).filter(|claim| self.leases_before.get(&row.ip) == Some(claim))?;
+            row.on(Event::Restore { claim: claim.clone() }).ok()
+        });
+        let lost: Vec<Change> = lost.collect();
+        if !lost.is_empty() {
+            return Some(Next::Restore(lost));
+        }
+        let orphans = self.in_state(State::Lease).filter(|row| {
+            let ours = row.claim.as_ref().is_some_and(|claim| claim.is_of(&self.boot));
+            let known = self.leases.get(&row.ip) == row.claim.as_ref();
+            ours && !known && row.claimed.is_some_and(|age| age >= settle_age())
+        });
+        let orphans: Vec<Change> = orphans.filter_map(|row| row.on(Event::Release).ok()).collect();
+        (!orphans.is_empty()).then_some(Next::Release(orphans))
+    }
+
+    fn give_up_again(&self, now: Instant) -> Option<Next> {
+        let due: Vec<Row> = self.rows.iter().filter(|row| is_due(row)).cloned().collect();
+        (!due.is_empty() && self.may_give_up(now)).then_some(Next::GiveUp(due))
+    }
+
+    fn obey(&self) -> Option<Next> {
+        if self.repair {
+            return Some(Next::Repair);
+        }
+        self.recycle.then(|| Next::Recycle(self.idle()))
+    }
+
+    fn serve(&self) -> Option<Next> {
+        if self.queue.is_empty() {
+            return None;
+        }
+        // Nothing is given, and nothing is fetched to be given.
+        let Some(may_give) = &self.may_give else { return Some(Next::AskLink) };
+        let mut warm = self.idle();
+        warm.retain(|row| self.warmth.is_warm(row) && may_give.contains(&row.ip));
+        let is_wanted = |row: &Row| self.queue.iter().any(|wish| wish.ip.is_none() && wish.fits(row.ip));
+        warm.iter().any(is_wanted).then_some(Next::Serve(warm))
+    }
+
+    fn fetch(&self, now: Instant) -> Option<Next> {
+        let first = self.queue.first()?;
+        let Some(ip) = first.ip else {
+            return Some(self.refill(first.sub_pool, first.cooldown, now));
+        };
+        let idle = || give_way(&self.rows, |row| self.in_use.contains(&row.ip));
+        let slot = match self.capacity {
+            0 => idle().map_or(Slot::Full, |row| Slot::Taken(Box::new(row.clone()))),
+            _ => Slot::Open,
+        };
+        Some(Next::Fetch { ip, slot })
+    }
+
+    fn top_up(&self, now: Instant) -> Option<Next> {
+        let is_due = self.times.top_up_at.is_some_and(|at| at <= now) && now >= self.times.warm_at;
+        let sub_pool = self.sub_pool.filter(|_| is_due && self.warmth.lacking(&self.rows) > 0)?;
+        Some(self.refill(sub_pool, self.warmth.cooldown, now))
+    }
+
+    /// One Assign for all who wait and for what the warm target lacks.
+    fn refill(&self, sub_pool: Option<Ipv4Net>, cooldown: Duration, now: Instant) -> Next {
+        let waiting = self.queue.iter().filter(|wish| wish.ip.is_none() && wish.sub_pool == sub_pool).count();
+        if self.capacity == 0 {
+            // What is kept for somebody is of no use to anybody else.
+            let useful =
+                |row: &Row| row.kept_for().is_none() && is_in(sub_pool, row.ip) || self.in_use.contains(&row.ip);
+            return match give_way(&self.rows, useful) {
+                Some(idle) if waiting > 0 => Next::GiveUp(vec![idle.clone()]),
+                _ => Next::Full,
+            };
+        }
+        // While EC2 leaves claims unclear nothing is claimed in reserve: each attempt would take more of the subnet.
+        let is_clear = self.in_state(State::On).next().is_none();
+        let in_reserve = self.warmth.target > 0 && now >= self.times.warm_at && is_clear;
+        let lacking = in_reserve.then(|| self.warmth.lacking(&self.rows));
+        Next::Refill(Refill { sub_pool, cooldown, waiting, lacking, capacity: self.capacity })
+    }
+
+    fn give_back(&self, now: Instant) -> Option<Next> {
+        if !self.may_give_up(now) {
+            return None;
+        }
+        let idle = self.idle();
+        // A container that named its address may come back on another host.
+        let is_named = |row: &&Row| row.is_fixed() && row.has_cooled(self.warmth.cooldown);
+        let named: Vec<Row> = idle.iter().filter(is_named).cloned().collect();
+        if !named.is_empty() {
+            return Some(Next::GiveUp(named));
+        }
+        if now < self.times.trim_at {
+            return None;
+        }
+        let is_used = self.in_state(State::Lease).next().is_some();
+        let is_quiet = !is_used && now.duration_since(self.times.last_call) >= drain_age();
+        let excess = self.warmth.excess(&idle, self.burst.expected(now), is_quiet);
+        let excess: Vec<Row> = excess.into_iter().cloned().collect();
+        (!excess.is_empty()).then_some(Next::Trim(excess))
+    }
+
+    /// Until the next thing that time alone brings. What is due already, and was not called for, it does not bring.
+    fn rest(&self, now: Instant) -> Duration {
+        let until = |at: Instant| at.saturating_duration_since(now);
+        let cooled = self.in_state(State::Ready).filter(|row| row.is_fixed()).map(|row| {
+            // A second more than the rule asks for, as the database counts whole ones.
+            (self.warmth.cooldown + Duration::from_secs(2)).saturating_sub(row.idle)
+        });
+        let settled = self.in_state(State::Off);
+        let settled = settled.map(|row| settle_age().saturating_sub(row.claimed.unwrap_or_default()));
+        let trimmed = Some(self.times.trim_at.max(self.times.give_up_at)).filter(|at| now < *at);
+        let given_up = cooled.chain(settled).map(|rest| rest.max(until(self.times.give_up_at)));
+        let unsettled = self.in_state(State::On).map(|_| until(self.times.settle_at));
+        let Times { fill_at, look_at, top_up_at, .. } = self.times;
+        let planned =
+            [fill_at, look_at, top_up_at, trimmed.or(Some(now + settle_age()))].into_iter().flatten().map(until);
+        let ahead = given_up.chain(unsettled).chain(planned).filter(|rest| !rest.is_zero());
+        ahead.min().unwrap_or(REST).clamp(Duration::from_millis(10), REST)
+    }
+
+    fn in_state(&self, state: State) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(move |row| row.state() == state)
+    }
+
+    fn idle(&self) -> Vec<Row> {
+        let idle = self.in_state(State::Ready).filter(|row| !row.primary && !self.in_use.contains(&row.ip));
+        idle.cloned().collect()
+    }
+
+    fn may_give_up(&self, now: Instant) -> bool {
+        now >= self.times.give_up_at
+    }
+}
+
+fn is_in(range: Option<Ipv4Net>, ip: Ipv4Addr) -> bool {
+    range.is_none_or(|range| range.contains(&ip))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! Addresses: RequestAddress and ReleaseAddress.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument;
+
+use crate::backoff::Backoff;
+use crate::domain::id::{EniId, PoolId};
+use crate::domain::subnet::router;
+use crate::driver::interfaces::Interfaces;
+use crate::driver::served::Served;
+use crate::eni::{Lease, Outside};
+use crate::error::Error;
+use crate::supervise::supervised;
+
+/// Gives and takes back the addresses of Docker's pools.
+pub struct Addresses {
+    outside: Arc<Outside>,
+    interfaces: Arc<Interfaces>,
+    served: Arc<Served>,
+}
+
+/// How long a release waits before it is answered and goes on alone.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Addresses {
+    pub(crate) fn new(outside: &Arc<Outside>, interfaces: &Arc<Interfaces>, served: &Arc<Served>) -> Self {
+        Self { outside: Arc::clone(outside), interfaces: Arc::clone(interfaces), served: Arc::clone(served) }
+    }
+
+    /// RequestAddress. The answer has the subnet's mask.
+    pub async fn request(
+        &self,
+        pool: &PoolId,
+        address: &str,
+        holder: Option<String>,
+        until: Instant,
+    ) -> Result<(String, Lease), Error> {
+        let named =
+            match address {
+                "" => None,
+                given => Some(given.parse::<Ipv4Addr>().map_err(|_| {
+                    Error::Asked(format!("{given:?} is not an IPv4 address; this driver gives no other"))
+                })?),
+            };
+        if let (Some(ip), Some(cidr)) = (named, pool.cidr)
+            && !cidr.contains(&ip)
+        {
+            return Err(Error::NotGiven { ip, why: format!("it is not in the subnet {cidr}") });
+        }
+        let holder = &holder;
+        let granted = self.interfaces.patiently(until, || async move {
+            let eni = self.served.get_now(&pool.eni, until).await?;
+            let lease = match named {
+                None => eni.lease_any(pool.sub_pool, holder.clone(), until).await?,
+                Some(ip) if !eni.subnet.contains(ip) => {
+                    return Err(Error::NotGiven { ip, why: format!("it is not in the subnet {}", eni.subnet.cidr) });
+                }
+                Some(ip) => eni.lease_this(ip, holder.clone(), until).await?,
+            };
+            Ok((eni, lease))
+        });
+        let (eni, lease) = granted.await?;
+        eni.warn_of_elastic_ip(lease.ip);
+        Ok((eni.subnet.with_mask(lease.ip), lease))
+    }
+
+    /// ReleaseAddress. Whatever is not a lease of this host is a success too, and changes nothing (I8).
+    ///
+    /// It waits for what is missing for a moment and then goes on by itself, since Docker never repeats it.
+    pub async fn release(self: &Arc<Self>, pool: &str, address: &str) {
+        let (Ok(pool), Ok(ip)) = (pool.parse::<PoolId>(), address.parse::<Ipv4Addr>()) else {
+            tracing::info!("nothing to release: it is not ours");
+            return;
+        };
+        if pool.cidr.is_some_and(|cidr| router(cidr) == ip) {
+            // The gateway of a network that is removed: it was answered from the pool, and is nobody's lease.
+            tracing::debug!(%ip, "Docker let go of the gateway {ip}");
+            return;
+        }
+        // Whatever this waits for, rows that were read before are wrong from now on.
+        self.outside.in_use.released(ip);
+        let addresses = Arc::clone(self);
+        let work = async move { addresses.release_of(pool.eni, ip).await };
+        let mut work = self.outside.tasks.spawn(supervised("a release", work).in_current_span());
+        if timeout(RELEASE_PATIENCE, &mut work).await.is_err() {
+            tracing::warn!(%ip, "a release waits for what is missing, and goes on by itself");
+        }
+    }
+
+    async fn release_of(&self, id: EniId, ip: Ipv4Addr) {
+        let (vain, mut backoff) = (std::sync::Mutex::default(), Backoff::default());
+        loop {
+            let until = Instant::now() + self.outside.request_timeout;
+            let eni = self.served.get_now(&id, until).await;
+            match self.interfaces.unless_in_vain(eni, &vain, until).await {
+                Ok(eni) => return eni.release(ip).await,
+                // It is not attached to this host, and not about to be.
+                Err(Error::NotComing(why)) => return tracing::info!(%ip, "nothing to release: {why}"),
+                Err(why) if backoff.failures() == 0 => tracing::warn!(%ip, "a release waits: {why}"),
+                Err(_) => {}
+            }
+            sleep(backoff.fails()).await;
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The driver: it composes what serves Docker's calls, and what keeps rows, EC2 and Docker in agreement.
+
+pub mod addresses;
+pub mod docker_watch;
+pub mod doctor;
+pub mod found;
+pub mod interfaces;
+pub mod ipam;
+pub mod operate;
+pub mod pool;
+pub mod reconcile;
+pub mod scan;
+pub mod served;
+pub mod status;
+pub mod take_up;

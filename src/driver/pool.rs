@@ -1,0 +1,177 @@
+//! Pools: RequestPool, and the gateway of one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ipnet::Ipv4Net;
+use tokio::time::Instant;
+
+use crate::domain::address::State;
+use crate::domain::id::PoolId;
+use crate::domain::subnet::{Subnet, router};
+use crate::driver::interfaces::Interfaces;
+use crate::driver::served::Served;
+use crate::eni::Outside;
+use crate::error::Error;
+use crate::fleet::fill;
+use crate::late::in_time;
+
+/// What Docker asks of RequestPool.
+#[derive(Debug, Default)]
+pub struct PoolRequest {
+    /// `--subnet`, or empty.
+    pub pool: String,
+    /// `--ip-range`, or empty.
+    pub sub_pool: String,
+    /// `--ipam-opt`.
+    pub options: BTreeMap<String, String>,
+    /// Whether IPv6 is meant.
+    pub v6: bool,
+}
+
+/// A pool as Docker keeps it.
+#[derive(Debug)]
+pub struct Pool {
+    /// What later calls carry.
+    pub id: PoolId,
+    /// The subnet.
+    pub subnet: Subnet,
+}
+
+/// The pool options that are understood.
+const OPTIONS: [&str; 3] = ["eni-id", "parent", "instance-id"];
+
+/// Opens Docker's pools.
+pub struct Pools {
+    outside: Arc<Outside>,
+    interfaces: Arc<Interfaces>,
+    served: Arc<Served>,
+    /// Set by GetDefaultAddressSpaces, spent by an answer to an empty Pool.
+    asked_for_spaces: AtomicBool,
+}
+
+impl Pools {
+    pub(crate) fn new(outside: &Arc<Outside>, interfaces: &Arc<Interfaces>, served: &Arc<Served>) -> Self {
+        Self {
+            outside: Arc::clone(outside),
+            interfaces: Arc::clone(interfaces),
+            served: Arc::clone(served),
+            asked_for_spaces: AtomicBool::new(false),
+        }
+    }
+
+    /// Docker asked for the address spaces: engines from 27 on do so before each RequestPool, older ones never inside their
+    /// loop, which repeats RequestPool for as long as the answer overlaps a route of the host.
+    pub fn address_spaces_asked(&self) {
+        self.asked_for_spaces.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they were asked for since the last empty Pool was answered.
+    fn may_answer_empty_pool(&self) -> bool {
+        self.asked_for_spaces.swap(false, Ordering::Relaxed)
+    }
+
+    /// RequestPool. Repeating it is harmless.
+    pub async fn request(&self, request: &PoolRequest, until: Instant) -> Result<Pool, Error> {
+        if request.v6 {
+            return Err(Error::Asked(
+                "this driver gives IPv4 addresses only; create the network without --ipv6".into(),
+            ));
+        }
+        if let Some(unknown) = request.options.keys().find(|key| !OPTIONS.contains(&key.as_str())) {
+            return Err(Error::Asked(format!(
+                "unknown --ipam-opt {unknown:?}; known are eni-id, parent and instance-id (-o parent=… is the network driver's own option)"
+            )));
+        }
+        let asked = net("--subnet", &request.pool)?;
+        let sub_pool = net("--ip-range", &request.sub_pool)?;
+        let is_told = asked.is_some() || self.may_answer_empty_pool();
+        self.interfaces.patiently(until, || self.open(&request.options, (asked, is_told), sub_pool, until)).await
+    }
+
+    async fn open(
+        &self,
+        options: &BTreeMap<String, String>,
+        (asked, is_told): (Option<Ipv4Net>, bool),
+        sub_pool: Option<Ipv4Net>,
+        until: Instant,
+    ) -> Result<Pool, Error> {
+        let host = self.interfaces.host_by(until).await?;
+        let (nic, link) = self.interfaces.choose(&host, options).await?;
+        let subnet = Subnet::new(nic.subnet.clone(), nic.cidr)?;
+        match asked {
+            Some(pool) if pool != subnet.cidr => {
+                let other = match host.interfaces.iter().find(|nic| nic.cidr == pool) {
+                    Some(other) => format!("--ipam-opt eni-id={}, which is in it", other.eni),
+                    None => "another ENI of this host by --ipam-opt eni-id=…".to_owned(),
+                };
+                return Err(Error::Asked(format!(
+                    "--subnet {pool} is not the subnet of {} on {}: pass --subnet {}, or name {other}",
+                    nic.eni, link.name, subnet.cidr
+                )));
+            }
+            None if !is_told => {
+                return Err(Error::Asked(format!(
+                    "this Docker Engine needs to be told the subnet: pass --subnet {}",
+                    subnet.cidr
+                )));
+            }
+            _ => {}
+        }
+        if let Some(range) = sub_pool.filter(|range| !subnet.cidr.contains(range)) {
+            return Err(Error::Asked(format!("--ip-range {range} is not inside the subnet {}", subnet.cidr)));
+        }
+
+        let store = self.outside.store(in_time(until)).await?;
+        if !fill::is_complete(&store, &subnet, until).await? {
+            let ec2 = self.outside.ec2(in_time(until)).await?;
+            fill::refresh(&store, &ec2, &subnet, until).await?;
+        }
+        let eni = self.served.serve(nic, until).await?;
+        let id = PoolId { eni: eni.nic.eni.clone(), cidr: Some(subnet.cidr), sub_pool };
+        Ok(Pool { id, subnet })
+    }
+
+    /// RequestAddress for a gateway: answered from the pool, no row touched. The answer has the subnet's mask.
+    ///
+    /// Beside the VPC router it may be an address of somebody else's interface, such as a NAT instance; an address that
+    /// could be given to a container may not (I7).
+    pub async fn gateway(&self, pool: &PoolId, address: &str, until: Instant) -> Result<String, Error> {
+        let cidr = match pool.cidr {
+            Some(cidr) => cidr,
+            None => self.interfaces.patiently(until, || self.interfaces.nic(&pool.eni, until)).await?.cidr,
+        };
+        let router = router(cidr);
+        let gateway = if address.is_empty() { Some(router) } else { address.parse().ok() };
+        let Some(gateway) = gateway.filter(|ip| cidr.contains(ip)) else {
+            return Err(Error::Asked(format!("the gateway {address:?} is not an address of the subnet {cidr}")));
+        };
+        if gateway != router {
+            let row = self.outside.store(until).await?.row(gateway, until).await?;
+            if row.as_ref().is_some_and(|row| row.iface.as_ref() == Some(&pool.eni)) {
+                return Err(Error::Asked(format!(
+                    "the gateway {gateway} is an address of {}, the network's own interface, which passes nothing on: leave \
+                     --gateway out for the VPC's router {router}",
+                    pool.eni
+                )));
+            }
+            if row.is_none_or(|row| row.state() != State::Foreign) {
+                return Err(Error::Asked(format!(
+                    "the gateway {gateway} is neither the VPC's router {router} nor an address that another interface has"
+                )));
+            }
+        }
+        Ok(format!("{gateway}/{}", cidr.prefix_len()))
+    }
+}
+
+fn net(flag: &str, text: &str) -> Result<Option<Ipv4Net>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse::<Ipv4Net>() {
+        Ok(net) if net.addr() == net.network() => Ok(Some(net)),
+        _ => Err(Error::Asked(format!("{flag} {text:?} is not an IPv4 network such as 10.0.1.0/24"))),
+    }
+}

@@ -1,0 +1,112 @@
+//! The ENIs of this host that are served, each by this driver alone.
+
+use std::collections::HashMap;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::domain::id::EniId;
+use crate::domain::subnet::Subnet;
+use crate::driver::interfaces::Interfaces;
+use crate::eni::{Eni, Outside};
+use crate::error::Error;
+use crate::late::in_time;
+use crate::outside::imds::{Host, Nic};
+
+/// All of them.
+pub struct Served {
+    outside: Arc<Outside>,
+    interfaces: Arc<Interfaces>,
+    /// Those served, and those that left since and have not come back.
+    enis: Mutex<HashMap<EniId, Arc<Eni>>>,
+}
+
+impl Served {
+    pub(crate) fn new(outside: &Arc<Outside>, interfaces: &Arc<Interfaces>) -> Self {
+        Self { outside: Arc::clone(outside), interfaces: Arc::clone(interfaces), enis: Mutex::default() }
+    }
+
+    /// The ENIs served now.
+    pub async fn all(&self) -> Vec<Arc<Eni>> {
+        self.enis.lock().await.values().filter(|eni| eni.lost().is_none()).cloned().collect()
+    }
+
+    /// Why ENIs that were served here are not any more: they are not this instance's.
+    pub async fn lost(&self) -> Vec<String> {
+        let mut lost: Vec<String> = self.enis.lock().await.values().filter_map(|eni| eni.lost()).collect();
+        lost.sort();
+        lost
+    }
+
+    /// Whether it waits to be taken up: it is not served, and if it was and left, it is back.
+    pub(crate) async fn lacks(&self, nic: &Nic, host: &Host) -> bool {
+        let is_lost = self.enis.lock().await.get(&nic.eni).map(|eni| eni.lost().is_some());
+        match is_lost {
+            Some(false) => false,
+            Some(true) => self.interfaces.is_back(nic, host).await,
+            None => true,
+        }
+    }
+
+    /// Lost ENIs of which this host has no network any more are forgotten.
+    pub(crate) async fn forget_lost(&self, has_network: impl Fn(&Eni) -> bool) {
+        self.enis.lock().await.retain(|_, eni| eni.lost().is_none() || has_network(eni));
+    }
+
+    /// The ENI of a pool, taken up if this life of the driver has not served it yet.
+    pub async fn get(&self, id: &EniId, until: Instant) -> Result<Arc<Eni>, Error> {
+        self.interfaces.patiently(until, || self.get_now(id, until)).await
+    }
+
+    /// The same in one attempt.
+    pub(crate) async fn get_now(&self, id: &EniId, until: Instant) -> Result<Arc<Eni>, Error> {
+        let known = self.enis.lock().await.get(id).cloned();
+        let lost = known.as_ref().and_then(|eni| eni.lost());
+        if let (Some(eni), None) = (known, &lost) {
+            return Ok(eni);
+        }
+        let nic = self.interfaces.nic(id, until).await.map_err(|why| match (why, lost) {
+            (Error::Absent(_), Some(lost)) => Error::Absent(lost),
+            (why, _) => why,
+        })?;
+        self.serve(&nic, until).await
+    }
+
+    /// This one, served from now on if it is not yet.
+    pub(crate) async fn serve(&self, nic: &Nic, until: Instant) -> Result<Arc<Eni>, Error> {
+        let store = self.outside.store(in_time(until)).await?;
+        let instance = self.outside.imds.instance().await?;
+        let subnet = Subnet::new(nic.subnet.clone(), nic.cidr)?;
+        let mut enis = self.enis.lock().await;
+        if let Some(eni) = enis.get(&nic.eni) {
+            if eni.lost().is_none() {
+                return Ok(Arc::clone(eni));
+            }
+            eni.ended().await;
+        }
+        let lock = lock(&nic.eni).map_err(|e| {
+            Error::Missing(format!(
+                "another ec2-ipam on this host serves {} already ({e}): stop one of them (`docker plugin ls`, `systemctl status ec2-ipam`)",
+                nic.eni
+            ))
+        })?;
+        let eni = Eni::start(nic.clone(), subnet, &instance, lock, store, Arc::clone(&self.outside));
+        enis.insert(nic.eni.clone(), Arc::clone(&eni));
+        Ok(eni)
+    }
+}
+
+/// One driver per ENI and host: whoever holds this serves it. It lies in the host's network namespace, where the plugin, a
+/// plain service and the command line all see it.
+pub(crate) fn lock(eni: &EniId) -> std::io::Result<UnixListener> {
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(format!("ec2-ipam/{eni}"))?)
+}
+
+/// Whether some driver of this host serves the ENI. Neither taken nor connected to: either would be in a driver's way.
+pub(crate) fn is_locked(eni: &EniId) -> bool {
+    let name = format!(" @ec2-ipam/{eni}");
+    std::fs::read_to_string("/proc/net/unix").is_ok_and(|sockets| sockets.lines().any(|line| line.ends_with(&name)))
+}

@@ -1,0 +1,340 @@
+//! What the driver is doing now, as `status` shows it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::Settings;
+use crate::domain::address::{Row, State};
+use crate::domain::id::SubnetId;
+use crate::driver::docker_watch::DockerWatch;
+use crate::driver::interfaces::Interfaces;
+use crate::driver::reconcile::Reconciler;
+use crate::driver::scan::Scanner;
+use crate::driver::served::Served;
+use crate::eni::Outside;
+use crate::error::Error;
+use crate::store::{Database, Store};
+
+/// The answer of `GET /v1/status`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The driver's version.
+    pub version: String,
+    /// The token of this life, as claims carry it.
+    pub boot: String,
+    /// The table.
+    pub store: StoreStatus,
+    /// EC2.
+    pub ec2: Ec2Status,
+    /// Docker's API; none where `EC2_IPAM_DOCKER_SOCKET` says not to read it.
+    pub docker: Option<DockerStatus>,
+    /// How long ago rows, EC2 and Docker were last compared, all of them readable.
+    pub reconciled_seconds: Option<u64>,
+    /// What does not agree and only a person can mend.
+    pub problems: Vec<String>,
+    /// How many such things there were since the start.
+    pub conflicts: u64,
+    /// The ENIs served.
+    pub enis: Vec<EniStatus>,
+    /// Rows by state, of each subnet in which an ENI is served.
+    pub subnets: BTreeMap<String, BTreeMap<State, u64>>,
+}
+
+/// The table.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// `mysql` or `sqlite`.
+    pub kind: String,
+    /// Where: hosts and database, or the file.
+    pub at: String,
+    /// The server's own version text; none while it does not answer.
+    pub version: Option<String>,
+    /// Why it cannot be used; none while it can.
+    pub error: Option<String>,
+}
+
+/// EC2.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Ec2Status {
+    /// The region spoken to; none while that is not known.
+    pub region: Option<String>,
+    /// Why not.
+    pub error: Option<String>,
+}
+
+/// Docker's API.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DockerStatus {
+    /// How many of the VPC's addresses containers had by its last answer; none while it has not answered.
+    pub addresses: Option<usize>,
+    /// How old that answer is.
+    pub age_seconds: Option<u64>,
+    /// Why it does not answer now; none while it does.
+    pub error: Option<String>,
+}
+
+/// One ENI.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EniStatus {
+    /// Its id.
+    pub eni: String,
+    /// Its subnet.
+    pub subnet: String,
+    /// The subnet's CIDR.
+    pub cidr: String,
+    /// The parent interface; `no link` when it cannot be seen.
+    pub link: String,
+    /// Whether that is up; none likewise.
+    pub up: Option<bool>,
+    /// Its rows by state.
+    pub addresses: BTreeMap<State, u64>,
+    /// Of the idle ones, those that have cooled.
+    pub warm: usize,
+    /// How many addresses the instance type allows it, the primary included.
+    pub limit: Option<usize>,
+    /// Requests that wait for EC2.
+    pub waiting: usize,
+    /// Why nothing is granted yet, until rows and EC2 were compared once.
+    pub not_ready: Option<String>,
+    /// What EC2 or the table said last, if it was a refusal, until what it is about goes right again.
+    pub last_error: Option<String>,
+}
+
+/// A row as `list` shows it.
+#[derive(Debug, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "columns")]
+pub struct Listed {
+    pub ip: Ipv4Addr,
+    pub subnet: String,
+    pub state: State,
+    pub iface: Option<String>,
+    pub primary: bool,
+    /// The container that uses it, or used it last; or who reserved it.
+    pub holder: Option<String>,
+    /// Whether it was named: by that container (`--ip`), or as a network's auxiliary address.
+    pub named: bool,
+    /// Whether it is reserved for the holder, and stays so.
+    pub reserved: bool,
+    /// The Elastic IP that EC2 last showed on it, of this host's interfaces.
+    pub elastic_ip: Option<Ipv4Addr>,
+    /// Since it was let go; none for an address that was never in use.
+    pub idle_seconds: Option<u64>,
+}
+
+/// Fresh rows carry a time long past.
+const NEVER: u64 = 10 * 365 * 86_400;
+/// A picture is not worth a long wait.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+impl Status {
+    /// Whether nothing wants a person: no PROBLEM, and the table answers.
+    pub fn is_well(&self) -> bool {
+        self.problems.is_empty() && self.store.error.is_none()
+    }
+}
+
+/// What the driver shows of itself, from all that it is made of.
+pub struct Picture {
+    outside: Arc<Outside>,
+    interfaces: Arc<Interfaces>,
+    served: Arc<Served>,
+    docker: Arc<DockerWatch>,
+    reconciler: Arc<Reconciler>,
+    scanner: Arc<Scanner>,
+    database: Database,
+    /// Why nothing is done.
+    wrong: Option<String>,
+}
+
+impl Picture {
+    pub(crate) fn new(
+        outside: &Arc<Outside>,
+        interfaces: &Arc<Interfaces>,
+        served: &Arc<Served>,
+        docker: &Arc<DockerWatch>,
+        reconciler: &Arc<Reconciler>,
+        scanner: &Arc<Scanner>,
+        settings: &Settings,
+    ) -> Self {
+        let (database, wrong) = (settings.database.clone(), settings.wrong.clone());
+        Self {
+            outside: Arc::clone(outside),
+            interfaces: Arc::clone(interfaces),
+            served: Arc::clone(served),
+            docker: Arc::clone(docker),
+            reconciler: Arc::clone(reconciler),
+            scanner: Arc::clone(scanner),
+            database,
+            wrong,
+        }
+    }
+
+    /// What only a person can put right, as far as it is known now.
+    pub(crate) async fn problems(&self) -> Vec<String> {
+        let of_rows = self.reconciler.problems().into_values().chain(self.scanner.problems());
+        self.wrong.iter().cloned().chain(of_rows).chain(self.served.lost().await).collect()
+    }
+
+    /// The picture now.
+    pub async fn status(&self) -> Status {
+        let until = Instant::now() + PATIENCE;
+        let store = self.outside.store.now();
+        // Whoever asks wants to know how it is now, not how it was at the last round.
+        let look = async {
+            let host = self.interfaces.host().await.ok();
+            self.docker.look(host.as_ref()).await
+        };
+        let ((described, left_out), _) = tokio::join!(self.describe_store(until), timeout_at(until, look));
+        let ec2 = self.outside.ec2.now();
+        let reconciled = self.reconciler.outcome();
+        let mut problems = self.problems().await;
+        problems.extend(left_out.iter().map(|row| format!("left out: {row}")));
+        let mut status = Status {
+            version: env!("EC2_IPAM_VERSION").to_owned(),
+            boot: self.outside.claims.boot().to_string(),
+            store: described,
+            ec2: Ec2Status {
+                region: ec2.as_ref().ok().map(|ec2| ec2.region().to_owned()),
+                error: ec2.as_ref().err().cloned(),
+            },
+            docker: self.docker.is_asked().then(|| self.docker_status()),
+            reconciled_seconds: reconciled.whole.map(|at| at.elapsed().as_secs()),
+            problems,
+            conflicts: reconciled.conflicts,
+            enis: Vec::new(),
+            subnets: BTreeMap::new(),
+        };
+        for eni in self.served.all().await {
+            let rows = match &store {
+                Ok(store) => store.rows_of_eni(&eni.nic.eni, until).await.unwrap_or_default(),
+                Err(_) => Vec::new(),
+            };
+            let mut addresses = BTreeMap::new();
+            for row in &rows {
+                *addresses.entry(row.state()).or_default() += 1;
+            }
+            let link = self.outside.links.of_mac(&eni.nic.mac).await.ok();
+            let subnet = eni.subnet.id.to_string();
+            if let Ok(store) = &store {
+                let mut counts = BTreeMap::new();
+                for count in store.census_lately(&eni.subnet.id, until).await.unwrap_or_default() {
+                    *counts.entry(count.state).or_default() += count.rows;
+                }
+                status.subnets.insert(subnet.clone(), counts);
+            }
+            status.enis.push(EniStatus {
+                eni: eni.nic.eni.to_string(),
+                subnet,
+                cidr: eni.subnet.cidr.to_string(),
+                up: link.as_ref().map(|link| link.up),
+                link: link.map_or_else(|| "no link".to_owned(), |link| link.name),
+                warm: rows.iter().filter(|row| self.outside.warmth.is_warm(row)).count(),
+                addresses,
+                limit: eni.limit(),
+                waiting: eni.waiting(),
+                not_ready: eni.not_ready(),
+                last_error: eni.last_error(),
+            });
+        }
+        status
+    }
+
+    /// The table, and its rows that cannot be read.
+    async fn describe_store(&self, until: Instant) -> (StoreStatus, Vec<String>) {
+        let (kind, at) = match &self.database {
+            Database::MySql(server) => ("mysql", server.to_string()),
+            Database::Sqlite(file) => ("sqlite", file.display().to_string()),
+        };
+        let described = match self.outside.store.now() {
+            Ok(store) => store.describe(until).await.map_err(|why| why.to_string()),
+            Err(why) => Err(why),
+        };
+        let kind = kind.to_owned();
+        match described {
+            Ok(found) => {
+                (StoreStatus { kind, at: found.at, version: Some(found.version), error: None }, found.left_out)
+            }
+            Err(why) => (StoreStatus { kind, at, version: None, error: Some(why) }, Vec::new()),
+        }
+    }
+
+    fn docker_status(&self) -> DockerStatus {
+        let count = self.outside.in_use.count();
+        DockerStatus {
+            addresses: count.map(|(addresses, _)| addresses),
+            age_seconds: count.map(|(_, asked)| asked.elapsed().as_secs()),
+            error: self.outside.in_use.silence().map(|silence| silence.why),
+        }
+    }
+
+    /// The rows of a subnet, with or without the free ones; by default of each subnet in which an ENI is served, or, where none
+    /// is, of every subnet of the table.
+    pub async fn list(&self, subnet: Option<SubnetId>, free_too: bool, until: Instant) -> Result<Vec<Listed>, Error> {
+        let store = self.outside.store(until).await?;
+        let served = self.served.all().await;
+        let (subnets, is_named) = match subnet {
+            Some(subnet) => (vec![subnet], true),
+            None => (self.subnets(&store, until).await?, false),
+        };
+        let mut listed = Vec::new();
+        for subnet in subnets {
+            let rows = if free_too {
+                store.rows_of_subnet(&subnet, until).await?
+            } else {
+                store.rows_taken(&subnet, until).await?
+            };
+            if rows.is_empty() && is_named {
+                known(&store, &subnet, until).await?;
+            }
+            listed.extend(rows.into_iter().map(|row| Listed {
+                ip: row.ip,
+                state: row.state(),
+                subnet: row.subnet.to_string(),
+                iface: row.iface.as_ref().map(ToString::to_string),
+                primary: row.primary,
+                holder: row.endpoint().map(ToOwned::to_owned).or_else(|| self.container(&row)),
+                named: row.is_fixed() && row.kept_for().is_none(),
+                reserved: row.kept_for().is_some(),
+                elastic_ip: served.iter().find_map(|eni| eni.elastic_ip(row.ip)),
+                idle_seconds: Some(row.idle.as_secs()).filter(|idle| *idle < NEVER),
+            }));
+        }
+        Ok(listed)
+    }
+
+    async fn subnets(&self, store: &Store, until: Instant) -> Result<Vec<SubnetId>, Error> {
+        let mut served: Vec<_> = self.served.all().await.iter().map(|eni| eni.subnet.id.clone()).collect();
+        if served.is_empty() {
+            return Ok(store.subnets(until).await?);
+        }
+        served.sort();
+        served.dedup();
+        Ok(served)
+    }
+
+    /// Engines before 29 do not say which container asks, but list it afterwards.
+    fn container(&self, row: &Row) -> Option<String> {
+        self.outside.in_use.name(row.ip).filter(|_| row.state() == State::Lease)
+    }
+}
+
+/// Nothing to list is an answer only for a subnet that the table has.
+async fn known(store: &Store, subnet: &SubnetId, until: Instant) -> Result<(), Error> {
+    let all = store.subnets(until).await?;
+    if all.contains(subnet) {
+        return Ok(());
+    }
+    let has = if all.is_empty() {
+        "none yet".to_owned()
+    } else {
+        all.iter().map(SubnetId::as_str).collect::<Vec<_>>().join(", ")
+    };
+    Err(Error::Asked(format!(
+        "the table has no rows of {subnet}; the subnets that it has: {has}. `ec2-ipam init` and the first network in a subnet fill it"
+    )))
+}

@@ -1,0 +1,343 @@
+//! Calls to EC2: addresses on and off an ENI, and what the subnet's ENIs hold.
+//!
+//! Each function is one operation of EC2 and decides nothing. Changes are made by explicit list and are never repeated by
+//! themselves unless EC2 said that it did not execute them (throttling): a lost reply comes back as
+//! [`Ec2Error::Unclear`], for the caller to look (EC2 has no idempotency token for them). Only an Assign, which containers
+//! wait for, is sent a second time while the answer to the first is still waited for: its list is explicit, so that two do
+//! what one does. Reads are repeated by the SDK.
+//! EC2 is eventually consistent: a read may lag behind a change in both directions.
+
+mod answer;
+mod connect;
+mod error;
+mod interface;
+mod words;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use aws_sdk_ec2::Client;
+use aws_sdk_ec2::config::http::HttpResponse;
+use aws_sdk_ec2::config::retry::RetryConfig;
+use aws_sdk_ec2::config::timeout::TimeoutConfig;
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::types::{Filter, InstanceType};
+use futures_util::future::select;
+use serde::Serialize;
+use tokio::time::{Instant, timeout};
+
+use crate::domain::id::{EniId, SubnetId};
+use crate::domain::subnet::Subnet;
+pub use answer::{Answer, AssignCall};
+use connect::CONNECT;
+pub use connect::StaticKeys;
+pub use error::Ec2Error;
+use error::Subject;
+pub use interface::{Address, Interface};
+use words::partition;
+
+/// Longest time for one call with its retries. Claims count as stale after 60 s; a call must be over before half of that.
+///
+/// A change's attempt has what is left of it: while EC2 is slow, one that is waited for gets its answer, and several that
+/// are cut off get none. An Assign of 49 addresses usually answers within about 2 s.
+const CALL: Duration = Duration::from_secs(25);
+/// An answer that has not come by then may be lost as well as slow. Two attempts of a read fit into a call.
+const LOST: Duration = Duration::from_secs(12);
+/// A change that was throttled is attempted again only with so much time left.
+const WORTH: Duration = Duration::from_secs(8);
+/// Attempts in all while EC2 throttles.
+pub const ATTEMPTS: u32 = 3;
+/// The pause before a second attempt is random between nothing and this, and doubles. The bucket refills 5 a second for
+/// the whole fleet, so a shorter one would only meet the same empty bucket.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Filter values of one Describe call (EC2, "Filter": at most 200).
+const FILTER_VALUES: usize = 200;
+/// Interfaces of one page (EC2 allows 5 to 1000). Half of it keeps an answer near 1 MB.
+const PAGE: i32 = 500;
+
+/// An EC2 action that the driver uses, by IAM's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// `ec2:AssignPrivateIpAddresses`
+    Assign,
+    /// `ec2:UnassignPrivateIpAddresses`
+    Unassign,
+    /// `ec2:DescribeNetworkInterfaces`
+    DescribeInterfaces,
+    /// `ec2:DescribeSubnets`
+    DescribeSubnets,
+    /// `ec2:DescribeInstanceTypes`
+    DescribeInstanceTypes,
+}
+
+impl Action {
+    /// All that the driver uses.
+    pub const ALL: [Self; 5] =
+        [Self::Assign, Self::Unassign, Self::DescribeInterfaces, Self::DescribeSubnets, Self::DescribeInstanceTypes];
+
+    /// IAM's name of it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Assign => "ec2:AssignPrivateIpAddresses",
+            Self::Unassign => "ec2:UnassignPrivateIpAddresses",
+            Self::DescribeInterfaces => "ec2:DescribeNetworkInterfaces",
+            Self::DescribeSubnets => "ec2:DescribeSubnets",
+            Self::DescribeInstanceTypes => "ec2:DescribeInstanceTypes",
+        }
+    }
+}
+
+impl std::fmt::Display for Action {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Action {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// EC2 in one region. Cheap to clone: the connections and the credentials are shared.
+#[derive(Debug, Clone)]
+pub struct Ec2 {
+    client: Client,
+    region: String,
+}
+
+impl Ec2 {
+    fn about(&self, action: Action, eni: Option<&EniId>, subnet: Option<&SubnetId>) -> Subject {
+        Subject { action, eni: eni.cloned(), subnet: subnet.cloned(), partition: partition(&self.region) }
+    }
+
+    /// The region that is spoken to.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// Puts these addresses on the ENI, all or none. Never moves one from another ENI.
+    ///
+    /// Errors: `InUse`, `EniFull`, `SubnetFull`, `OutsideSubnet`, `AwsReserved`, and those of every call. An answer that
+    /// does not list all of them is `Unlisted`.
+    pub async fn assign(&self, eni: &EniId, ips: &[Ipv4Addr]) -> Result<(), Ec2Error> {
+        if ips.is_empty() {
+            return Ok(());
+        }
+        let subject = &self.about(Action::Assign, Some(eni), None);
+        let wanted: &Vec<String> = &ips.iter().map(Ipv4Addr::to_string).collect();
+        let send = |until| async move {
+            let call = self.client.assign_private_ip_addresses().network_interface_id(eni.as_str());
+            let call = call.set_private_ip_addresses(Some(wanted.clone())).customize();
+            call.config_override(one_attempt(until)).send().await.map_err(|error| subject.explain(&error))
+        };
+        let answer = change(subject, |until| twice(move || Box::pin(send(until)))).await?;
+        let listed = answer.assigned_private_ip_addresses();
+        let is_listed = |ip: &&String| listed.iter().any(|entry| entry.private_ip_address() == Some(ip.as_str()));
+        let missing: Vec<&String> = wanted.iter().filter(|ip| !is_listed(ip)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Ec2Error::Unlisted { addresses: missing.into_iter().filter_map(|ip| ip.parse().ok()).collect() })
+    }
+
+    /// Takes these addresses off the ENI, all or none.
+    ///
+    /// Errors: `NotAssigned` if any one of them is not on the ENI, `Primary`, and those of every call. The SDK does not
+    /// read the body of a success, so any HTTP 200 is one.
+    pub async fn unassign(&self, eni: &EniId, ips: &[Ipv4Addr]) -> Result<(), Ec2Error> {
+        if ips.is_empty() {
+            return Ok(());
+        }
+        let subject = &self.about(Action::Unassign, Some(eni), None);
+        let given: Vec<String> = ips.iter().map(Ipv4Addr::to_string).collect();
+        change(subject, |until| {
+            let call = self.client.unassign_private_ip_addresses().network_interface_id(eni.as_str());
+            let call = call.set_private_ip_addresses(Some(given.clone())).customize();
+            let sent = call.config_override(one_attempt(until)).send();
+            Box::pin(async { sent.await.map_err(|error| subject.explain(&error)) })
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The ENI as EC2 sees it. Asked by parameter, which fails with `NoSuchEni` when it is gone (a filter would not).
+    pub async fn interface(&self, eni: &EniId) -> Result<Interface, Ec2Error> {
+        let subject = self.about(Action::DescribeInterfaces, Some(eni), None);
+        let call = self.client.describe_network_interfaces().network_interface_ids(eni.as_str());
+        let answer = Box::pin(call.send()).await.map_err(|error| subject.explain(&error))?;
+        let found = answer.network_interfaces().first().ok_or(Ec2Error::NoSuchEni { eni: eni.clone() })?;
+        Interface::read(found).map_err(|why| subject.unclear(why))
+    }
+
+    /// Every ENI of the subnet, all pages; the time limit is per page. An unknown subnet has none.
+    pub async fn interfaces_of_subnet(&self, subnet: &SubnetId) -> Result<Vec<Interface>, Ec2Error> {
+        self.interfaces(subnet, Vec::new()).await
+    }
+
+    /// The ENIs of the subnet that have any of these addresses, each once. Addresses inside an ENI's /28 prefix are not
+    /// found so: EC2 filters by single addresses.
+    pub async fn holders(&self, subnet: &SubnetId, ips: &[Ipv4Addr]) -> Result<Vec<Interface>, Ec2Error> {
+        let mut found: Vec<Interface> = Vec::new();
+        for some in ips.chunks(FILTER_VALUES) {
+            let by_address = Filter::builder()
+                .name("addresses.private-ip-address")
+                .set_values(Some(some.iter().map(Ipv4Addr::to_string).collect()))
+                .build();
+            for interface in self.interfaces(subnet, vec![by_address]).await? {
+                if !found.iter().any(|other| other.id == interface.id) {
+                    found.push(interface);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Every ENI that is attached to the instance, or about to be.
+    pub async fn interfaces_of_instance(&self, instance: &str) -> Result<Vec<Interface>, Ec2Error> {
+        let attached = Filter::builder().name("attachment.instance-id").values(instance).build();
+        self.filtered(&self.about(Action::DescribeInterfaces, None, None), vec![attached]).await
+    }
+
+    async fn interfaces(&self, subnet: &SubnetId, mut filters: Vec<Filter>) -> Result<Vec<Interface>, Ec2Error> {
+        filters.push(Filter::builder().name("subnet-id").values(subnet.as_str()).build());
+        self.filtered(&self.about(Action::DescribeInterfaces, None, Some(subnet)), filters).await
+    }
+
+    async fn filtered(&self, subject: &Subject, filters: Vec<Filter>) -> Result<Vec<Interface>, Ec2Error> {
+        let call = self.client.describe_network_interfaces().set_filters(Some(filters));
+        let mut pages = call.into_paginator().page_size(PAGE).send();
+        let mut all = Vec::new();
+        while let Some(page) = Box::pin(pages.next()).await {
+            let page = page.map_err(|error| subject.explain(&error))?;
+            for found in page.network_interfaces() {
+                all.push(Interface::read(found).map_err(|why| subject.unclear(why))?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The subnet and its IPv4 block. Errors: `NoSuchSubnet`, and those of every call.
+    pub async fn subnet(&self, id: &SubnetId) -> Result<Subnet, Ec2Error> {
+        let subject = self.about(Action::DescribeSubnets, None, Some(id));
+        let call = self.client.describe_subnets().subnet_ids(id.as_str());
+        let answer = Box::pin(call.send()).await.map_err(|error| subject.explain(&error))?;
+        let found = answer.subnets().first().ok_or(Ec2Error::NoSuchSubnet { subnet: id.clone() })?;
+        let block = found.cidr_block().unwrap_or_default();
+        let cidr = block.parse().map_err(|_| subject.unclear(format!("{id} has no IPv4 block but {block:?}")))?;
+        Subnet::new(id.clone(), cidr).map_err(|error| subject.unclear(error.to_string()))
+    }
+
+    /// How many IPv4 addresses each ENI of this instance type may have, the primary included; a /28 prefix counts as one.
+    pub async fn address_limit(&self, instance_type: &str) -> Result<usize, Ec2Error> {
+        let subject = self.about(Action::DescribeInstanceTypes, None, None);
+        let call = self.client.describe_instance_types().instance_types(InstanceType::from(instance_type));
+        let answer = Box::pin(call.send()).await.map_err(|error| subject.explain(&error))?;
+        let network = answer.instance_types().first().and_then(|found| found.network_info());
+        let limit = network.and_then(|network| network.ipv4_addresses_per_interface());
+        limit
+            .and_then(|limit| usize::try_from(limit).ok())
+            .filter(|limit| *limit > 0)
+            .ok_or_else(|| subject.unclear(format!("its answer gives no address limit for {instance_type}")))
+    }
+
+    /// Whether IAM allows the action; nothing is changed.
+    ///
+    /// Describe calls are asked with DryRun. Assign and Unassign have no DryRun (EC2 API reference), so they are asked for
+    /// 127.0.0.1, which no subnet can have (VPC guide, "VPC CIDR blocks"): a refusal because of the address comes after
+    /// the permission.
+    ///
+    /// Errors: `Denied` if it does not, any other if that cannot be told.
+    pub async fn permitted(&self, action: Action, eni: &EniId, subnet: &SubnetId) -> Result<(), Ec2Error> {
+        let subject = self.about(action, Some(eni), Some(subnet));
+        let ec2 = &self.client;
+        let nowhere = [Ipv4Addr::LOCALHOST];
+        let outcome = match action {
+            Action::Assign => self.assign(eni, &nowhere).await,
+            Action::Unassign => self.unassign(eni, &nowhere).await,
+            Action::DescribeInterfaces => {
+                let call = ec2.describe_network_interfaces().network_interface_ids(eni.as_str());
+                dry(&subject, Box::pin(call.dry_run(true).send())).await
+            }
+            Action::DescribeSubnets => {
+                let call = ec2.describe_subnets().subnet_ids(subnet.as_str());
+                dry(&subject, Box::pin(call.dry_run(true).send())).await
+            }
+            Action::DescribeInstanceTypes => {
+                let call = ec2.describe_instance_types().instance_types(InstanceType::T3Micro);
+                dry(&subject, Box::pin(call.dry_run(true).send())).await
+            }
+        };
+        match outcome {
+            Err(error) if error.is_past_permission() => Ok(()),
+            outcome => outcome,
+        }
+    }
+}
+
+/// A change's own settings: one attempt, until then.
+fn one_attempt(until: Instant) -> aws_sdk_ec2::config::Builder {
+    let time = until.saturating_duration_since(Instant::now());
+    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT);
+    let timeouts = timeouts.operation_attempt_timeout(time).operation_timeout(time).build();
+    aws_sdk_ec2::config::Config::builder().retry_config(RetryConfig::disabled()).timeout_config(timeouts)
+}
+
+/// One attempt, or a second one beside it once the answer to the first may be lost: whichever succeeds. What either left
+/// unclear is unclear, since it may still land.
+async fn twice<T, F>(attempt: impl Fn() -> F) -> Result<T, Ec2Error>
+where
+    F: Future<Output = Result<T, Ec2Error>> + Unpin,
+{
+    let mut first = attempt();
+    if let Ok(outcome) = timeout(LOST, &mut first).await {
+        return outcome;
+    }
+    let (outcome, other) = select(first, attempt()).await.factor_first();
+    match outcome {
+        Ok(answer) => Ok(answer),
+        Err(why) => other.await.map_err(|other| if why.is_unclear() { why } else { other }),
+    }
+}
+
+/// One change, repeated only while EC2 throttles it: then EC2 says that it did nothing. Each attempt is told when the call
+/// has to be over.
+async fn change<T, F>(subject: &Subject, attempt: impl Fn(Instant) -> F) -> Result<T, Ec2Error>
+where
+    F: Future<Output = Result<T, Ec2Error>>,
+{
+    let until = Instant::now() + CALL;
+    for n in 0..ATTEMPTS {
+        let error = match attempt(until).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let pause = throttle_pause(n);
+        let is_last = n + 1 == ATTEMPTS || Instant::now() + pause + WORTH > until;
+        if is_last || !matches!(error, Ec2Error::Throttled { .. }) {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+    }
+    Err(Ec2Error::Throttled { action: subject.action })
+}
+
+/// How long a change waits after its attempt `n`, counted from 0, was throttled.
+pub fn throttle_pause(n: u32) -> Duration {
+    PAUSE.saturating_mul(1 << n.min(ATTEMPTS)).mul_f64(fastrand::f64())
+}
+
+/// The outcome of a dry run: EC2 says yes with the error `DryRunOperation` (HTTP 412).
+async fn dry<T, E>(
+    subject: &Subject,
+    call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+) -> Result<(), Ec2Error>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    match call.await {
+        Err(error) if error.code() == Some("DryRunOperation") => Ok(()),
+        Err(error) => Err(subject.explain(&error)),
+        Ok(_) => Err(subject.unclear("it answered a dry run as if it had been meant".into())),
+    }
+}
