@@ -54,33 +54,22 @@
 //! Dependencies point down only; adapters do one IO each, decide nothing, and never import each other. A test reads this.
 //!
 //! ```text
-//! main, commands                          the process and what its command line does
-//! cli                                     the command line
-//! socket                                  connections, Docker's calls, the driver's own calls
-//! conformance                             what real EC2 and IMDS answer where it is assumed; needs no driver
-//! ipam                                    the driver: its parts put together
-//! doctor                                  prerequisites checked
-//! status                                  the picture of all parts
-//! operate                                 what operators ask for
-//! reconcile, scan, take_up                rows compared with EC2 and Docker: of the ENIs served, of whole subnets; ENIs taken up
-//! pool, addresses                         Docker's four calls
-//! served                                  the ENIs that are served
-//! interfaces, docker_watch                what the host has, and what Docker says, as far as either shows itself
-//! eni                                     one ENI: grants, and the one task that calls EC2 for it
-//! fleet                                   between the table and EC2: acquire, give back, post, look, census
-//! fill                                    a subnet's rows
-//! config                                  settings
-//! error                                   why a call was refused
-//! store, ec2, imds, link, engine          adapters: the table, EC2, metadata, interfaces, Docker's API
-//! late, telemetry                         waiting for the outside; logs
-//! in_use                                  what Docker's containers have
-//! plan                                    decisions: no IO, no async
-//! found                                   looks that operators ask for, and what they find
-//! address                                 rows, and how they change
-//! subnet                                  which addresses a subnet has
-//! id                                      names of things
-//! plain, backoff, supervise, random       text from outside; pauses between attempts; what may not die alone; chance
-//! fault                                   points where tests stop it
+//! main                                     the process
+//! cli                                      the command line: arguments, what they do, the conformance of real EC2 and IMDS
+//! socket                                   connections, Docker's calls, the driver's own calls
+//! driver                                   composes: Docker's four calls, the ENIs served, reconcile, scan, take-up, status,
+//!                                          doctor, operators' wishes
+//! eni                                      one ENI: grants, and the one task that calls EC2 for it
+//! fleet                                    between the table and EC2: acquire, give back, post, look, census; a subnet's rows
+//! config                                   settings
+//! late                                     waiting for the outside
+//! error                                    why a call was refused
+//! store                                    the table: MySQL or SQLite
+//! outside (ec2, imds, link, engine)        adapters: EC2, metadata, interfaces, Docker's API; one IO each
+//! domain                                   values and decisions, no IO: names, subnets, rows and their transitions, plans
+//! once, telemetry                          asked once for all, told once; logs
+//! plain, backoff, supervise, random        text from outside; pauses between attempts; what may not die alone; chance
+//! fail_point                               points where tests stop it
 //! ```
 
 pub mod backoff;
@@ -93,6 +82,7 @@ pub mod error;
 pub mod fail_point;
 pub mod fleet;
 pub mod late;
+pub mod once;
 pub mod outside;
 pub mod plain;
 pub mod random;

@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 
 use crate::domain::id::{EniId, SubnetId};
-use crate::late::Shared;
+use crate::once::Shared;
 
 mod role;
 mod session;

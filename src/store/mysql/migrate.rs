@@ -1,16 +1,9 @@
 //! Brings the tables of a server up to date, while other hosts do the same and the original goes on working.
 
-use std::sync::Arc;
-
-use tokio::time::Instant;
-
-use crate::fail_point::point;
-
 use super::super::schema::{self, Column, Found, Key, Step};
-use super::super::{Connections, Description, StoreError};
+use super::super::{Connections, Description};
 use super::column;
 use super::pool::{Checkout, Pool};
-use super::tries::{Before, Tries};
 use super::trouble::Trouble;
 
 /// Our tables as they are.
@@ -26,30 +19,15 @@ const LOOK: &str = "\
 const SHORT: &str = "SET lock_wait_timeout=1";
 const USUAL: &str = "SET lock_wait_timeout=3";
 
-/// Takes the steps that are lacking, one at a time, looking again after each.
-pub(super) async fn migrate(pool: &Arc<Pool>, until: Instant) -> Result<(), StoreError> {
-    // A key on a big table takes its time, and giving up on it half way would only begin it again.
-    let mut tries = Tries::patient(pool, until);
-    loop {
-        match tries.run(|conn, _| step(conn)).await? {
-            Progress::Whole => return Ok(()),
-            Progress::Stepped => point("init:stepped").await,
-            Progress::MayNot(steps) => {
-                let lacks = steps.iter().map(|step| step.what).collect::<Vec<_>>().join(", ");
-                let sql = steps.iter().map(|step| step.sql).collect::<Vec<_>>().join("; ");
-                return Err(StoreError::Schema { lacks, sql });
-            }
-        }
-    }
-}
-
-enum Progress {
+/// What a look, and a step if one was lacking, came to.
+pub(super) enum Progress {
     Whole,
     Stepped,
     MayNot(Vec<&'static Step>),
 }
 
-async fn step(mut conn: Checkout) -> Result<Progress, Trouble> {
+/// Takes the first step that is lacking.
+pub(super) async fn step(mut conn: Checkout) -> Result<Progress, Trouble> {
     let steps = lacking(&look(&mut conn).await?)?;
     let Some(next) = steps.first() else {
         conn.keep();
@@ -103,20 +81,13 @@ async fn look(conn: &mut Checkout) -> Result<Found, Trouble> {
 }
 
 /// The steps that are lacking, none of them taken.
-pub(super) async fn wanted(pool: &Arc<Pool>, until: Instant) -> Result<Vec<&'static str>, StoreError> {
-    let attempt = async |mut conn: Checkout, _: Before| {
-        let steps = lacking(&look(&mut conn).await?)?;
-        conn.keep();
-        Ok(steps.iter().map(|step| step.sql).collect())
-    };
-    Tries::new(pool, until).run(attempt).await
+pub(super) async fn wanted(mut conn: Checkout) -> Result<Vec<&'static str>, Trouble> {
+    let steps = lacking(&look(&mut conn).await?)?;
+    conn.keep();
+    Ok(steps.iter().map(|step| step.sql).collect())
 }
 
-pub(super) async fn describe(pool: &Arc<Pool>, until: Instant) -> Result<Description, StoreError> {
-    Tries::new(pool, until).run(|conn, _| description(conn, pool)).await
-}
-
-async fn description(mut conn: Checkout, pool: &Pool) -> Result<Description, Trouble> {
+pub(super) async fn description(mut conn: Checkout, pool: &Pool) -> Result<Description, Trouble> {
     let found = look(&mut conn).await?;
     let mut version = String::new();
     for mut row in conn.rows("SELECT VERSION()").await? {

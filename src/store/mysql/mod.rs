@@ -18,6 +18,7 @@ use std::net::Ipv4Addr;
 use super::url::Server;
 use super::{Count, Description, FreeClaim, StoreError, WarmGrant, raw};
 use pool::Pool;
+use tries::Tries;
 use trouble::Trouble;
 
 mod change;
@@ -47,7 +48,7 @@ impl MySql {
         let pool = Pool::new(server);
         let first = timeout_at(until, pool.get(until)).await;
         first.unwrap_or_else(|_| Err(pool.hosts.silent())).map_err(|trouble| trouble.into_error(&pool.at))?.keep();
-        migrate::migrate(&pool, until).await?;
+        tries::migrate(&pool, until).await?;
         Pool::watch(&pool);
         Ok(Self { pool })
     }
@@ -57,7 +58,7 @@ impl MySql {
     }
 
     pub(super) async fn describe(&self, until: Instant) -> Result<Description> {
-        migrate::describe(&self.pool, until).await
+        Tries::new(&self.pool, until).run(|conn, _| migrate::description(conn, &self.pool)).await
     }
 
     pub(super) async fn rows_at(&self, ips: &[Ipv4Addr], until: Instant) -> Result<Vec<Row>> {
@@ -115,7 +116,7 @@ impl MySql {
 
 /// What the tables on a server lack.
 pub(super) async fn lacking(server: &Server, until: Instant) -> Result<Vec<&'static str>> {
-    migrate::wanted(&Pool::new(server), until).await
+    Tries::new(&Pool::new(server), until).run(|conn, _| migrate::wanted(conn)).await
 }
 
 impl fmt::Debug for MySql {

@@ -22,7 +22,7 @@ use super::hosts::Hosts;
 use super::pulse::{ATTEMPT, Pulse};
 use super::session::{self, goodbye};
 use super::trouble::{By, Trouble};
-use crate::late::Away;
+use crate::once::Away;
 use crate::supervise::supervised;
 
 /// A fleet of a thousand hosts must fit into a small server's connections.

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::fail_point::point;
+
 use super::super::StoreError;
 use super::hosts::PATIENCE;
-use super::migrate::migrate;
+use super::migrate::{Progress, step};
 use super::pool::{Checkout, Pool};
 use super::pulse::ATTEMPT;
 use super::trouble::{By, Trouble};
@@ -176,5 +178,22 @@ impl<'a> Tries<'a> {
         };
         self.holder = Some(found);
         found
+    }
+}
+
+/// Takes the steps that the tables lack, one at a time, looking again after each.
+pub(super) async fn migrate(pool: &Arc<Pool>, until: Instant) -> Result<(), StoreError> {
+    // A key on a big table takes its time, and giving up on it half way would only begin it again.
+    let mut tries = Tries::patient(pool, until);
+    loop {
+        match tries.run(|conn, _| step(conn)).await? {
+            Progress::Whole => return Ok(()),
+            Progress::Stepped => point("init:stepped").await,
+            Progress::MayNot(steps) => {
+                let lacks = steps.iter().map(|step| step.what).collect::<Vec<_>>().join(", ");
+                let sql = steps.iter().map(|step| step.sql).collect::<Vec<_>>().join("; ");
+                return Err(StoreError::Schema { lacks, sql });
+            }
+        }
     }
 }
