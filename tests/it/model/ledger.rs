@@ -218,7 +218,8 @@ impl Ledger {
         if holder.as_ref() != Some(&self.seats[seat].eni) && !self.cut.contains(&(ip, seat)) {
             self.broken.push(format!("I2: {ip} was given on h{seat} while {holder:?} has it in truth"));
         }
-        let is_primary = self.seats.iter().any(|seat| seat.primary == Some(ip));
+        // What was taken off an ENI behind its driver's back may be the primary address of another one by now.
+        let is_primary = !self.cut.contains(&(ip, seat)) && self.seats.iter().any(|seat| seat.primary == Some(ip));
         // What is reserved for a name is given to whoever asks for the address itself.
         let is_reserved = self.reserved.contains(&(ip, self.owner(seat))) && matches!(open.asked, Asked::Any { .. });
         if is_primary || self.aws.contains(&ip) || is_reserved {
