@@ -91,9 +91,13 @@ pub async fn reached(beds: &[&Bed], after: &str, scans: bool) {
         until_none(&format!("I6 {after}, by scans"), async || disagreement(beds).await).await;
     }
     beds[0].host.vpc.forget_faults();
-    tokio::time::sleep(PAST).await;
-
     let read = || beds.iter().map(|bed| bed.engine.docker.with(|docker| docker.listings)).collect::<Vec<_>>();
+    // Rounds of the start go on while addresses of an unknown past wait for Docker to show them, a sixth of the age apart.
+    let mut before = Vec::new();
+    while before != read() {
+        before = read();
+        tokio::time::sleep(PAST).await;
+    }
     let twice_more: Vec<usize> = read().into_iter().map(|read| read + 2).collect();
     for _ in 0..2 {
         for bed in beds {
