@@ -22,6 +22,7 @@ on_both! {
     an_idle_address_that_left_the_interface_is_given_back
     an_unknown_address_on_the_interface_joins_the_idle_ones_only_if_nothing_uses_it
     what_the_database_lost_is_leased_again
+    what_a_container_has_is_not_recycled_though_the_table_says_idle
     idle_addresses_beyond_the_maximum_go_in_one_call_and_the_target_stays
     an_interface_that_nobody_uses_is_drained
     what_is_given_up_never_turns_back_however_often_ec2_is_unclear
@@ -206,6 +207,32 @@ async fn what_the_database_lost_is_leased_again(kind: Kind) {
         host.release(&pool, ip).await;
     }
     assert_eq!(host.mine(State::Ready).await, ips.into());
+    agree(&[&host]).await;
+}
+
+/// While no driver knows better than Docker, and before a second look has put the row right.
+async fn what_a_container_has_is_not_recycled_though_the_table_says_idle(kind: Kind) {
+    let fleet = Fleet::new(kind).await;
+    let slow = [("EC2_IPAM_RECONCILE_INTERVAL", "1h"), ("EC2_IPAM_SCAN_INTERVAL", "1h")];
+    let (mut host, docker, pool) = bed(&fleet, 1, &slow).await;
+    let (lives, idle) = (host.lease(&pool).await, host.lease(&pool).await);
+    docker.runs(&[lives]);
+    host.release(&pool, idle).await;
+    host.kill();
+    let row = format!("status='ready',claim=NULL,claimed=NULL WHERE ip='{lives}'");
+    host.sql(&format!("UPDATE allocation SET ts=ts,{row}"), &format!("UPDATE allocation SET {row}")).await;
+    host.start().await;
+    let is_read = |status: Status| status.docker.is_some_and(|docker| docker.addresses == Some(1));
+    eventually("Docker is read", async || is_read(status(&host).await)).await;
+    assert_eq!(host.mine(State::Ready).await, [lives, idle].into());
+    assert!(host.tell(&["recycle", SUBNET]).await.contains("1 address"));
+    assert!(host.assigned().contains(&lives), "I1: a container's address is taken from it");
+    assert!(!host.assigned().contains(&idle));
+    for _ in 0..2 {
+        host.ask(&["reconcile"]).await;
+        tokio::time::sleep(SETTLE).await;
+    }
+    assert_eq!(host.mine(State::Lease).await, [lives].into());
     agree(&[&host]).await;
 }
 
