@@ -38,9 +38,10 @@ async fn warm() -> (Fleet, Host, String) {
 #[tokio::test]
 async fn what_the_host_has_on_a_link_that_was_made_again_is_not_given() {
     let (_fleet, host, pool) = warm().await;
-    for (old, new, cold) in [("eth1", "eth1", ip(200)), ("eth1", "ens6", ip(201))] {
+    for (old, new) in [("eth1", "eth1"), ("eth1", "ens6")] {
         make_again(&host, old, new);
         let idle: Vec<_> = host.mine(State::Ready).await.into_iter().collect();
+        let cold = (200..).map(ip).find(|ip| !idle.contains(ip)).unwrap();
         for ip in &idle {
             host.ip(&format!("addr add {ip}/32 dev {new}"));
         }
