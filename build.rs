@@ -18,9 +18,10 @@ fn main() {
 }
 
 fn of_repository() -> Option<String> {
-    // A tarball may be unpacked inside somebody else's repository.
+    // A tarball may be unpacked inside somebody else's repository. Asked when this runs: another checkout may have built it.
+    let here = std::env::var("CARGO_MANIFEST_DIR").ok()?;
     let top = git(&["rev-parse", "--show-toplevel"])?;
-    if Path::new(&top).canonicalize().ok()? != Path::new(env!("CARGO_MANIFEST_DIR")).canonicalize().ok()? {
+    if Path::new(&top).canonicalize().ok()? != Path::new(&here).canonicalize().ok()? {
         return None;
     }
     for file in ["HEAD", "logs/HEAD"] {
@@ -33,7 +34,7 @@ fn of_repository() -> Option<String> {
 }
 
 fn git(args: &[&str]) -> Option<String> {
-    let done = Command::new("git").args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
+    let done = Command::new("git").args(args).output().ok()?;
     let text = String::from_utf8(done.stdout).ok()?;
     done.status.success().then(|| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
