@@ -11,7 +11,7 @@ use ec2_ipam::reconcile::Found;
 use ec2_ipam::status::Status;
 
 use crate::support::docker::{Docker, Other};
-use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, SUBNET, UNASSIGN, agree, eventually, ip, json_of, on_both};
+use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, SUBNET, UNASSIGN, agree, eventually, ip, on_both};
 use crate::support::vpc::{EniSpec, Fault, FaultKind, Vpc};
 
 on_both! {
@@ -64,9 +64,8 @@ async fn rounds(docker: &Docker, count: usize) {
 }
 
 async fn status(host: &Host) -> Status {
-    let (is_well, text) = host.ask(&["status", "--json"]).await;
-    let status: Status = json_of(&text);
-    assert_eq!(is_well, status.problems.is_empty() && status.store.error.is_none(), "{text}");
+    let (is_well, status): (bool, Status) = host.ask_json(&["status"]).await;
+    assert_eq!(is_well, status.problems.is_empty() && status.store.error.is_none(), "{status:?}");
     status
 }
 
@@ -305,7 +304,7 @@ async fn a_dry_run_tells_and_changes_nothing(kind: Kind) {
     assert!(host.tell(&["list"]).await.contains(&gone.to_string()));
     tokio::time::sleep(SETTLE).await;
     for _ in 0..3 {
-        let told: Vec<Found> = json_of(&host.tell(&["reconcile", "--dry-run", "--json"]).await);
+        let told: Vec<Found> = host.tell_json(&["reconcile", "--dry-run"]).await;
         assert_eq!(told.iter().map(|found| (found.ip, found.repaired)).collect::<Vec<_>>(), [(gone, false)]);
         assert_eq!(host.mine(State::Lease).await, [gone, lives].into());
         tokio::time::sleep(SETTLE / 2).await;
