@@ -269,11 +269,11 @@ impl Task {
         }
         let mut idle: Vec<Row> =
             rows.iter().filter(|row| row.state() == State::Ready && !row.primary).cloned().collect();
+        // What a container has by Docker's last word is not idle, whatever the table says.
+        idle.retain(|row| !self.outside.in_use.contains(row.ip));
         if !self.recycles.is_empty() {
             return self.recycle(&ec2, &idle).await;
         }
-        // What a container has by Docker's last word is not idle, whatever the table says.
-        idle.retain(|row| !self.outside.in_use.contains(row.ip));
         let listed = self.shared.memory().listed.clone();
         // No link, or no answer from the kernel: nothing is given, and nothing is fetched to be given (I7).
         let parent = self.outside.links.parent(&self.nic.mac).await;
