@@ -86,9 +86,10 @@ impl Task {
                         batch.into_iter().partition(|row| addresses.contains(&row.ip));
                     outcome.on_eni.extend(listed);
                     let interface = ec2.interface(&self.nic.eni).await.ok();
-                    let (there, missing): (Vec<Row>, Vec<Row>) = unlisted
-                        .into_iter()
-                        .partition(|row| interface.as_ref().is_some_and(|i| i.has(row.ip)) && self.may_be_ours(row.ip));
+                    let is_there = |row: &Row| {
+                        interface.as_ref().is_some_and(|i| i.has(row.ip)) && self.shared.memory().believes(row.ip)
+                    };
+                    let (there, missing): (Vec<Row>, Vec<Row>) = unlisted.into_iter().partition(is_there);
                     outcome.on_eni.extend(there);
                     let (old, young): (Vec<Row>, Vec<Row>) =
                         missing.into_iter().partition(|row| row.claimed.is_some_and(|age| age >= settle_age()));
@@ -134,11 +135,6 @@ impl Task {
         }
     }
 
-    /// I2: whether a describe that has the address on our ENI is to be believed.
-    fn may_be_ours(&self, ip: Ipv4Addr) -> bool {
-        !self.shared.memory().was_taken_off_lately(ip)
-    }
-
     /// Addresses that EC2 says are assigned: to whom? On our ENI it was our own success.
     async fn look_up(
         &mut self,
@@ -158,8 +154,13 @@ impl Task {
         let mut unknown = Vec::new();
         for row in suspects {
             match holders.iter().find(|interface| interface.has(row.ip)) {
-                Some(interface) if interface.id == self.nic.eni && self.may_be_ours(row.ip) => outcome.on_eni.push(row),
-                Some(interface) if interface.id == self.nic.eni => unknown.push(row),
+                Some(interface) if interface.id == self.nic.eni => {
+                    if self.shared.memory().believes(row.ip) {
+                        outcome.on_eni.push(row);
+                    } else {
+                        unknown.push(row);
+                    }
+                }
                 Some(interface) => {
                     let primary = interface.primary() == Some(row.ip);
                     tracing::warn!(ip = %row.ip, "{} is in use by {}", row.ip, interface.holder());

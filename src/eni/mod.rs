@@ -6,27 +6,22 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixListener;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::address::{Row, State};
-use crate::ec2::Ec2;
 use crate::error::Error;
-use crate::id::{Boot, Claim, Kind};
-use crate::imds::{Imds, Instance, Nic};
-use crate::in_use::InUse;
-use crate::late::{LAST_WORD, Late};
-use crate::link::Links;
+use crate::id::Claim;
+use crate::imds::{Instance, Nic};
+use crate::late::LAST_WORD;
 use crate::plan::reconcile::{Finding, What};
-use crate::plan::{Warmth, brief_age, settle_age};
-use crate::store::Store;
+use crate::plan::{brief_age, settle_age};
 use crate::subnet::Subnet;
 use crate::supervise::supervised;
 
@@ -35,6 +30,7 @@ mod attached;
 mod grant;
 mod idle;
 mod lease;
+mod outside;
 mod refill;
 mod repair;
 mod reserved;
@@ -49,48 +45,10 @@ use attached::Place;
 use idle::Idle;
 pub use lease::Lease;
 use lease::Weak;
+pub use outside::{Claims, Outside};
 pub use repair::Repaired;
 use reserved::Reserved;
 use trouble::Trouble;
-
-/// What the driver reaches from an ENI's task.
-#[derive(Clone)]
-#[allow(missing_docs, reason = "the types say it")]
-pub struct Outside {
-    pub store: Arc<Store>,
-    pub ec2: Late<Ec2>,
-    pub imds: Imds,
-    pub links: Links,
-    pub warmth: Warmth,
-    pub claims: Arc<Claims>,
-    pub in_use: Arc<InUse>,
-    /// Something was left unclear: reconcile soon.
-    pub poke: Arc<Notify>,
-    pub tasks: TaskTracker,
-}
-
-/// The tokens of this life of the driver.
-pub struct Claims {
-    boot: Boot,
-    last: AtomicU64,
-}
-
-impl Claims {
-    /// None used yet.
-    pub fn new(boot: Boot) -> Self {
-        Self { boot, last: AtomicU64::new(0) }
-    }
-
-    /// A token that was never used before.
-    pub fn next(&self, kind: Kind) -> Claim {
-        self.boot.claim(self.last.fetch_add(1, Ordering::Relaxed), kind)
-    }
-
-    /// Whose tokens they are.
-    pub fn boot(&self) -> &Boot {
-        &self.boot
-    }
-}
 
 /// What is asked of an ENI's task.
 enum Want {
@@ -222,9 +180,9 @@ impl Memory {
         self.listed.retain(|ip| !ips.contains(ip));
     }
 
-    /// Whether a list that has the address on the ENI may be from before it was taken off.
-    fn was_taken_off_lately(&self, ip: Ipv4Addr) -> bool {
-        self.taken_off.get(&ip).is_some_and(|at| at.elapsed() < settle_age())
+    /// I2: whether a list that has the address on the ENI is believed. It may be from before it was taken off.
+    fn believes(&self, ip: Ipv4Addr) -> bool {
+        self.taken_off.get(&ip).is_none_or(|at| at.elapsed() >= settle_age())
     }
 }
 

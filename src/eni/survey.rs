@@ -82,9 +82,8 @@ impl Task {
         let first = self.witness != Some(Witness::Ec2);
         {
             let mut memory = self.shared.memory();
-            let listed_now = listed.iter().map(|(ip, _)| *ip).filter(|ip| !memory.was_taken_off_lately(*ip));
-            let listed_now: Vec<Ipv4Addr> = listed_now.collect();
-            memory.listed.extend(listed_now);
+            let believed: Vec<Ipv4Addr> = listed.iter().map(|(ip, _)| *ip).filter(|ip| memory.believes(*ip)).collect();
+            memory.listed.extend(believed);
             if first {
                 memory.listed.retain(|ip| missing.iter().all(|row| row.ip != *ip));
             }

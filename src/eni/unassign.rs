@@ -42,6 +42,7 @@ impl Task {
         let outcome = give_up(&self.outside, ec2, &self.nic.eni, rows).await;
         {
             let mut memory = self.shared.memory();
+            // EC2's lists lag from now on.
             memory.take_off(&ips);
             // What is kept for a name is reserved again.
             memory.reserved.take_if(|_| rows.iter().any(|row| row.kept_for().is_some()));
