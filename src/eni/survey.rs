@@ -107,9 +107,12 @@ impl Task {
             }
         }
         if let Ok(ec2) = ec2 {
-            // IMDS's word is not enough to give anything up.
-            if first && witness == Witness::Ec2 && !missing.is_empty() {
-                let (_, trouble) = self.unassign(&ec2, &missing).await?;
+            // IMDS's word is not enough to give anything up, and neither is the table's before Docker has said what its
+            // containers have (I1): reconciling looks again.
+            let in_use = &self.outside.in_use;
+            let unused: Vec<Row> = missing.into_iter().filter(|row| !in_use.contains(row.ip)).collect();
+            if first && witness == Witness::Ec2 && in_use.count().is_some() && !unused.is_empty() {
+                let (_, trouble) = self.unassign(&ec2, &unused).await?;
                 self.note(Action::Unassign, trouble.as_ref());
             }
         }

@@ -23,6 +23,7 @@ on_both! {
     an_unknown_address_on_the_interface_joins_the_idle_ones_only_if_nothing_uses_it
     what_the_database_lost_is_leased_again
     what_a_container_has_is_not_recycled_though_the_table_says_idle
+    what_a_container_has_is_not_given_up_at_the_first_look_though_the_table_says_idle
     idle_addresses_beyond_the_maximum_go_in_one_call_and_the_target_stays
     an_interface_that_nobody_uses_is_drained
     what_is_given_up_never_turns_back_however_often_ec2_is_unclear
@@ -232,6 +233,26 @@ async fn what_a_container_has_is_not_recycled_though_the_table_says_idle(kind: K
         tokio::time::sleep(SETTLE).await;
     }
     assert_eq!(host.mine(State::Lease).await, [lives].into());
+    agree(&[&host]).await;
+}
+
+/// The same, and it left the interface: free, it could be another host's next.
+async fn what_a_container_has_is_not_given_up_at_the_first_look_though_the_table_says_idle(kind: Kind) {
+    let fleet = Fleet::new(kind).await;
+    let (mut host, docker, pool) = bed(&fleet, 1, &[]).await;
+    let lives = host.lease(&pool).await;
+    docker.runs(&[lives]);
+    host.kill();
+    let row = format!("status='ready',claim=NULL,claimed=NULL WHERE ip='{lives}'");
+    host.sql(&format!("UPDATE allocation SET ts=ts,{row}"), &format!("UPDATE allocation SET {row}")).await;
+    host.vpc.remove_address(&host.eni, lives);
+    host.vpc.forget_calls();
+    host.start().await;
+    eventually("it is leased again, and on the interface", async || {
+        host.mine(State::Lease).await == [lives].into() && host.assigned().contains(&lives)
+    })
+    .await;
+    assert_eq!(host.vpc.count(UNASSIGN), 0, "I1: a container's address is given up");
     agree(&[&host]).await;
 }
 
