@@ -61,9 +61,11 @@ impl Task {
         if self.witness.is_none() {
             self.began(&listed, &rows);
         }
-        // IMDS's word is not enough to give anything up.
-        if first && witness == Witness::Ec2 && !missing.is_empty() {
-            let given = self.unassign(&missing).await?;
+        // IMDS's word is not enough to give anything up, and neither is the table's before Docker has said what its
+        // containers have (I1): reconciling looks again.
+        let unused: Vec<Row> = missing.into_iter().filter(|row| !self.shared.memory.has_container(row.ip)).collect();
+        if first && witness == Witness::Ec2 && self.outside.in_use.count().is_some() && !unused.is_empty() {
+            let given = self.unassign(&unused).await?;
             self.note(Action::Unassign, given.trouble.as_ref());
         }
         match limit {

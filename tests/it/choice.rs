@@ -129,10 +129,7 @@ async fn the_last_error_is_over_with_what_it_was_about() {
     let proxy = host.proxy.as_ref().unwrap();
     let ip = host.lease(&pool).await;
     let last_error = async || {
-        // While the table is away the command says so after the JSON.
-        let text = host.ask(&["status", "--json"]).await.1;
-        let status = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>().next();
-        let status = status.unwrap().unwrap();
+        let (_, status): (bool, serde_json::Value) = host.ask_json(&["status"]).await;
         status["enis"][0]["last_error"].as_str().map(str::to_owned)
     };
     proxy.away(true);

@@ -8,9 +8,7 @@ use ec2_ipam::domain::address::State;
 use serde_json::{Value, json};
 use vpc_sim::{ImdsMode, Switches};
 
-use crate::support::host::{
-    ASSIGN, Fleet, Host, Kind, RDS, SUBNET, UNASSIGN, agree, eni, eventually, ip, json_of, on_both,
-};
+use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, SUBNET, UNASSIGN, agree, eni, eventually, ip, on_both};
 use crate::support::mariadb::PASSWORD;
 
 on_both! {
@@ -149,7 +147,7 @@ async fn status_and_list_show_the_table(kind: Kind) {
     host.request(&pool, "10.77.0.50").await.unwrap();
     let any = host.lease(&pool).await;
     eventually("two are idle", async || host.mine(State::Ready).await.len() == 2).await;
-    let status: Value = json_of(&host.tell(&["status", "--json"]).await);
+    let status: Value = host.tell_json(&["status"]).await;
     let of_eni = &status["enis"][0];
     assert_eq!(of_eni["eni"], eni(1));
     assert_eq!(of_eni["link"], "eth1");
@@ -161,7 +159,7 @@ async fn status_and_list_show_the_table(kind: Kind) {
     let text = host.tell(&["status"]).await;
     assert!(text.contains(&format!("interface {} on eth1 (up)", eni(1))) && text.contains("2 lease"), "{text}");
 
-    let listed: Value = json_of(&host.tell(&["list", "--json"]).await);
+    let listed: Value = host.tell_json(&["list"]).await;
     // AWS's five, the primary, and four of ours.
     assert_eq!(listed.as_array().unwrap().len(), 10);
     let text = host.tell(&["list", SUBNET, "--free"]).await;
@@ -193,7 +191,7 @@ async fn doctor_finds_nothing_wrong(kind: Kind) {
         assert!(text.contains(&format!("ok    {name}: ")), "{name}: {text}");
     }
     assert_eq!(host.assigned().len(), 1, "it changes nothing");
-    let json: Value = json_of(&host.tell(&["doctor", "--json"]).await);
+    let json: Value = host.tell_json(&["doctor"]).await;
     assert!(json.as_array().unwrap().iter().all(|check| check["verdict"] != "failure"));
     agree(&[&host]).await;
 }

@@ -53,7 +53,7 @@ async fn a_lost_lease_is_released_and_an_idle_address_cools_though_the_clock_was
     // Written by the clock before: it lies in the future once more.
     clock.set(-12 * 3600);
     eventually("it cools in the end", async || {
-        let status: Status = serde_json::from_str(&host.tell(&["status", "--json"]).await).unwrap();
+        let status: Status = host.tell_json(&["status"]).await;
         status.enis.iter().any(|eni| eni.warm >= 1)
     })
     .await;

@@ -92,10 +92,9 @@ async fn without_a_driver_a_command_says_so_at_once() {
         let (done, text) = host.run(&["init", subnet]).await;
         assert!(done && text.contains(ABSENT) && text.contains("256 rows added"), "{text}");
     }
-    let (done, text) = host.run(&["list", "--json"]).await;
-    let rows: Value = serde_json::from_str(text.split(ABSENT).next().unwrap()).unwrap();
+    let (done, rows): (bool, Value) = host.run_json(&["list", "--json"]).await;
     let of = |subnet: &str| rows.as_array().unwrap().iter().filter(|row| row["subnet"] == subnet).count();
-    assert!(done && of(SUBNET) > 5 && of(OTHER_SUBNET) > 5, "all subnets: {text}");
+    assert!(done && of(SUBNET) > 5 && of(OTHER_SUBNET) > 5, "all subnets: {rows}");
     let (done, text) = host.run(&["list", "subnet-0fffffffffffffff1"]).await;
     assert!(!done && text.contains("the table has no rows of subnet-0fffffffffffffff1"), "{text}");
     assert!(text.contains(SUBNET) && text.contains(OTHER_SUBNET), "{text}");

@@ -38,8 +38,7 @@ async fn bed(fleet: &Fleet, n: u8, settings: &[(&str, &str)]) -> (Host, Docker) 
 }
 
 async fn status(host: &Host) -> Status {
-    let (_, text) = host.ask(&["status", "--json"]).await;
-    serde_json::from_str(&text).unwrap()
+    host.ask_json(&["status"]).await.1
 }
 
 async fn names_it(host: &Host, moved: &str) -> bool {

@@ -12,7 +12,7 @@ use ec2_ipam::driver::status::Status;
 use vpc_sim::{EniSpec, Fault, FaultKind, Vpc};
 
 use crate::support::docker::{Docker, Other};
-use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, SUBNET, UNASSIGN, agree, eventually, ip, json_of, on_both};
+use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, SUBNET, UNASSIGN, agree, eventually, ip, on_both};
 
 on_both! {
     a_lost_release_is_found_and_a_living_container_keeps_its_address
@@ -23,6 +23,7 @@ on_both! {
     an_unknown_address_on_the_interface_joins_the_idle_ones_only_if_nothing_uses_it
     what_the_database_lost_is_leased_again
     what_a_container_has_is_not_recycled_though_the_table_says_idle
+    what_a_container_has_is_not_given_up_at_the_first_look_though_the_table_says_idle
     idle_addresses_beyond_the_maximum_go_in_one_call_and_the_target_stays
     an_interface_that_nobody_uses_is_drained
     what_is_given_up_never_turns_back_however_often_ec2_is_unclear
@@ -64,9 +65,8 @@ async fn rounds(docker: &Docker, count: usize) {
 }
 
 async fn status(host: &Host) -> Status {
-    let (is_well, text) = host.ask(&["status", "--json"]).await;
-    let status: Status = json_of(&text);
-    assert_eq!(is_well, status.problems.is_empty() && status.store.error.is_none(), "{text}");
+    let (is_well, status): (bool, Status) = host.ask_json(&["status"]).await;
+    assert_eq!(is_well, status.problems.is_empty() && status.store.error.is_none(), "{status:?}");
     status
 }
 
@@ -236,6 +236,26 @@ async fn what_a_container_has_is_not_recycled_though_the_table_says_idle(kind: K
     agree(&[&host]).await;
 }
 
+/// The same, and it left the interface: free, it could be another host's next.
+async fn what_a_container_has_is_not_given_up_at_the_first_look_though_the_table_says_idle(kind: Kind) {
+    let fleet = Fleet::new(kind).await;
+    let (mut host, docker, pool) = bed(&fleet, 1, &[]).await;
+    let lives = host.lease(&pool).await;
+    docker.runs(&[lives]);
+    host.kill();
+    let row = format!("status='ready',claim=NULL,claimed=NULL WHERE ip='{lives}'");
+    host.sql(&format!("UPDATE allocation SET ts=ts,{row}"), &format!("UPDATE allocation SET {row}")).await;
+    host.vpc.remove_address(&host.eni, lives);
+    host.vpc.forget_calls();
+    host.start().await;
+    eventually("it is leased again, and on the interface", async || {
+        host.mine(State::Lease).await == [lives].into() && host.assigned().contains(&lives)
+    })
+    .await;
+    assert_eq!(host.vpc.count(UNASSIGN), 0, "I1: a container's address is given up");
+    agree(&[&host]).await;
+}
+
 async fn idle_addresses_beyond_the_maximum_go_in_one_call_and_the_target_stays(kind: Kind) {
     let fleet = Fleet::new(kind).await;
     let settings = [("EC2_IPAM_WARM_TARGET", "1"), ("EC2_IPAM_WARM_MAX", "2"), ("EC2_IPAM_SETTLE_AGE", "3s")];
@@ -305,7 +325,7 @@ async fn a_dry_run_tells_and_changes_nothing(kind: Kind) {
     assert!(host.tell(&["list"]).await.contains(&gone.to_string()));
     tokio::time::sleep(SETTLE).await;
     for _ in 0..3 {
-        let told: Vec<Found> = json_of(&host.tell(&["reconcile", "--dry-run", "--json"]).await);
+        let told: Vec<Found> = host.tell_json(&["reconcile", "--dry-run"]).await;
         assert_eq!(told.iter().map(|found| (found.ip, found.repaired)).collect::<Vec<_>>(), [(gone, false)]);
         assert_eq!(host.mine(State::Lease).await, [gone, lives].into());
         tokio::time::sleep(SETTLE / 2).await;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::support::docker::Docker;
-use crate::support::host::{Fleet, Host, Kind, eni, eventually, ip, json_of};
+use crate::support::host::{Fleet, Host, Kind, eni, eventually, ip};
 
 /// A started host with a Docker, and its pool. It reconciles that often.
 async fn bed(fleet: &Fleet, interval: &str) -> (Host, Docker, String) {
@@ -19,8 +19,7 @@ async fn bed(fleet: &Fleet, interval: &str) -> (Host, Docker, String) {
 
 /// The exit status, and what is told.
 async fn status(host: &Host) -> (bool, Value) {
-    let (is_well, text) = host.ask(&["status", "--json"]).await;
-    (is_well, json_of(&text))
+    host.ask_json(&["status"]).await
 }
 
 fn problems(status: &Value) -> String {
@@ -220,13 +219,10 @@ async fn the_json_is_what_its_document_says() {
     let (host, _docker, pool) = bed(&fleet, "1h").await;
     host.lease(&pool).await;
     let document = include_str!("../../docs/status.md");
-    for (args, title) in [
-        (&["status", "--json"][..], "## `ec2-ipam status --json`"),
-        (&["list", "--json"], "## `ec2-ipam list --json`"),
-        (&["doctor", "--json"], "## `ec2-ipam doctor --json`"),
-    ] {
+    for command in ["status", "list", "doctor"] {
+        let title = format!("## `ec2-ipam {command} --json`");
         let section =
-            document.split(title).nth(1).unwrap_or_else(|| panic!("no {title}")).split("\n## ").next().unwrap();
+            document.split(&title).nth(1).unwrap_or_else(|| panic!("no {title}")).split("\n## ").next().unwrap();
         let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
         let (told, kinds): (BTreeSet<_>, Vec<_>) = rows.map(|(place, rest)| (place.to_owned(), rest)).unzip();
         assert!(
@@ -234,10 +230,10 @@ async fn the_json_is_what_its_document_says() {
                 .iter()
                 .all(|kind| ["text", "number", "true", "object", "array"].iter().any(|k| kind.trim().starts_with(k)))
         );
-        let json: Value = json_of(&host.tell(args).await);
+        let json: Value = host.tell_json(&[command]).await;
         let mut found = BTreeSet::new();
         places("", &json, &mut found);
-        assert_eq!(found, told, "{args:?}");
+        assert_eq!(found, told, "{command}");
         let text = json.to_string();
         assert!(!text.contains("\"Ok\"") && !text.contains("\"Err\""), "no words of Rust: {text}");
     }

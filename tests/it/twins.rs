@@ -28,7 +28,7 @@ async fn they_share_neither_life_nor_luck() {
         for _ in 0..4 {
             addresses.push(host.lease(&pool).await);
         }
-        let status: Value = serde_json::from_str(&host.tell(&["status", "--json"]).await).unwrap();
+        let status: Value = host.tell_json(&["status"]).await;
         lives.insert(status["boot"].as_str().unwrap().to_owned());
         draws.insert(addresses);
     }

@@ -35,7 +35,7 @@ async fn bed(fleet: &Fleet, settings: &[(&str, &str)]) -> (Host, Docker, String)
 }
 
 async fn status(host: &Host) -> Status {
-    serde_json::from_str(&host.ask(&["status", "--json"]).await.1).unwrap()
+    host.ask_json(&["status"]).await.1
 }
 
 /// `docker plugin rm`, an empty restore, another database: all that is known is what EC2 and Docker say.

@@ -18,6 +18,7 @@ use ec2_ipam::domain::id::Claim;
 use mysql_async::prelude::Queryable;
 use nix::mount::MsFlags;
 use nix::sys::signal::Signal;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -66,12 +67,6 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "never: {what}");
         tokio::time::sleep(Duration::from_millis(15)).await;
     }
-}
-
-/// What a command has printed as JSON, whatever it said beside: that it waits, for one.
-pub fn json_of<T: serde::de::DeserializeOwned>(text: &str) -> T {
-    let first = serde_json::Deserializer::from_str(text).into_iter().next();
-    first.unwrap_or_else(|| panic!("nothing was printed")).unwrap_or_else(|why| panic!("{why}: {text}"))
 }
 
 /// An address of [`SUBNET`].
@@ -419,12 +414,24 @@ impl Host {
 
     /// The same with other settings.
     pub async fn run_with(&self, args: &[&str], settings: &[(&str, &str)]) -> (bool, String) {
+        let (done, printed, said) = self.printed(args, settings).await;
+        (done, printed + &said)
+    }
+
+    /// What it prints, to its end, as JSON. What it says beside is no part of that.
+    pub async fn run_json<T: DeserializeOwned>(&self, args: &[&str]) -> (bool, T) {
+        let (done, printed, said) = self.printed(args, &[]).await;
+        (done, serde_json::from_str(&printed).unwrap_or_else(|why| panic!("{args:?}: {why}: {printed}{said}")))
+    }
+
+    /// Whether it succeeds, what it prints, and what it says beside.
+    async fn printed(&self, args: &[&str], settings: &[(&str, &str)]) -> (bool, String, String) {
         let mut command = self.command(args);
         command.envs(settings.iter().copied()).stdout(Stdio::piped());
         let Output { status, stdout, stderr } = self.output(command).await;
-        let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
-        self.heard.lock().unwrap().push(text.clone());
-        (status.success(), text)
+        let [printed, said] = [stdout, stderr].map(|text| String::from_utf8(text).unwrap());
+        self.heard.lock().unwrap().push(format!("{printed}{said}"));
+        (status.success(), printed, said)
     }
 
     /// The same with nobody who reads what it prints: its exit status, and what it says beside.
@@ -449,12 +456,23 @@ impl Host {
     /// A command that asks the running driver.
     pub async fn ask(&self, args: &[&str]) -> (bool, String) {
         let socket = self.socket();
-        let mut all = vec!["--socket", socket.to_str().unwrap()];
-        all.extend(args);
-        self.run(&all).await
+        self.run(&[&["--socket", socket.to_str().unwrap()], args].concat()).await
+    }
+
+    /// The same, and what it prints as JSON.
+    pub async fn ask_json<T: DeserializeOwned>(&self, args: &[&str]) -> (bool, T) {
+        let socket = self.socket();
+        self.run_json(&[&["--socket", socket.to_str().unwrap()], args, &["--json"]].concat()).await
     }
 
     /// The same, where it must succeed.
+    pub async fn tell_json<T: DeserializeOwned>(&self, args: &[&str]) -> T {
+        let (done, told) = self.ask_json(args).await;
+        assert!(done, "{args:?}");
+        told
+    }
+
+    /// A command that asks the running driver, where it must succeed.
     pub async fn tell(&self, args: &[&str]) -> String {
         let (done, text) = self.ask(args).await;
         assert!(done, "{args:?}: {text}");

@@ -21,6 +21,8 @@ pub enum Fate {
     Late,
 }
 
+/// The packet of COM_PING.
+const PING: [u8; 5] = [1, 0, 0, 0, 0x0e];
 /// How late a request comes that comes late.
 const LATE: Duration = Duration::from_secs(1);
 
@@ -36,7 +38,7 @@ struct State {
     fate: std::sync::Mutex<Option<(&'static str, Fate)>>,
     /// How long each packet is under way, milliseconds.
     latency: AtomicU64,
-    /// Requests that went out (bytes read from the client at once).
+    /// Requests that went out (bytes read from the client at once), but for a connection's signs of life.
     requests: AtomicUsize,
     connections: AtomicUsize,
 }
@@ -175,7 +177,9 @@ async fn pass(
                 if n == 0 || state.stalled.load(Ordering::Relaxed) {
                     if n == 0 { return Ok(()) } else { continue }
                 }
-                state.requests.fetch_add(1, Ordering::Relaxed);
+                if up[..n] != PING {
+                    state.requests.fetch_add(1, Ordering::Relaxed);
+                }
                 state.delay().await;
                 let error = state.error.load(Ordering::Relaxed);
                 // Not a goodbye, which has no answer.
