@@ -73,8 +73,11 @@ impl<T: Clone + Send + Sync + 'static> Late<T> {
     }
 
     /// The thing if it is there now, else why not.
-    pub fn now(&self) -> Result<T, String> {
-        self.state.borrow().clone().map_err(|why| why.to_string())
+    ///
+    /// # Errors
+    /// The last attempt's reason.
+    pub fn now(&self) -> Result<T, Error> {
+        self.state.borrow().clone()
     }
 }
 

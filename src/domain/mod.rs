@@ -2,5 +2,6 @@
 
 pub mod address;
 pub mod id;
+pub mod on_eni;
 pub mod plan;
 pub mod subnet;

@@ -16,6 +16,7 @@ use crate::driver::interfaces::Interfaces;
 use crate::driver::served::{Served, is_locked};
 use crate::driver::status::Picture;
 use crate::eni::Outside;
+use crate::error::Error;
 use crate::fleet::fill;
 use crate::late::in_time;
 use crate::outside::ec2::{Action, Ec2, Ec2Error};
@@ -123,7 +124,7 @@ impl Doctor {
         let ec2 = self.outside.ec2.now();
         checks.push(match &ec2 {
             Ok(ec2) => ok("region", ec2.region()),
-            Err(why) => bad("region", why, "make IMDS reachable or set AWS_REGION"),
+            Err(why) => bad("region", why.to_string(), "make IMDS reachable or set AWS_REGION"),
         });
         let mut enis = Vec::new();
         if let (Ok(host), Ok(ec2)) = (&host, &ec2) {
@@ -199,13 +200,13 @@ impl Doctor {
     async fn check_database(&self, until: Instant, checks: &mut Vec<Check>) -> Option<Arc<Store>> {
         let remedy = "see EC2_IPAM_DATABASE_URL, the server, its security group and the database user's rights";
         let described = match self.outside.store.now() {
-            Ok(store) => store.describe(until).await.map(|d| (store, d)).map_err(|e| e.to_string()),
+            Ok(store) => store.describe(until).await.map(|d| (store, d)).map_err(Error::from),
             Err(why) => Err(why),
         };
         let (store, description) = match described {
             Ok(both) => both,
             Err(why) => {
-                checks.push(bad("database", why, remedy));
+                checks.push(bad("database", why.to_string(), remedy));
                 return None;
             }
         };

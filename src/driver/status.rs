@@ -200,7 +200,7 @@ impl Picture {
             store: described,
             ec2: Ec2Status {
                 region: ec2.as_ref().ok().map(|ec2| ec2.region().to_owned()),
-                error: ec2.as_ref().err().cloned(),
+                error: ec2.as_ref().err().map(ToString::to_string),
             },
             docker: self.docker.is_asked().then(|| self.docker_status()),
             reconciled_seconds: reconciled.whole.map(|at| at.elapsed().as_secs()),
@@ -251,7 +251,7 @@ impl Picture {
             Database::Sqlite(file) => ("sqlite", file.display().to_string()),
         };
         let described = match self.outside.store.now() {
-            Ok(store) => store.describe(until).await.map_err(|why| why.to_string()),
+            Ok(store) => store.describe(until).await.map_err(Error::from),
             Err(why) => Err(why),
         };
         let kind = kind.to_owned();
@@ -259,7 +259,7 @@ impl Picture {
             Ok(found) => {
                 (StoreStatus { kind, at: found.at, version: Some(found.version), error: None }, found.left_out)
             }
-            Err(why) => (StoreStatus { kind, at, version: None, error: Some(why) }, Vec::new()),
+            Err(why) => (StoreStatus { kind, at, version: None, error: Some(why.to_string()) }, Vec::new()),
         }
     }
 

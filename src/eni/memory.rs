@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::locked;
 use crate::domain::address::{Row, State};
 use crate::domain::id::{Boot, Claim, EniId};
+use crate::domain::on_eni::OnEni;
 use crate::domain::plan::settle_age;
 use crate::eni::in_use::InUse;
 use crate::outside::link::Parent;
@@ -171,9 +172,9 @@ impl Memory {
     }
 
     /// What the first looks of this life list. `missing`: what is idle by its row, and not listed.
-    pub(super) fn surveyed(&self, listed: &[(Ipv4Addr, bool)], missing: &[Row]) {
+    pub(super) fn surveyed(&self, listed: &OnEni, missing: &[Row]) {
         let mut facts = self.facts();
-        let believed = listed.iter().map(|(ip, _)| *ip).filter(|ip| !facts.was_taken_off_lately(*ip));
+        let believed = listed.all().filter(|ip| !facts.was_taken_off_lately(*ip));
         let believed: Vec<Ipv4Addr> = believed.collect();
         facts.listed.extend(believed);
         facts.listed.retain(|ip| missing.iter().all(|row| row.ip != *ip));
@@ -190,9 +191,9 @@ impl Memory {
 
     /// What is listed on the ENI: what is not is given to nobody until it is again, and neither is what the table has given up
     /// since, whatever rows a database brings back (I2). `asked`: when the rows were read.
-    pub(super) fn believe(&self, eni: &EniId, listed: &[(Ipv4Addr, bool)], rows: &[Row], asked: Instant) {
+    pub(super) fn believe(&self, eni: &EniId, listed: &OnEni, rows: &[Row], asked: Instant) {
         let mut facts = self.facts();
-        let listed: HashSet<Ipv4Addr> = listed.iter().map(|(ip, _)| *ip).collect();
+        let listed: HashSet<Ipv4Addr> = listed.all().collect();
         let doubted = facts.doubted();
         let ours = |states: &'static [State]| {
             let ours = rows.iter().filter(|row| row.iface.as_ref() == Some(eni));
@@ -315,7 +316,7 @@ mod tests {
         let (memory, link) = (memory(), link(&[]));
         memory.put_on(&[IP]);
         memory.taken_off(&[IP]);
-        memory.surveyed(&[(IP, false)], &[]);
+        memory.surveyed(&OnEni { primary: None, secondary: vec![IP] }, &[]);
         assert_eq!(memory.may_give(IP, Some(&link)), Err(WhyNot::NotListed), "the list may be from before");
         memory.put_on(&[IP]);
         assert_eq!(memory.may_give(IP, Some(&link)), Ok(()));

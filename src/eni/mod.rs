@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::domain::address::Row;
 use crate::domain::id::Claim;
+use crate::domain::on_eni::OnEni;
 use crate::domain::plan::reconcile::{Finding, What};
 use crate::domain::plan::{brief_age, settle_age};
 use crate::domain::subnet::Subnet;
@@ -212,7 +213,7 @@ impl Eni {
 
     /// What a look has seen listed on the ENI: what is not is given to nobody until it is again. `asked`: when the rows were
     /// read.
-    pub fn believe(&self, listed: &[(Ipv4Addr, bool)], rows: &[Row], asked: Instant) {
+    pub fn believe(&self, listed: &OnEni, rows: &[Row], asked: Instant) {
         self.shared.memory.believe(&self.nic.eni, listed, rows, asked);
     }
 

@@ -57,7 +57,8 @@ impl Outside {
 
     /// What of it does not answer, for a request whose time is up.
     pub fn what_is_missing(&self) -> String {
-        let missing: Vec<String> = [self.store.now().err(), self.ec2.now().err()].into_iter().flatten().collect();
+        let missing = [self.store.now().err(), self.ec2.now().err()];
+        let missing: Vec<String> = missing.into_iter().flatten().map(|why| why.to_string()).collect();
         if missing.is_empty() { "the database or EC2 is slow".into() } else { missing.join("; ") }
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::STORE_TIME;
 use super::task::{Task, Witness};
 use crate::domain::address::{Row, State};
+use crate::domain::on_eni::OnEni;
 use crate::domain::plan::attachment::{Attachment, Word};
 use crate::domain::plan::reconcile::{Look, Mend, compare};
 use crate::domain::plan::settle_age;
@@ -26,7 +27,7 @@ impl Task {
         let (listed, witness) = listed?;
         let until = Instant::now() + STORE_TIME;
         let store = &self.store;
-        let listed_now: Vec<Ipv4Addr> = listed.iter().map(|(ip, _)| *ip).collect();
+        let listed_now: Vec<Ipv4Addr> = listed.all().collect();
         let rows = self.fleet.look(&self.nic.eni, &listed_now, STORE_TIME).await?;
 
         let found = compare(&Look {
@@ -80,23 +81,23 @@ impl Task {
     }
 
     /// What this life of the ENI finds.
-    fn began(&self, listed: &[(Ipv4Addr, bool)], rows: &[Row]) {
+    fn began(&self, listed: &OnEni, rows: &[Row]) {
         let leases = rows.iter().filter(|row| row.state() == State::Lease);
         let leases = leases.filter(|row| row.iface.as_ref() == Some(&self.nic.eni));
         let leases = leases.filter_map(|row| Some((row.ip, row.claim.clone()?))).collect();
         let is_known = |ip| rows.iter().any(|row| row.ip == ip && !matches!(row.state(), State::Free | State::Foreign));
-        let found = listed.iter().filter(|(ip, primary)| !primary && !self.shared.shown.in_prefix(*ip));
-        let found = found.map(|(ip, _)| *ip).filter(|ip| !is_known(*ip)).collect();
+        let found = listed.secondary.iter().copied().filter(|ip| !self.shared.shown.in_prefix(*ip) && !is_known(*ip));
+        let found = found.collect();
         self.shared.memory.began(leases, found, self.outside.claims.boot());
     }
 
-    async fn listed(&self, ec2: &Result<Ec2, String>) -> Result<(Vec<(Ipv4Addr, bool)>, Witness), Error> {
+    async fn listed(&self, ec2: &Result<Ec2, Error>) -> Result<(OnEni, Witness), Error> {
         let why = match ec2 {
             Ok(ec2) => match ec2.interface(&self.nic.eni).await {
                 Ok(interface) => {
                     self.is_attached(Attachment::of(interface.instance.as_deref(), &self.shared.place.instance))?;
                     self.shared.shown(&interface);
-                    return Ok((interface.listed(), Witness::Ec2));
+                    return Ok((interface.on_eni(), Witness::Ec2));
                 }
                 Err(why) => {
                     self.note(Action::DescribeInterfaces, Some(&why));
@@ -106,9 +107,9 @@ impl Task {
                     Error::Ec2(why)
                 }
             },
-            Err(why) => Error::Missing(why.clone()),
+            Err(why) => why.clone(),
         };
-        match self.outside.imds.listed(&self.nic.mac).await {
+        match self.outside.imds.on_eni(&self.nic.mac).await {
             Ok(listed) => Ok((listed, Witness::Imds)),
             // Where IMDS may answer soon it is waited for, whatever EC2 says.
             Err(late) => Err(if why.may_pass() { why } else { late.into() }),

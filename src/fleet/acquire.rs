@@ -52,7 +52,7 @@ impl Fleet {
     /// # Errors
     /// The store's, or that EC2 cannot be asked yet. What EC2 says against it is part of the answer.
     pub async fn acquire(&self, request: Acquire<'_>) -> Result<Acquired, Error> {
-        let ec2 = self.ec2.now().map_err(Error::Missing)?;
+        let ec2 = self.ec2.now()?;
         let (rows, standing) = self.claim(&request).await?;
         if rows.is_empty() {
             return Ok(Acquired::default());

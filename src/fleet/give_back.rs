@@ -46,7 +46,7 @@ impl Fleet {
     /// The store's, or that EC2 cannot be asked yet.
     pub async fn give_back(&self, request: GiveBack<'_>) -> Result<GivenBack, Error> {
         let GiveBack { eni, rows, token, budget } = request;
-        let ec2 = self.ec2.now().map_err(Error::Missing)?;
+        let ec2 = self.ec2.now()?;
         let given_up =
             |row: &Row| row.on(Event::GiveUp { claim: token.clone() }).ok().map(|change| (change.after(row), change));
         let (off, changes): (Vec<Row>, Vec<Change>) = rows.iter().filter_map(given_up).unzip();

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::domain::address::Row;
 use crate::domain::id::EniId;
+use crate::domain::on_eni::OnEni;
 use crate::domain::plan::attachment::{Whose, Word};
 use crate::domain::plan::brief_age;
 use crate::driver::docker_watch::DockerWatch;
@@ -199,16 +200,15 @@ impl Reconciler {
         &self,
         eni: &Eni,
         mut rows: Vec<Row>,
-        listed: Option<Vec<(Ipv4Addr, bool)>>,
+        listed: Option<OnEni>,
         docker: Option<&Snapshot>,
         host: Option<&Host>,
         until: Instant,
     ) -> Result<Seen, Error> {
         let known = eni.known();
         let docker = docker.map(Snapshot::addresses);
-        let on_list = listed.iter().flatten().map(|(ip, _)| ip);
-        let others: BTreeSet<Ipv4Addr> =
-            on_list.chain(docker.iter().flatten()).chain(known.leases.keys()).copied().collect();
+        let in_use = docker.iter().flatten().chain(known.leases.keys()).copied();
+        let others: BTreeSet<Ipv4Addr> = listed.iter().flat_map(OnEni::all).chain(in_use).collect();
         let others: Vec<Ipv4Addr> = others.into_iter().filter(|ip| rows.iter().all(|row| row.ip != *ip)).collect();
         rows.extend(self.outside.store(until).await?.rows_at(&others, until).await?);
         let mut own_enis: Vec<EniId> =

@@ -5,13 +5,14 @@ use std::net::Ipv4Addr;
 
 use crate::domain::address::{Row, State};
 use crate::domain::id::EniId;
+use crate::domain::on_eni::OnEni;
 use crate::domain::plan::reconcile::{Finding, Look, compare};
 use crate::eni::{Eni, Known};
 
 /// All that a look at one ENI has read.
 pub(super) struct Seen {
     pub(super) rows: Vec<Row>,
-    pub(super) listed: Option<Vec<(Ipv4Addr, bool)>>,
+    pub(super) listed: Option<OnEni>,
     pub(super) docker: Option<HashSet<Ipv4Addr>>,
     pub(super) known: Known,
     pub(super) own_enis: Vec<EniId>,
@@ -25,7 +26,7 @@ impl Seen {
             subnet: &eni.subnet,
             own_enis: &self.own_enis,
             rows: &self.rows,
-            listed: self.listed.as_deref(),
+            listed: self.listed.as_ref(),
             docker: self.docker.as_ref(),
             leases: &self.known.leases,
             on_link: &self.on_link,

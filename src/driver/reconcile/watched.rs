@@ -11,6 +11,7 @@ use super::networks::is_on;
 use super::outcome::Problems;
 use super::seen::Seen;
 use crate::domain::address::{Row, State};
+use crate::domain::on_eni::OnEni;
 use crate::domain::plan::attachment::Attachment;
 use crate::domain::plan::ledger::{Ledger, Sight};
 use crate::domain::plan::reconcile::{Finding, What, is_blind};
@@ -41,20 +42,20 @@ impl Watched {
         eni: &Eni,
         rows: &[Row],
         calm: Duration,
-    ) -> (Option<Vec<(Ipv4Addr, bool)>>, Option<Attachment>) {
+    ) -> (Option<OnEni>, Option<Attachment>) {
         let is_calm = self.rounds >= 2
             && self.asked.is_some_and(|asked| asked.elapsed() < calm)
             && !self.ledger.waits(|sight| is_blind(sight, false, true));
-        if is_calm && let Ok(listed) = outside.imds.listed(&eni.nic.mac).await {
+        if is_calm && let Ok(mut listed) = outside.imds.on_eni(&eni.nic.mac).await {
             let is_there = |row: &&Row| matches!(row.state(), State::Ready | State::Lease | State::Foreign);
             // IMDS lists prefixes apart.
             let prefixes = eni.known().prefixes;
             let is_single = |ip: &Ipv4Addr| prefixes.iter().all(|prefix| !prefix.contains(ip));
             let expected: BTreeSet<Ipv4Addr> =
                 rows.iter().filter(is_there).map(|row| row.ip).filter(is_single).collect();
-            if listed.iter().map(|(ip, _)| *ip).collect::<BTreeSet<_>>() == expected {
-                let of_prefixes = prefixes.into_iter().flat_map(all_of).map(|ip| (ip, false));
-                return (Some(listed.into_iter().chain(of_prefixes).collect()), None);
+            if listed.all().collect::<BTreeSet<_>>() == expected {
+                listed.secondary.extend(prefixes.into_iter().flat_map(all_of));
+                return (Some(listed), None);
             }
         }
         let Ok(ec2) = outside.ec2.now() else { return (None, None) };
@@ -62,7 +63,7 @@ impl Watched {
             Ok(interface) => {
                 self.asked = Some(Instant::now());
                 eni.shown(&interface);
-                (Some(interface.listed()), Some(Attachment::of(interface.instance.as_deref(), eni.instance())))
+                (Some(interface.on_eni()), Some(Attachment::of(interface.instance.as_deref(), eni.instance())))
             }
             Err(Ec2Error::NoSuchEni { .. }) => (None, Some(Attachment::Deleted)),
             Err(why) => {

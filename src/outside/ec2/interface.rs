@@ -6,6 +6,7 @@ use aws_sdk_ec2::types::{AttachmentStatus, NetworkInterface};
 use ipnet::Ipv4Net;
 
 use crate::domain::id::{EniId, SubnetId};
+use crate::domain::on_eni::OnEni;
 use crate::domain::subnet::all_of;
 
 /// An ENI: ours, another host's, or that of a load balancer, a database or a NAT gateway.
@@ -54,10 +55,10 @@ impl Interface {
         self.addresses.iter().map(|address| address.ip).chain(of_prefixes)
     }
 
-    /// The same, and whether each is the primary one.
-    pub fn listed(&self) -> Vec<(Ipv4Addr, bool)> {
+    /// The same, as IMDS is asked for it too.
+    pub fn on_eni(&self) -> OnEni {
         let primary = self.primary();
-        self.held().map(|ip| (ip, primary == Some(ip))).collect()
+        OnEni { primary, secondary: self.held().filter(|ip| primary != Some(*ip)).collect() }
     }
 
     /// Who has it, for a user: `eni-... of instance i-...`, else `eni-... (description)`.

@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 
 use crate::domain::id::{EniId, SubnetId};
+use crate::domain::on_eni::OnEni;
 use crate::once::Shared;
 
 mod role;
@@ -278,9 +279,10 @@ impl Imds {
         text.split_whitespace().map(|ip| parsed(&path, ip)).collect()
     }
 
-    /// The same, and whether each is the primary address.
-    pub async fn listed(&self, mac: &str) -> Result<Vec<(Ipv4Addr, bool)>, ImdsError> {
-        Ok(self.addresses(mac).await?.into_iter().enumerate().map(|(line, ip)| (ip, line == 0)).collect())
+    /// The same, as EC2 is asked for it too. IMDS lists prefixes apart, and they are not among them.
+    pub async fn on_eni(&self, mac: &str) -> Result<OnEni, ImdsError> {
+        let mut addresses = self.addresses(mac).await?.into_iter();
+        Ok(OnEni { primary: addresses.next(), secondary: addresses.collect() })
     }
 
     /// Whether it lists this ENI, which has this MAC; none: it does not tell.

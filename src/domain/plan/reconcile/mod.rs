@@ -10,6 +10,7 @@ use super::ledger::Sight;
 use super::settle_age;
 use crate::domain::address::{Change, Event, NewRow, Row, State, Status};
 use crate::domain::id::{Claim, EniId, Kind};
+use crate::domain::on_eni::OnEni;
 use crate::domain::subnet::Subnet;
 
 /// What was read, in this order: rows, EC2, Docker. What could not be read is none, never empty.
@@ -23,8 +24,8 @@ pub struct Look<'a> {
     pub own_enis: &'a [EniId],
     /// The rows that name the ENI, and those of addresses that are listed on it or in use.
     pub rows: &'a [Row],
-    /// The addresses on the ENI, and whether each is its primary.
-    pub listed: Option<&'a [(Ipv4Addr, bool)]>,
+    /// What is on the ENI.
+    pub listed: Option<&'a OnEni>,
     /// The addresses that Docker has in use.
     pub docker: Option<&'a HashSet<Ipv4Addr>>,
     /// The leases that this life of the driver knows.
@@ -110,7 +111,8 @@ pub fn compare(look: &Look<'_>) -> Vec<Finding> {
         found.extend(what.map(|what| Finding { ip: row.ip, row: Some(row.clone()), what }));
     }
     let row_of = |ip: Ipv4Addr| look.rows.iter().find(|row| row.ip == ip);
-    for &(ip, primary) in look.listed.unwrap_or_default() {
+    for ip in look.listed.into_iter().flat_map(OnEni::all) {
+        let primary = look.is_primary(ip);
         let what = match row_of(ip) {
             _ if look.recent.contains(&ip) => None,
             Some(row) if row.iface.as_ref() == Some(look.eni) => None,
@@ -147,11 +149,11 @@ impl Look<'_> {
     /// Whether EC2 lists it on the ENI; none: that is not known, or not to be believed yet.
     fn lists(&self, ip: Ipv4Addr) -> Option<bool> {
         let listed = self.listed.filter(|_| !self.recent.contains(&ip))?;
-        Some(listed.iter().any(|(other, _)| *other == ip))
+        Some(listed.all().any(|other| other == ip))
     }
 
     fn is_primary(&self, ip: Ipv4Addr) -> bool {
-        self.listed.unwrap_or_default().contains(&(ip, true))
+        self.listed.is_some_and(|listed| listed.primary == Some(ip))
     }
 
     fn is_in_docker(&self, ip: Ipv4Addr) -> Option<bool> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::domain::id::{Boot, SubnetId};
+use crate::domain::on_eni::OnEni;
 
 const ENI: &str = "eni-0123456789abcdef0";
 const OTHER: &str = "eni-0fedcba9876543210";
@@ -36,7 +37,7 @@ fn row(last: u8, status: Status, iface: Option<&str>, claim: Option<Claim>) -> R
 
 /// What the outside says; by default EC2 lists nothing and Docker has nothing in use.
 struct World {
-    listed: Option<Vec<(Ipv4Addr, bool)>>,
+    listed: Option<OnEni>,
     docker: Option<HashSet<Ipv4Addr>>,
     leases: HashMap<Ipv4Addr, Claim>,
     on_link: Vec<Ipv4Addr>,
@@ -45,14 +46,14 @@ struct World {
 }
 
 fn world() -> World {
-    let (listed, docker) = (Some(Vec::new()), Some(HashSet::new()));
+    let (listed, docker) = (Some(OnEni::default()), Some(HashSet::new()));
     let (leases, recent) = (HashMap::new(), HashSet::new());
     World { listed, docker, leases, on_link: Vec::new(), prefixes: Vec::new(), recent }
 }
 
 impl World {
     fn listed(mut self, ips: &[u8]) -> Self {
-        self.listed = Some(ips.iter().map(|last| (ip(*last), false)).collect());
+        self.listed = Some(OnEni { primary: None, secondary: ips.iter().map(|last| ip(*last)).collect() });
         self
     }
 
@@ -68,7 +69,7 @@ impl World {
             subnet: &Subnet::new(subnet, "10.0.0.0/24".parse().unwrap()).unwrap(),
             own_enis: &[eni(ENI)],
             rows,
-            listed: self.listed.as_deref(),
+            listed: self.listed.as_ref(),
             docker: self.docker.as_ref(),
             leases: &self.leases,
             on_link: &self.on_link,
@@ -144,7 +145,8 @@ fn what_is_on_the_eni_and_nobodys_is_kept_from_others() {
     }
     let just_left = World { recent: HashSet::from([ip(10)]), ..world().listed(&[10]) };
     assert_eq!(just_left.finds(&[row(10, Status::Free, None, None)]), [], "our own Unassign may not show yet");
-    let outside = World { listed: Some(vec![(Ipv4Addr::new(10, 9, 9, 9), false)]), ..world() };
+    let elsewhere = OnEni { primary: None, secondary: vec![Ipv4Addr::new(10, 9, 9, 9)] };
+    let outside = World { listed: Some(elsewhere), ..world() };
     assert_eq!(outside.finds(&[]), [], "an address of another subnet is none of this table's business");
 }
 
@@ -166,7 +168,7 @@ fn an_occupied_address_joins_the_idle_ones_only_if_nothing_uses_it() {
 
 #[test]
 fn a_primary_address_that_lost_its_mark_gets_it_back() {
-    let primary = World { listed: Some(vec![(ip(10), true)]), ..world() };
+    let primary = World { listed: Some(OnEni { primary: Some(ip(10)), secondary: Vec::new() }), ..world() };
     assert_eq!(primary.finds(&[row(10, Status::Ready, Some(ENI), None)]), [What::Unmarked]);
     assert_eq!(primary.finds(&[row(10, Status::Occupied, Some(ENI), None)]), [What::Unmarked]);
 }
