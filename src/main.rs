@@ -14,11 +14,13 @@ use tokio_util::task::TaskTracker;
 
 use ec2_ipam::cli::{self, commands};
 use ec2_ipam::cli::{Cli, Command};
+use ec2_ipam::config::Settings;
 use ec2_ipam::driver::ipam::Ipam;
 use ec2_ipam::plain::plain;
+use ec2_ipam::random;
 use ec2_ipam::socket::server;
 use ec2_ipam::supervise::supervised;
-use ec2_ipam::{random, telemetry};
+use ec2_ipam::telemetry::{self, Log};
 
 fn main() -> ExitCode {
     random::seed_this_thread();
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
         .context("cannot start")
         .and_then(|runtime| runtime.block_on(run(cli)));
     outcome.unwrap_or_else(|why| {
-        // The one place where a failure is told; that nobody reads it is no second one.
+        // The one place where a failure is told before there is a log; that nobody reads it is no second one.
         let _ = writeln!(std::io::stderr(), "ec2-ipam: {}", plain(&format!("{why:#}")));
         ExitCode::FAILURE
     })
@@ -74,6 +76,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Command::Serve { plugin } = cli.command else { return commands::run(cli).await };
     let settings = if plugin { cli.given.settings_of_plugin()? } else { cli.given.settings()? };
     let log = telemetry::start(settings.log.clone(), settings.log_format)?;
+    let outcome = serve(settings, &log).await;
+    log.end(outcome.as_ref().err());
+    Ok(outcome.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
+}
+
+async fn serve(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let wrong = settings.wrong.clone();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -99,12 +107,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     stop.cancel();
     serving.await?;
     tasks.close();
-    let drained = tokio::time::timeout(server::DRAIN, tasks.wait()).await;
-    log.end();
-    match drained {
+    match tokio::time::timeout(server::DRAIN, tasks.wait()).await {
         Ok(()) => tracing::info!("stopped"),
         // Nothing depends on a clean end: the next life settles what is left.
         Err(_) => tracing::warn!("stopped with work unfinished"),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

@@ -84,8 +84,14 @@ impl Lines {
         told.iter().for_each(|line| line.write(self.format));
     }
 
-    pub(super) fn end(&self) {
+    pub(super) fn end(&self, why: Option<&anyhow::Error>) {
+        let why = why.map(|why| Line {
+            level: Level::ERROR,
+            message: format!("{why:#}"),
+            fields: Fields::default(),
+            times: String::new(),
+        });
         let told = self.repeats().end();
-        told.iter().for_each(|line| line.write(self.format));
+        told.iter().chain(&why).for_each(|line| line.write(self.format));
     }
 }

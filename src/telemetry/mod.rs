@@ -54,8 +54,8 @@ impl Log {
         }
     }
 
-    /// Tells what is left to be told, as the process ends.
-    pub fn end(&self) {
-        self.0.end();
+    /// Tells what is left to be told as the process ends, and why it ends if something is wrong, whatever levels are written.
+    pub fn end(&self, why: Option<&anyhow::Error>) {
+        self.0.end(why);
     }
 }

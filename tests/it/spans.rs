@@ -232,3 +232,33 @@ async fn a_round_in_the_background_names_itself() {
     assert_eq!(one(&lines, "which addresses containers have is not seen")["round"], "reconcile");
     assert!(one(&lines, "serving ").get("call").is_none(), "the ENI's task is nobody's request");
 }
+
+#[test]
+fn what_ends_the_driver_is_told_in_the_logs_format_whatever_levels_it_has() {
+    let taken = tempfile::tempdir().unwrap();
+    let socket = taken.path().join("driver.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let why = "another driver listens on";
+    for format in FORMATS {
+        let driver = std::process::Command::new(env!("CARGO_BIN_EXE_ec2-ipam"))
+            .arg("serve")
+            .env_clear()
+            .envs([
+                ("EC2_IPAM_LOG_FORMAT", format),
+                ("EC2_IPAM_LOG", "off"),
+                ("EC2_IPAM_DATABASE_URL", "sqlite:/dev/null"),
+            ])
+            .env("EC2_IPAM_LISTEN", &socket)
+            .output()
+            .unwrap();
+        assert_eq!(driver.status.code(), Some(1), "{driver:?}");
+        assert_eq!(driver.stdout, b"");
+        let told = String::from_utf8(driver.stderr).unwrap();
+        let line = match format {
+            "json" => serde_json::from_str(&told).unwrap(),
+            _ => of_text(told.trim_end_matches('\n')),
+        };
+        assert_eq!(line["level"], "ERROR");
+        assert!(line["message"].as_str().unwrap().contains(why), "{told}");
+    }
+}
