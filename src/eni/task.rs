@@ -19,7 +19,7 @@ use super::room::Room;
 use super::{Outside, STORE_TIME, Shared};
 use crate::domain::plan::Burst;
 use crate::domain::plan::assign::Why;
-use crate::domain::plan::next::{Next, View, next};
+use crate::domain::plan::next::{Amiss, Need, Next, View, next};
 use crate::domain::subnet::Subnet;
 use crate::error::Error;
 use crate::fleet::fill;
@@ -202,7 +202,7 @@ impl Task {
 
     /// Does the most urgent thing. An error is one that may pass: those who wait go on waiting.
     async fn step(&mut self, now: Instant) -> Result<Then, Error> {
-        let ec2 = self.outside.ec2.now().map_err(Error::Missing)?;
+        let ec2 = self.outside.ec2.now()?;
         self.shared.place.is_ours().await?;
         let view = self.view(now).await?;
         let until = Instant::now() + STORE_TIME;
@@ -213,33 +213,25 @@ impl Task {
                 fill::refresh(&self.store, &ec2, &self.subnet, until).await?;
             }
             Next::Fill => self.fill_again(&ec2).await?,
-            Next::Settle(claimed) => return self.settle(claimed).await,
-            Next::Restore(lost) => drop(self.shared.stand_again(&lost, until).await?),
-            Next::Release(orphans) => {
+            Next::Acquire(Need::Settled(claimed)) => return self.settle(claimed).await,
+            Next::Acquire(Need::Named { ip, slot }) => return self.fetch_named(&ec2, ip, slot, &view.rows).await,
+            Next::Acquire(Need::More(refill)) => return self.refill(&ec2, refill, &view.rows, now).await,
+            Next::GiveBack(rows, because) => self.give_back(&rows, because, now).await?,
+            Next::Post(lost, Amiss::Lost) => drop(self.shared.stand_again(&lost, until).await?),
+            Next::Post(orphans, Amiss::Orphan) => {
                 for change in &orphans {
                     tracing::warn!(eni = %self.nic.eni, ip = %change.ip, "released {}: no container got it", change.ip);
                 }
                 self.store.apply(&orphans, until).await?;
             }
-            Next::GiveUp(rows) => self.give_up(&rows).await?,
             Next::Repair => {
                 if let Some((findings, answer)) = self.queue.next_repair() {
                     let _ = answer.send(self.repair(findings).await);
                 }
             }
-            Next::Recycle(idle) => {
-                self.pace.forget_top_up();
-                self.recycle(&idle).await;
-            }
             Next::AskLink => drop(self.outside.links.parent(&self.nic.mac).await?),
             Next::Serve(warm) => self.serve(warm).await?,
-            Next::Fetch { ip, slot } => return self.fetch_named(&ec2, ip, slot, &view.rows).await,
-            Next::Refill(refill) => return self.refill(&ec2, refill, &view.rows, now).await,
             Next::Full => return self.refuse_any(&view.rows, now).await,
-            Next::Trim(excess) => {
-                self.pace.was_trimmed(now);
-                self.give_up(&excess).await?;
-            }
             Next::Rest(rest) => {
                 self.pace.rests(now);
                 return Ok(Then::Rest(rest));

@@ -8,11 +8,25 @@ use super::task::Task;
 use super::{Recycled, STORE_TIME};
 use crate::domain::address::Row;
 use crate::domain::id::Kind;
+use crate::domain::plan::next::Because;
 use crate::error::Error;
 use crate::fleet::{GiveBack, GivenBack};
 use crate::outside::ec2::Action;
 
 impl Task {
+    pub(super) async fn give_back(&mut self, rows: &[Row], because: Because, now: Instant) -> Result<(), Error> {
+        match because {
+            Because::Recycled => {
+                self.pace.forget_top_up();
+                self.recycle(rows).await;
+                return Ok(());
+            }
+            Because::Excess => self.pace.was_trimmed(now),
+            Because::LeftOff | Because::Room | Because::Named => {}
+        }
+        self.give_up(rows).await
+    }
+
     pub(super) async fn give_up(&mut self, rows: &[Row]) -> Result<(), Error> {
         let given = self.unassign(rows).await?;
         self.note(Action::Unassign, given.trouble.as_ref());
@@ -40,7 +54,7 @@ impl Task {
         outcome
     }
 
-    pub(super) async fn recycle(&mut self, idle: &[Row]) {
+    async fn recycle(&mut self, idle: &[Row]) {
         let outcome = self.unassign(idle).await.and_then(|given| match given.trouble {
             Some(why) if given.freed == 0 => Err(Error::Ec2(why)),
             _ => Ok(Recycled { freed: given.freed, pending: given.pending }),

@@ -89,46 +89,71 @@ impl Wish {
     }
 }
 
-/// The most urgent thing.
+/// The most urgent thing. What the fleet engine does has the name of its verb.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Ask EC2 what is on the ENI.
+    /// See what is on the ENI.
     Look,
     /// Ask EC2 who has what in the subnet.
     Scan,
     /// See that the subnet has all its rows.
     Fill,
-    /// Find out what became of these claims.
-    Settle(Vec<Row>),
-    /// I1: these leases the database lost.
-    Restore(Vec<Change>),
-    /// These leases of this life nobody got, since the database's answer was lost until the request's deadline.
-    Release(Vec<Change>),
+    /// Addresses for the ENI.
+    Acquire(Need),
     /// These go back to the subnet.
-    GiveUp(Vec<Row>),
+    GiveBack(Vec<Row>, Because),
+    /// The table is to say of these what they have become.
+    Post(Vec<Change>, Amiss),
     /// Put right what reconciling found.
     Repair,
-    /// These go back to the subnet, as an operator wants it.
-    Recycle(Vec<Row>),
     /// I7: somebody waits, and the host's own addresses are not known.
     AskLink,
     /// Those who wait get of these.
     Serve(Vec<Row>),
-    /// The address that the first in the queue has named.
-    Fetch {
+    /// More are wanted, and the ENI takes none.
+    Full,
+    /// Nothing for so long, unless somebody comes.
+    Rest(Duration),
+}
+
+/// Addresses that are needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Need {
+    /// Those of these claims, whose Assign has an unknown outcome.
+    Settled(Vec<Row>),
+    /// The one that the first in the queue has named.
+    Named {
         /// The address.
         ip: Ipv4Addr,
         /// Where it finds room.
         slot: Slot,
     },
-    /// More addresses from the subnet.
-    Refill(Refill),
-    /// More are wanted, and the ENI takes none.
-    Full,
-    /// These are beyond need.
-    Trim(Vec<Row>),
-    /// Nothing for so long, unless somebody comes.
-    Rest(Duration),
+    /// More, whichever.
+    More(Refill),
+}
+
+/// Why addresses go back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Because {
+    /// They were given back before, and what became of it is not known.
+    LeftOff,
+    /// Their slots are wanted.
+    Room,
+    /// A container that named its address may come back on another host.
+    Named,
+    /// They are beyond need.
+    Excess,
+    /// An operator wants it.
+    Recycled,
+}
+
+/// How the table differs from what this life knows of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Amiss {
+    /// I1: the database lost it.
+    Lost,
+    /// Nobody got it, since the database's answer was lost until the request's deadline.
+    Orphan,
 }
 
 /// Room on the ENI for one more address.
@@ -192,7 +217,8 @@ impl View {
         // Nobody is told that the ENI is full while some of its slots are only claimed.
         let in_the_way = !self.queue.is_empty() && self.capacity == 0;
         let unsettled: Vec<Row> = self.in_state(State::On).cloned().collect();
-        (!unsettled.is_empty() && (now >= self.times.settle_at || in_the_way)).then_some(Next::Settle(unsettled))
+        (!unsettled.is_empty() && (now >= self.times.settle_at || in_the_way))
+            .then_some(Next::Acquire(Need::Settled(unsettled)))
     }
 
     /// Before anything else is done with their rows.
@@ -203,7 +229,7 @@ impl View {
         });
         let lost: Vec<Change> = lost.collect();
         if !lost.is_empty() {
-            return Some(Next::Restore(lost));
+            return Some(Next::Post(lost, Amiss::Lost));
         }
         let orphans = self.in_state(State::Lease).filter(|row| {
             let ours = row.claim.as_ref().is_some_and(|claim| claim.is_of(&self.boot));
@@ -211,19 +237,19 @@ impl View {
             ours && !known && row.claimed.is_some_and(|age| age >= settle_age())
         });
         let orphans: Vec<Change> = orphans.filter_map(|row| row.on(Event::Release).ok()).collect();
-        (!orphans.is_empty()).then_some(Next::Release(orphans))
+        (!orphans.is_empty()).then_some(Next::Post(orphans, Amiss::Orphan))
     }
 
     fn give_up_again(&self, now: Instant) -> Option<Next> {
         let due: Vec<Row> = self.rows.iter().filter(|row| is_due(row)).cloned().collect();
-        (!due.is_empty() && self.may_give_up(now)).then_some(Next::GiveUp(due))
+        (!due.is_empty() && self.may_give_up(now)).then_some(Next::GiveBack(due, Because::LeftOff))
     }
 
     fn obey(&self) -> Option<Next> {
         if self.repair {
             return Some(Next::Repair);
         }
-        self.recycle.then(|| Next::Recycle(self.idle()))
+        self.recycle.then(|| Next::GiveBack(self.idle(), Because::Recycled))
     }
 
     fn serve(&self) -> Option<Next> {
@@ -248,7 +274,7 @@ impl View {
             0 => idle().map_or(Slot::Full, |row| Slot::Taken(Box::new(row.clone()))),
             _ => Slot::Open,
         };
-        Some(Next::Fetch { ip, slot })
+        Some(Next::Acquire(Need::Named { ip, slot }))
     }
 
     fn top_up(&self, now: Instant) -> Option<Next> {
@@ -265,7 +291,7 @@ impl View {
             let useful =
                 |row: &Row| row.kept_for().is_none() && is_in(sub_pool, row.ip) || self.in_use.contains(&row.ip);
             return match give_way(&self.rows, useful) {
-                Some(idle) if waiting > 0 => Next::GiveUp(vec![idle.clone()]),
+                Some(idle) if waiting > 0 => Next::GiveBack(vec![idle.clone()], Because::Room),
                 _ => Next::Full,
             };
         }
@@ -273,7 +299,7 @@ impl View {
         let is_clear = self.in_state(State::On).next().is_none();
         let in_reserve = self.warmth.target > 0 && now >= self.times.warm_at && is_clear;
         let lacking = in_reserve.then(|| self.warmth.lacking(&self.rows));
-        Next::Refill(Refill { sub_pool, cooldown, waiting, lacking, capacity: self.capacity })
+        Next::Acquire(Need::More(Refill { sub_pool, cooldown, waiting, lacking, capacity: self.capacity }))
     }
 
     fn give_back(&self, now: Instant) -> Option<Next> {
@@ -281,11 +307,10 @@ impl View {
             return None;
         }
         let idle = self.idle();
-        // A container that named its address may come back on another host.
         let is_named = |row: &&Row| row.is_fixed() && row.has_cooled(self.warmth.cooldown);
         let named: Vec<Row> = idle.iter().filter(is_named).cloned().collect();
         if !named.is_empty() {
-            return Some(Next::GiveUp(named));
+            return Some(Next::GiveBack(named, Because::Named));
         }
         if now < self.times.trim_at {
             return None;
@@ -294,7 +319,7 @@ impl View {
         let is_quiet = !is_used && now.duration_since(self.times.last_call) >= drain_age();
         let excess = self.warmth.excess(&idle, self.burst.expected(now), is_quiet);
         let excess: Vec<Row> = excess.into_iter().cloned().collect();
-        (!excess.is_empty()).then_some(Next::Trim(excess))
+        (!excess.is_empty()).then_some(Next::GiveBack(excess, Because::Excess))
     }
 
     /// Until the next thing that time alone brings. What is due already, and was not called for, it does not bring.

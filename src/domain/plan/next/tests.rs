@@ -116,21 +116,21 @@ fn kind(next: &Next) -> &'static str {
         Next::Look => "look",
         Next::Scan => "scan",
         Next::Fill => "fill",
-        Next::Settle(_) => "settle",
-        Next::Restore(_) => "restore",
-        Next::Release(_) => "release",
-        Next::GiveUp(rows) if rows.iter().all(|row| row.state() == State::Off) => "give up: left off",
-        Next::GiveUp(rows) if rows.iter().all(Row::is_fixed) => "give up: named",
-        Next::GiveUp(_) => "give up: to make room",
+        Next::Acquire(Need::Settled(_)) => "settle",
+        Next::Acquire(Need::Named { .. }) => "fetch",
+        Next::Acquire(Need::More(Refill { waiting: 0, .. })) => "refill: the target",
+        Next::Acquire(Need::More(_)) => "refill: somebody waits",
+        Next::Post(_, Amiss::Lost) => "restore",
+        Next::Post(_, Amiss::Orphan) => "release",
+        Next::GiveBack(_, Because::LeftOff) => "give up: left off",
+        Next::GiveBack(_, Because::Named) => "give up: named",
+        Next::GiveBack(_, Because::Room) => "give up: to make room",
+        Next::GiveBack(_, Because::Recycled) => "recycle",
+        Next::GiveBack(_, Because::Excess) => "trim",
         Next::Repair => "repair",
-        Next::Recycle(_) => "recycle",
         Next::AskLink => "ask link",
         Next::Serve(_) => "serve",
-        Next::Fetch { .. } => "fetch",
-        Next::Refill(Refill { waiting: 0, .. }) => "refill: the target",
-        Next::Refill(_) => "refill: somebody waits",
         Next::Full => "full",
-        Next::Trim(_) => "trim",
         Next::Rest(_) => "rest",
     }
 }
@@ -148,8 +148,7 @@ fn of(change: Brings) -> Next {
 }
 
 fn lasts(next: Next) -> Vec<u8> {
-    let (Next::Settle(rows) | Next::GiveUp(rows) | Next::Recycle(rows) | Next::Serve(rows) | Next::Trim(rows)) = next
-    else {
+    let (Next::Acquire(Need::Settled(rows)) | Next::GiveBack(rows, _) | Next::Serve(rows)) = next else {
         panic!("{next:?} is not about rows");
     };
     rows.iter().map(|row| row.ip.octets()[3]).collect()
@@ -274,7 +273,7 @@ fn those_who_wait_are_served_only_with_what_may_be_given_to_them() {
 fn a_named_address_takes_the_slot_of_the_coldest_idle_one_that_nobody_has() {
     let slot = |change: Brings| {
         let next = first(&[|view, _| view.queue.push(named(99)), change]);
-        let Next::Fetch { ip: asked, slot } = next else { panic!("{next:?}") };
+        let Next::Acquire(Need::Named { ip: asked, slot }) = next else { panic!("{next:?}") };
         assert_eq!(asked, ip(99));
         slot
     };
@@ -297,7 +296,7 @@ fn a_refill_is_for_all_who_wait_for_the_same_range_and_for_the_target() {
             view.warmth.target = 4;
         };
         let next = first(&[queue, change]);
-        let Next::Refill(refill) = next else { panic!("{next:?}") };
+        let Next::Acquire(Need::More(refill)) = next else { panic!("{next:?}") };
         refill
     }
     let whole = Refill { sub_pool: None, cooldown: Duration::ZERO, waiting: 2, lacking: Some(4), capacity: 8 };
