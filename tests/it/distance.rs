@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
-use crate::support::host::{Fleet, Kind, eni, eventually};
+use crate::support::host::{Fleet, Kind, SUBNET, eni, eventually};
 use ec2_ipam::domain::address::State;
 use vpc_sim::Switches;
 
@@ -73,4 +73,31 @@ async fn releases_do_not_starve_starts_nor_use_up_connections() {
     );
     assert!(refused.is_empty(), "{refused:?}");
     assert!(proxy.connections() - before <= 40, "{} new connections", proxy.connections() - before);
+}
+
+/// The database may be fifty milliseconds away, and somebody waits.
+#[tokio::test]
+async fn a_start_with_nothing_idle_and_what_is_given_back_cost_few_round_trips() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let (host, pool) = fleet.started(1, &[("EC2_IPAM_COOLDOWN", "0s")]).await;
+    let proxy = host.proxy.as_ref().unwrap();
+    let quiet = async || {
+        let mut before = 0;
+        while before != proxy.requests() {
+            before = proxy.requests();
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+        }
+        before
+    };
+    // One before, for what is asked once.
+    let first = host.lease(&pool).await;
+    let before = quiet().await;
+    host.lease(&pool).await;
+    // No idle one; the rows; a claim; and, once EC2 has said yes, the lease.
+    assert_eq!(proxy.requests() - before, 4, "a start with nothing idle");
+    host.release(&pool, first).await;
+    let before = quiet().await;
+    assert!(host.tell(&["recycle", SUBNET]).await.contains("1 address"));
+    // The rows; given up; and, once EC2 has said yes, free.
+    assert_eq!(proxy.requests() - before, 3, "what is given back");
 }
