@@ -68,10 +68,12 @@ e2e-quick: ## The same with one Engine, the shortest path
 	$(MAKE) plugin
 	SIMULATOR="$(TARGET)/release/vpc-sim" scripts/e2e/run.sh quick $(SUITES)
 
-lint: ## Formatting, clippy, shellcheck
+lint: ## Formatting, clippy, dependencies, shellcheck
 	cargo fmt --check
 	cargo clippy --release --locked --lib --bins --examples -- -D warnings
 	cargo clippy --release --locked --all-targets --features fail-points -- -D warnings
+	@export PATH="$$PATH:$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ec2-ipam/tools/bin"; \
+	if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check -D unmatched-skip licenses bans sources; else echo "cargo-deny is missing: dependencies not checked"; fi
 	@if command -v shellcheck >/dev/null; then shellcheck packaging/*.sh plugin/*.sh scripts/*.sh scripts/e2e/*.sh .ci/run; else echo "shellcheck is missing: scripts not checked"; fi
 
 demo: ## A simulated VPC, the plugin in a Docker Engine, three containers with VPC addresses; KEEP=1 leaves it standing; root, under two minutes

@@ -56,7 +56,17 @@ if [ "$target" = e2e ]; then
     need openssh-client command -v ssh
     need jq command -v jq
 fi
-[ -n "$packages" ] || exit 0
+# Built without its optimisations, as it works for a second only.
+tools() {
+    [ "$target" = test ] || return 0
+    tools=${XDG_CACHE_HOME:-$HOME/.cache}/ec2-ipam/tools
+    if cargo deny --version >/dev/null 2>&1 || [ -x "$tools/bin/cargo-deny" ]; then return 0; fi
+    echo "setup: installing cargo-deny in $tools"
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_TARGET_DIR=$tools/target \
+        cargo install --quiet --locked --root "$tools" --version 0.20.2 cargo-deny || missing "cargo install cargo-deny fails"
+    rm -rf "$tools/target"
+}
+[ -n "$packages" ] || { tools; exit 0; }
 
 command -v apt-get >/dev/null || missing "lacking here (by their Debian names):$packages"
 [ "$(id -u)" = 0 ] || missing "as root: apt-get install$packages"
@@ -84,3 +94,4 @@ enabled | grep -vxF -e "$before" | xargs -r rm -f
 for service in mariadb docker rsync; do
     case $packages in *" $service"*) update-rc.d "$service" disable >/dev/null 2>&1 || true ;; esac
 done
+tools
