@@ -234,21 +234,16 @@ async fn a_round_in_the_background_names_itself() {
 }
 
 #[test]
-fn what_ends_the_driver_is_told_in_the_logs_format_whatever_levels_it_has() {
+fn what_ends_the_driver_is_told_in_the_logs_format() {
     let taken = tempfile::tempdir().unwrap();
     let socket = taken.path().join("driver.sock");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    let why = "another driver listens on";
+    let listen = format!("unix://{}", socket.display());
     for format in FORMATS {
         let driver = std::process::Command::new(env!("CARGO_BIN_EXE_ec2-ipam"))
             .arg("serve")
             .env_clear()
-            .envs([
-                ("EC2_IPAM_LOG_FORMAT", format),
-                ("EC2_IPAM_LOG", "off"),
-                ("EC2_IPAM_DATABASE_URL", "sqlite:/dev/null"),
-            ])
-            .env("EC2_IPAM_LISTEN", &socket)
+            .envs([("EC2_IPAM_LOG_FORMAT", format), ("EC2_IPAM_LISTEN", listen.as_str())])
             .output()
             .unwrap();
         assert_eq!(driver.status.code(), Some(1), "{driver:?}");
@@ -259,6 +254,6 @@ fn what_ends_the_driver_is_told_in_the_logs_format_whatever_levels_it_has() {
             _ => of_text(told.trim_end_matches('\n')),
         };
         assert_eq!(line["level"], "ERROR");
-        assert!(line["message"].as_str().unwrap().contains(why), "{told}");
+        assert!(line["message"].as_str().unwrap().starts_with("another driver listens on"), "{told}");
     }
 }
