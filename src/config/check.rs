@@ -36,6 +36,20 @@ pub(super) fn check_aws() -> anyhow::Result<()> {
             bail!("{name} is {shown}, but must be a URL such as {example}");
         }
     }
+    // The SDK goes without a proxy that it cannot read, and says so to nobody.
+    for name in ["HTTPS_PROXY", "https_proxy"] {
+        let Some(url) = given(name) else { continue };
+        let uri: Option<hyper::Uri> = url.parse().ok();
+        let has_port =
+            |uri: &hyper::Uri| uri.authority().is_some_and(|at| at.port().is_none() || at.port_u16().is_some());
+        let is_fit = |uri: &hyper::Uri| {
+            matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() && has_port(uri)
+        };
+        if !uri.is_some_and(|uri| is_fit(&uri)) {
+            let shown = if url.contains('@') { "(not shown)".to_owned() } else { format!("{url:?}") };
+            bail!("{name} is {shown}, but must be a URL such as http://proxy.example:3128");
+        }
+    }
     if given("AWS_ACCESS_KEY_ID").is_some() != given("AWS_SECRET_ACCESS_KEY").is_some() {
         bail!(
             "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set, but must be both, or none for the instance's role"

@@ -167,9 +167,36 @@ impl Given {
             Ok(settings) => return Ok(settings),
             Err(why) => why,
         };
-        let defaults = |listen: &str| Self { listen: listen.to_owned(), ..Self::default() }.own();
-        let settings = defaults(&self.listen).or_else(|_| defaults(LISTEN))?;
+        // What can be used is: where it listens, how it logs, and whom it would ask.
+        let mut usable = self.clone();
+        let settings = loop {
+            match usable.own() {
+                Ok(settings) => break settings,
+                Err(why) if usable.forget(&format!("{why:#}")) || usable.config.take().is_some() => {}
+                Err(_) => break Self::default().own()?,
+            }
+        };
         Ok(Settings { wrong: Some(format!("{why:#}")), ..settings })
+    }
+
+    /// The default in place of the setting that a sentence names; whether there was one to forget.
+    fn forget(&mut self, why: &str) -> bool {
+        let settings = [
+            ("EC2_IPAM_DATABASE_URL", &mut self.database_url.0),
+            ("EC2_IPAM_PARENT", &mut self.parent),
+            ("EC2_IPAM_LISTEN", &mut self.listen),
+            ("EC2_IPAM_WARM_TARGET", &mut self.warm_target),
+            ("EC2_IPAM_WARM_MAX", &mut self.warm_max),
+            ("EC2_IPAM_COOLDOWN", &mut self.cooldown),
+            ("EC2_IPAM_REQUEST_TIMEOUT", &mut self.request_timeout),
+            ("EC2_IPAM_RECONCILE_INTERVAL", &mut self.reconcile_interval),
+            ("EC2_IPAM_SCAN_INTERVAL", &mut self.scan_interval),
+            ("EC2_IPAM_LOG_FORMAT", &mut self.log_format),
+            ("EC2_IPAM_LOG", &mut self.log),
+        ];
+        let named = settings.into_iter().find(|(name, value)| why.starts_with(name) && !value.is_empty());
+        let forgotten = named.map(|(_, value)| value.clear()).is_some();
+        forgotten || why.starts_with("EC2_IPAM_DOCKER_SOCKET") && self.docker_socket.take().is_some()
     }
 
     fn own(&self) -> anyhow::Result<Settings> {

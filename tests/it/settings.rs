@@ -30,6 +30,7 @@ async fn a_wrong_one_keeps_no_plugin_from_saying_so() {
             "is \"ec2.eu-west-1.amazonaws.com\", but must be a URL",
         ),
         ("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint.as_str(), "is (not shown), but must be a URL"),
+        ("HTTPS_PROXY", "proxy.example:3128", "is \"proxy.example:3128\", but must be a URL"),
         ("AWS_SECRET_ACCESS_KEY", "", "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set"),
     ];
     for (n, (name, value, shown)) in (1..).zip(wrong) {
@@ -78,4 +79,32 @@ async fn a_level_of_the_log_is_a_word_that_is_known() {
     host.pool_with("", json!({ "nonsense": "1" })).await.unwrap_err();
     let log = host.log();
     assert!(log.starts_with(" WARN refused: ") && !log.contains(" INFO "), "{log}");
+}
+
+/// A plugin's settings can be emptied, and not removed.
+#[tokio::test]
+async fn an_emptied_endpoint_is_the_default() {
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let mut host = fleet.host(1);
+    host.set(&[("AWS_ENDPOINT_URL_EC2", ""), ("AWS_ENDPOINT_URL", ""), ("EC2_IPAM_REQUEST_TIMEOUT", "5s")]);
+    host.start().await;
+    let why = host.pool_with("", json!({})).await.unwrap_err();
+    // This network leads nowhere, and no driver ends of that.
+    assert!(!why.contains("the driver failed"), "{why}");
+    assert!(host.stop().await.success(), "{}", host.log());
+}
+
+#[tokio::test]
+async fn a_wrong_one_is_told_as_the_others_say() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let mut host = fleet.host(1);
+    host.docker();
+    host.set(&[("EC2_IPAM_LOG_FORMAT", "json"), ("EC2_IPAM_WARM_TARGET", "x"), ("EC2_IPAM_COOLDOWN", "y")]);
+    host.args = vec!["--plugin".into()];
+    host.start().await;
+    let (is_well, status): (bool, serde_json::Value) = host.ask_json(&["status"]).await;
+    assert!(!is_well && status["store"]["kind"] == "mysql" && status["docker"]["error"].is_null(), "{status}");
+    for line in host.log().lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|why| panic!("{why}: {line}"));
+    }
 }

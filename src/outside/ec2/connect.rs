@@ -89,8 +89,12 @@ impl Ec2 {
         // Boxed: the SDK's loader is tens of kilobytes of future.
         let shared = Box::pin(loader.load()).await;
         let mut config = aws_sdk_ec2::config::Builder::from(&shared);
-        if endpoint.is_some() {
-            config.set_endpoint_url(endpoint);
+        // A plugin's settings can be emptied but not removed, and the SDK takes an empty one for an endpoint.
+        let is_emptied = |name| std::env::var_os(name).is_some_and(|url| url.is_empty());
+        if endpoint.is_some() || is_emptied("AWS_ENDPOINT_URL_EC2") || is_emptied("AWS_ENDPOINT_URL") {
+            let of_all = std::env::var("AWS_ENDPOINT_URL").ok();
+            let named = std::env::var("AWS_ENDPOINT_URL_EC2").ok().filter(|url| !url.is_empty()).or(of_all);
+            config.set_endpoint_url(endpoint.or(named).filter(|url| !url.is_empty()));
         }
         Self { client: Client::from_conf(config.build()), region }
     }
