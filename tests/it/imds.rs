@@ -243,3 +243,34 @@ async fn failures_are_told_with_their_remedy() {
         "{error:?}"
     );
 }
+
+/// What is kept for life is not taken from an odd answer, and a line that is no MAC is no interface.
+#[tokio::test]
+async fn an_odd_answer_is_not_believed_for_life() {
+    for item in ["instance-id", "placement/region"] {
+        let path = format!("/latest/meta-data/{item} ");
+        let answers = move |request: &str, n: usize| {
+            if request.contains(&path) && n < 4 { text("<html>busy</html>") } else { instance(request) }
+        };
+        let stub = Stub::start(answers).await;
+        let imds = Imds::at(&stub.url).unwrap();
+        let why = imds.host(soon()).await.unwrap_err();
+        assert!(why.may_pass() && why.to_string().contains(item), "{why}");
+        let host = loop {
+            if let Ok(host) = imds.host_now(soon()).await {
+                break host;
+            }
+        };
+        assert_eq!((host.instance.as_str(), host.region.as_str()), ("i-0123456789abcdef0", "eu-west-1"));
+    }
+    let listing = format!("{MACS} ");
+    let odd = move |request: &str, _| {
+        if request.contains(&listing) {
+            text("0a:00:00:00:00:01/\n<br> busy\n0a:00:00:00:00:00/")
+        } else {
+            instance(request)
+        }
+    };
+    let stub = Stub::start(odd).await;
+    assert_eq!(Imds::at(&stub.url).unwrap().host(soon()).await.unwrap().interfaces.len(), 2);
+}

@@ -200,7 +200,7 @@ impl Imds {
 
     /// The instance's region, such as `eu-west-1`.
     pub async fn region(&self) -> Result<String, ImdsError> {
-        self.get("placement/region").await
+        self.word("placement/region").await
     }
 
     /// The credentials of the instance's role.
@@ -212,8 +212,8 @@ impl Imds {
     pub async fn instance(&self) -> Result<Instance, ImdsError> {
         let read = async || {
             Ok(Instance {
-                id: self.get("instance-id").await?,
-                region: self.get("placement/region").await?,
+                id: self.word("instance-id").await?,
+                region: self.region().await?,
                 instance_type: self.get("instance-type").await?,
             })
         };
@@ -256,7 +256,10 @@ impl Imds {
     async fn macs(&self) -> Result<Vec<String>, ImdsError> {
         let listing = self.get("network/interfaces/macs/").await?;
         let macs = listing.lines().map(|entry| entry.trim().trim_end_matches('/').to_ascii_lowercase());
-        Ok(macs.filter(|mac| !mac.is_empty()).collect())
+        // What is no MAC, as in an odd answer, is no interface.
+        Ok(macs
+            .filter(|mac| mac.split(':').count() == 6 && mac.chars().all(|c| c == ':' || c.is_ascii_hexdigit()))
+            .collect())
     }
 
     async fn nic_at(&self, mac: &str) -> Result<Nic, ImdsError> {
@@ -297,6 +300,16 @@ impl Imds {
     async fn item<T: FromStr>(&self, mac: &str, name: &str) -> Result<T, ImdsError> {
         let path = of_mac(mac, name);
         parsed(&path, self.get(&path).await?.trim())
+    }
+
+    /// A name of AWS's: what is kept for life is looked at closely.
+    async fn word(&self, path: &str) -> Result<String, ImdsError> {
+        let text = self.get(path).await?.trim().to_owned();
+        let is_fit = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if text.is_empty() || !text.chars().all(is_fit) {
+            return Err(ImdsError::Odd { path: path.to_owned(), what: format!("{text:?}") });
+        }
+        Ok(text)
     }
 
     async fn get(&self, path: &str) -> Result<String, ImdsError> {
