@@ -110,6 +110,14 @@ impl Server {
         if server.database.contains('/') {
             return Err(bad("has a `/` too many: in a user or password it is written %2F, an `@` %40"));
         }
+        if server.database.contains(['&', '=']) || database.contains(char::is_whitespace) {
+            return Err(bad(
+                "has a `&`, `=` or blank in its database name: options come after a `?`, and nothing after them",
+            ));
+        }
+        if address.contains(char::is_whitespace) {
+            return Err(bad("has a blank among its hosts: mysql://user:password@host1,host2/database"));
+        }
         server.options(query)?;
         if server.socket.is_some() && server.hosts.len() > 1 {
             return Err(bad("names several hosts beside a socket, which leads to one server"));
@@ -122,8 +130,13 @@ impl Server {
 
     fn options(&mut self, query: &str) -> Result<(), BadUrl> {
         let (mut mode, mut ca, mut name) = (None, None, None);
+        let mut seen = Vec::new();
         for option in query.split('&').filter(|option| !option.is_empty()) {
             let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            if seen.contains(&dashed(key)) {
+                return Err(bad(&format!("has the option `{key}` twice")));
+            }
+            seen.push(dashed(key));
             let value = decoded(value, key)?;
             match dashed(key).as_str() {
                 // As MySQL's own programs write it: VERIFY_IDENTITY.
@@ -335,6 +348,10 @@ mod tests {
             ("mysql://u:hunter2@h/d?ssl-mode=VERIFY_CA", "use verify-identity"),
             ("mysql://u:hunter2@h/d?tls=on", "`tls` that is not known: ssl-mode, ssl-ca, ssl-name, socket"),
             ("mysql://u:hunter2@h/d?ssl-mode=on", "verify-identity"),
+            ("mysql://u:hunter2@h/d&ssl-mode=required", "options come after a `?`"),
+            ("mysql://u:hunter2@h/d ", "blank in its database name"),
+            ("mysql://u:hunter2@h, k/d", "blank among its hosts"),
+            ("mysql://u:hunter2@h/d?ssl-mode=required&SSL_MODE=disabled", "twice"),
             ("mysql://u:hunter2@h/d?ssl-mode=required&ssl-ca=/ca", "never checks"),
             ("mysql://u:hunter2@h/d?ssl-ca=ca.pem", "absolute path"),
             ("mysql://u:hunter2@h/d?ssl-mode=verify-ca", "use verify-identity"),

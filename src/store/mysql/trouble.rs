@@ -58,10 +58,12 @@ impl By {
             Self::Calls => "earlier calls of this host took all of it",
             Self::Lock => "another session holds a lock on the table or its rows (SHOW PROCESSLIST)",
             Self::Rows => {
-                "other sessions hold the rows: a transaction that was left open (information_schema.innodb_trx shows it), or                  many hosts at once"
+                "other sessions hold the rows: a transaction that was left open (information_schema.innodb_trx shows it), or many hosts \
+                 at once"
             }
             Self::Table => {
-                "the table is locked as a whole: a backup (FLUSH TABLES WITH READ LOCK), LOCK TABLES or ALTER TABLE (SHOW                  PROCESSLIST shows it)"
+                "the table is locked as a whole: a backup (FLUSH TABLES WITH READ LOCK), LOCK TABLES or ALTER TABLE \
+                 (SHOW PROCESSLIST shows it)"
             }
         }
     }
