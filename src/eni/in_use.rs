@@ -6,10 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::domain::id::EniId;
 
 /// Docker's last word, corrected by what it released since.
 #[derive(Debug, Default)]
@@ -24,9 +26,13 @@ struct Known {
     addresses: HashSet<Ipv4Addr>,
     names: HashMap<Ipv4Addr, String>,
     released: HashMap<Ipv4Addr, Instant>,
+    /// Releases that are not done yet.
+    underway: HashMap<Ipv4Addr, u32>,
     /// How many releases may be remembered before those that matter no more are dropped.
     room: usize,
     silence: Option<Silence>,
+    /// ENIs whose pools Docker let go of: a network of theirs is removed.
+    let_go: HashSet<EniId>,
 }
 
 /// Docker does not answer.
@@ -102,6 +108,27 @@ impl InUse {
         known.released.insert(ip, Instant::now());
     }
 
+    /// Docker lets go of a pool of this ENI.
+    pub fn pool_released(&self, eni: EniId) {
+        self.known().let_go.insert(eni);
+    }
+
+    /// Whether Docker has let go of a pool of this ENI in this life.
+    pub fn has_released_pool(&self, eni: &EniId) -> bool {
+        self.known().let_go.contains(eni)
+    }
+
+    /// The release of this one is not done yet for as long as what is given back lives.
+    pub fn releasing(self: &Arc<Self>, ip: Ipv4Addr) -> Releasing {
+        *self.known().underway.entry(ip).or_default() += 1;
+        Releasing { ip, of: Arc::clone(self) }
+    }
+
+    /// Whether a release of it is not done yet.
+    pub fn is_releasing(&self, ip: Ipv4Addr) -> bool {
+        self.known().underway.contains_key(&ip)
+    }
+
     /// When Docker released it last, as far as that is remembered: rows that were read before say otherwise, and are wrong.
     pub fn last_release(&self, ip: Ipv4Addr) -> Option<Instant> {
         self.known().released.get(&ip).copied()
@@ -121,6 +148,25 @@ impl InUse {
     pub fn count(&self) -> Option<(usize, Instant)> {
         let known = self.known();
         Some((known.addresses.len(), known.asked?))
+    }
+}
+
+/// A release that is not done yet.
+#[derive(Debug)]
+pub struct Releasing {
+    ip: Ipv4Addr,
+    of: Arc<InUse>,
+}
+
+impl Drop for Releasing {
+    fn drop(&mut self) {
+        let mut known = self.of.known();
+        if let Some(count) = known.underway.get_mut(&self.ip) {
+            *count -= 1;
+            if *count == 0 {
+                known.underway.remove(&self.ip);
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::STORE_TIME;
 use super::task::Task;
 use crate::domain::address::{Change, NewRow, Row};
+use crate::domain::id::Kind;
 use crate::domain::plan;
 use crate::domain::plan::assign::{Wanted, Why};
 use crate::domain::plan::reconcile::{Finding, Mend, What};
@@ -97,7 +98,11 @@ impl Task {
         let memory = &self.shared.memory;
         match (&finding.what, &change.to.claim) {
             (What::Forgotten { claim: None }, Some(claim)) => memory.found_in_use(finding.ip, claim),
-            (What::Forgotten { claim: Some(claim) } | What::Lost { claim }, _) => memory.has_lease(finding.ip, claim),
+            (What::Forgotten { claim: Some(claim) } | What::Lost { claim: Some(claim) }, _) => {
+                memory.has_lease(finding.ip, claim)
+            }
+            // Only Docker knows of it: its row becomes a lease once EC2 has put it on.
+            (What::Lost { claim: None }, _) => memory.found_in_use(finding.ip, &self.outside.claims.next(Kind::Lease)),
             (What::Ended, _) => {
                 finding.row.iter().flat_map(|row| &row.claim).for_each(|claim| memory.let_go(finding.ip, claim));
                 true

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::reply::Reply;
 use super::span::note;
 use super::wire::{self, ReleaseAddress, ReleasePool, RequestAddress, RequestPool};
+use crate::domain::id::PoolId;
 use crate::driver::ipam::Ipam;
 use crate::driver::pool::PoolRequest;
 use crate::error::Error;
@@ -39,7 +40,7 @@ pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> 
             Ok(spaces.into())
         }
         "/IpamDriver.RequestPool" => request_pool(ipam, body, until).await,
-        "/IpamDriver.ReleasePool" => release_pool(body),
+        "/IpamDriver.ReleasePool" => release_pool(ipam, body),
         "/IpamDriver.RequestAddress" => request_address(ipam, body, until).await,
         "/IpamDriver.ReleaseAddress" => release_address(ipam, body).await,
         _ => return None,
@@ -67,9 +68,12 @@ async fn request_pool(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<R
 }
 
 /// A pool is the subnet, and Docker releases it while a twin lives, before its last address, or never.
-fn release_pool(body: &[u8]) -> Result<Reply, Error> {
+fn release_pool(ipam: &Ipam, body: &[u8]) -> Result<Reply, Error> {
     let asked: ReleasePool = parse(body)?;
     note("pool", &asked.pool_id);
+    if let Ok(pool) = asked.pool_id.parse::<PoolId>() {
+        ipam.outside.in_use.pool_released(pool.eni);
+    }
     Ok(Reply { done: Some(format!("Docker let go of pool {:?}", asked.pool_id)), ..json!({}).into() })
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ec2_ipam::domain::address::State;
 use ec2_ipam::driver::found::Found;
 use ec2_ipam::driver::status::Status;
+use serde_json::json;
 use vpc_sim::{EniSpec, Fault, FaultKind, Vpc};
 
 use crate::support::docker::{Docker, Other};
@@ -24,6 +25,8 @@ on_both! {
     what_the_database_lost_is_leased_again
     what_a_container_has_is_not_recycled_though_the_table_says_idle
     what_a_container_has_is_not_given_up_at_the_first_look_though_the_table_says_idle
+    what_only_docker_knows_of_is_claimed_and_assigned_again
+    another_engine_behind_the_socket_ends_no_lease
     idle_addresses_beyond_the_maximum_go_in_one_call_and_the_target_stays
     an_interface_that_nobody_uses_is_drained
     what_is_given_up_never_turns_back_however_often_ec2_is_unclear
@@ -254,6 +257,44 @@ async fn what_a_container_has_is_not_given_up_at_the_first_look_though_the_table
     .await;
     assert_eq!(host.vpc.count(UNASSIGN), 0, "I1: a container's address is given up");
     agree(&[&host]).await;
+}
+
+/// An older copy of the table, and an address that left the interface: nobody but Docker knows.
+async fn what_only_docker_knows_of_is_claimed_and_assigned_again(kind: Kind) {
+    let fleet = Fleet::new(kind).await;
+    let (mut host, docker, pool) = bed(&fleet, 1, &[]).await;
+    let lives = host.lease(&pool).await;
+    docker.runs(&[lives]);
+    host.kill();
+    let row = format!("status='free',iface=NULL,claim=NULL,claimed=NULL WHERE ip='{lives}'");
+    host.sql(&format!("UPDATE allocation SET ts=ts,{row}"), &format!("UPDATE allocation SET {row}")).await;
+    host.vpc.remove_address(&host.eni, lives);
+    host.start().await;
+    // Its network is there, so that its interface is served.
+    eventually("it is leased again, and on the interface", async || {
+        host.mine(State::Lease).await == [lives].into() && host.assigned().contains(&lives)
+    })
+    .await;
+    assert!(host.log().contains("to be claimed and assigned again"), "{}", host.log());
+    agree(&[&host]).await;
+}
+
+async fn another_engine_behind_the_socket_ends_no_lease(kind: Kind) {
+    let fleet = Fleet::new(kind).await;
+    let (host, docker, pool) = bed(&fleet, 1, &[]).await;
+    let lives = host.lease(&pool).await;
+    docker.runs(&[lives]);
+    rounds(&docker, 2).await;
+    docker.with(|docker| docker.subnet = None);
+    docker.runs(&[]);
+    rounds(&docker, 3).await;
+    assert_eq!(host.mine(State::Lease).await, [lives].into(), "I1: another Engine knows nothing of it");
+    let problems = status(&host).await.problems;
+    assert!(problems.iter().any(|problem| problem.contains("Docker shows no network")), "{problems:?}");
+    // A network that is removed takes its pool along: what is leased then is a lost release.
+    host.post("ReleasePool", &json!({ "PoolID": pool })).await.outcome().unwrap();
+    eventually("it is released", async || host.mine(State::Ready).await == [lives].into()).await;
+    eventually("nothing is wrong", async || status(&host).await.problems.is_empty()).await;
 }
 
 async fn idle_addresses_beyond_the_maximum_go_in_one_call_and_the_target_stays(kind: Kind) {

@@ -162,7 +162,7 @@ impl Reconciler {
             whole &= listed.is_some();
             let watched = watched.entry(eni.nic.eni.clone()).or_default();
             watched.begin_round();
-            let shown = docker.as_ref().filter(|docker| watched.is_shown_by(docker, &eni));
+            let shown = docker.as_ref().filter(|docker| watched.is_shown_by(docker, &eni, &self.outside.in_use));
             let mut look = self.complete(&eni, rows, listed, shown, host.as_ref(), until).await?;
             // What was granted or released since the rows were read is not lost.
             look.known.leases.retain(|ip, claim| leases.get(ip) == Some(claim));
@@ -185,7 +185,7 @@ impl Reconciler {
             let misfits = match (&docker, &host) {
                 (Some(docker), Some(host)) => {
                     self.networks.serve(docker, host, until).await;
-                    Some(self.networks.misfits(docker, host).await)
+                    Some(self.networks.misfits(docker, host, until).await)
                 }
                 _ => None,
             };

@@ -41,10 +41,15 @@ impl Networks {
     }
 
     /// Networks of this driver whose containers have no network, by name.
-    pub(super) async fn misfits(&self, docker: &Snapshot, host: &Host) -> Problems {
+    pub(super) async fn misfits(&self, docker: &Snapshot, host: &Host, until: Instant) -> Problems {
         let mut problems = BTreeMap::new();
         for network in docker.networks.iter().filter(|network| is_of_a_driver(network)) {
-            let Ok((nic, link)) = self.interfaces.choose(host, &network.ipam_options).await else { continue };
+            let Ok((nic, link)) = self.interfaces.choose(host, &network.ipam_options).await else {
+                if let Some(why) = self.absent(network, host, until).await {
+                    problems.insert(network.name.clone(), why);
+                }
+                continue;
+            };
             if network.subnets.contains(&nic.cidr)
                 && let Some(why) = self.misfit(network, host, nic, &link).await
             {
@@ -52,6 +57,22 @@ impl Networks {
             }
         }
         problems
+    }
+
+    /// The ENI that it names is not this host's, and not about to be.
+    async fn absent(&self, network: &Network, host: &Host, until: Instant) -> Option<String> {
+        let id = network.ipam_options.get("eni-id")?;
+        let is_listed = host.interfaces.iter().any(|nic| nic.eni.as_str() == id) || !host.left_out.is_empty();
+        // One that left in this life is told of already.
+        let is_told = self.served.lost().await.iter().any(|why| why.contains(id.as_str()));
+        if is_listed || is_told || self.interfaces.may_list_more(host, until).await {
+            return None;
+        }
+        Some(format!(
+            "the network {} is for {id}, which is not attached to this instance, so its containers cannot start: attach it, or \
+             create the network for another interface",
+            network.name
+        ))
     }
 
     async fn misfit(&self, network: &Network, host: &Host, nic: &Nic, link: &Link) -> Option<String> {

@@ -17,6 +17,7 @@ use crate::domain::plan::ledger::{Ledger, Sight};
 use crate::domain::plan::reconcile::{Finding, What, is_blind};
 use crate::domain::subnet::all_of;
 use crate::driver::found::Found;
+use crate::eni::in_use::InUse;
 use crate::eni::{Eni, Outside};
 use crate::outside::ec2::Ec2Error;
 use crate::outside::engine::Snapshot;
@@ -78,11 +79,12 @@ impl Watched {
         self.rounds = self.rounds.saturating_add(1);
     }
 
-    /// Whether this Engine's word on the ENI's addresses is worth anything: another one on the same host shows none of them in
-    /// use, and would have every lease released.
-    pub(super) fn is_shown_by(&mut self, docker: &Snapshot, eni: &Eni) -> bool {
-        self.is_dockers |= docker.networks.iter().any(|network| is_on(network, eni));
-        self.is_dockers
+    /// Whether this Engine's word on the ENI's addresses is worth anything: another one on the same host, or behind the socket
+    /// by now, shows none of them in use, and would have every lease released. A network that is removed takes its pool along.
+    pub(super) fn is_shown_by(&mut self, docker: &Snapshot, eni: &Eni, in_use: &InUse) -> bool {
+        let is_shown = docker.networks.iter().any(|network| is_on(network, eni));
+        self.is_dockers |= is_shown;
+        is_shown || self.is_dockers && in_use.has_released_pool(&eni.nic.eni)
     }
 
     pub(super) fn told(&self, eni: &Eni, finding: &Finding, now: Instant) -> Found {

@@ -68,10 +68,10 @@ pub enum What {
         /// The lease that this life knows; none: only Docker knows that it is in use.
         claim: Option<Claim>,
     },
-    /// In use by this life's word, and free by its row, and not on the ENI: claimed and assigned again.
+    /// In use, and free by its row, and not on the ENI: claimed and assigned again.
     Lost {
-        /// The lease that this life knows.
-        claim: Claim,
+        /// The lease that this life knows; none: only Docker knows that it is in use.
+        claim: Option<Claim>,
     },
     /// Occupied by something on the ENI that is not there: free.
     Gone,
@@ -132,11 +132,9 @@ pub fn compare(look: &Look<'_>) -> Vec<Finding> {
     for row in in_use.into_iter().filter_map(row_of) {
         let what = match (&row.iface, row.state()) {
             (Some(eni), _) if !look.own_enis.contains(eni) => Some(What::Conflict),
-            (None, State::Free) if look.lists(row.ip) == Some(false) => {
-                look.known_lease(row.ip).map(|claim| What::Lost { claim })
-            }
-            (None, State::Reserved) if row.kept_for().is_some() => {
-                look.known_lease(row.ip).map(|claim| What::Lost { claim })
+            (None, State::Free) if look.lists(row.ip) == Some(false) => look.lost(row.ip),
+            (None, State::Reserved) if row.kept_for().is_some() && look.lists(row.ip) == Some(false) => {
+                look.lost(row.ip)
             }
             _ => None,
         };
@@ -163,6 +161,12 @@ impl Look<'_> {
     /// The lease that this life knows, unless Docker's own word is that its container is gone.
     fn known_lease(&self, ip: Ipv4Addr) -> Option<Claim> {
         self.leases.get(&ip).filter(|_| self.is_in_docker(ip) != Some(false)).cloned()
+    }
+
+    /// What a container has that is nobody's by its row.
+    fn lost(&self, ip: Ipv4Addr) -> Option<What> {
+        let claim = self.known_lease(ip);
+        (claim.is_some() || self.is_in_docker(ip) == Some(true)).then_some(What::Lost { claim })
     }
 
     fn idle(&self, row: &Row) -> Option<What> {
@@ -248,13 +252,13 @@ impl Finding {
 pub fn is_blind(sight: &Sight<What>, listed: bool, docker: bool) -> bool {
     match &sight.what {
         What::Ended | What::Conflict => !docker,
-        What::Unused | What::Forgotten { claim: None } => !docker || !listed,
+        What::Unused | What::Forgotten { claim: None } | What::Lost { claim: None } => !docker || !listed,
         What::Missing
         | What::CutOff
         | What::Unknown { .. }
         | What::Unmarked
         | What::Forgotten { claim: Some(_) }
-        | What::Lost { .. }
+        | What::Lost { claim: Some(_) }
         | What::Gone
         | What::Contradiction => !listed,
     }

@@ -130,7 +130,7 @@ fn what_is_in_use_and_idle_by_its_row_was_forgotten() {
     let foreign = [row(10, Status::Occupied, Some(ENI), None)];
     assert_eq!(knows.finds(&foreign), [What::Forgotten { claim: Some(claim.clone()) }]);
     let lost = World { leases: knows.leases, docker: None, ..world() };
-    assert_eq!(lost.finds(&[row(10, Status::Free, None, None)]), [What::Lost { claim }]);
+    assert_eq!(lost.finds(&[row(10, Status::Free, None, None)]), [What::Lost { claim: Some(claim) }]);
 }
 
 #[test]
@@ -223,7 +223,11 @@ fn each_finding_has_its_mend() {
         (What::Unmarked, &idle, change(&idle, Event::MarkPrimary)),
         (What::Forgotten { claim: None }, &idle, restored(&next(Kind::Lease))),
         (What::Forgotten { claim: Some(known.clone()) }, &idle, restored(&known)),
-        (What::Lost { claim: known }, &free, change(&free, Event::Claim { eni: eni(ENI), claim: next(Kind::On) })),
+        (
+            What::Lost { claim: Some(known) },
+            &free,
+            change(&free, Event::Claim { eni: eni(ENI), claim: next(Kind::On) }),
+        ),
         (What::Gone, &foreign, change(&foreign, Event::Gone)),
         (What::Unused, &foreign, change(&foreign, Event::Adopt { claim: next(Kind::On) })),
         (What::Ended, &leased, change(&leased, Event::Release)),
@@ -250,7 +254,7 @@ fn every_finding_says_what_it_is_in_one_sentence() {
         What::Unknown { primary: false },
         What::Unmarked,
         What::Forgotten { claim: None },
-        What::Lost { claim },
+        What::Lost { claim: Some(claim) },
         What::Gone,
         What::Unused,
         What::Ended,
