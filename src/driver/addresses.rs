@@ -83,8 +83,12 @@ impl Addresses {
         }
         // Whatever this waits for, rows that were read before are wrong from now on.
         self.outside.in_use.released(ip);
+        let releasing = self.outside.in_use.releasing(ip);
         let addresses = Arc::clone(self);
-        let work = async move { addresses.release_of(pool.eni, ip).await };
+        let work = async move {
+            addresses.release_of(pool.eni, ip).await;
+            drop(releasing);
+        };
         let mut work = self.outside.tasks.spawn(supervised("a release", work).in_current_span());
         if timeout(RELEASE_PATIENCE, &mut work).await.is_err() {
             tracing::warn!(%ip, "a release waits for what is missing, and goes on by itself");

@@ -68,7 +68,7 @@ impl Eni {
         self.shared.memory.asked();
         self.survey_done(until).await?;
         let holder = Some(format!("{FIXED}{}", holder.unwrap_or_default()));
-        let patience = until.min(Instant::now() + RELEASE_IN_FLIGHT);
+        let patience = (until - LAST_WORD).min(Instant::now() + RELEASE_IN_FLIGHT);
         loop {
             let row = self.shared.store.row(ip, until).await?;
             let mine = row.as_ref().is_some_and(|row| row.iface.as_ref() == Some(&self.nic.eni));
@@ -111,6 +111,9 @@ impl Eni {
                 // Its own release, or an Unassign, may be in flight: Docker deletes an endpoint before it releases the
                 // address, so another container may name it in between.
                 Some(State::Lease | State::Off | State::On) if Instant::now() < patience => {}
+                // It waits for the database, as this does.
+                Some(State::Lease)
+                    if self.shared.outside.in_use.is_releasing(ip) && Instant::now() < until - LAST_WORD => {}
                 Some(State::Foreign) if mine && self.is_looked_at(ip) && Instant::now() < until - LAST_WORD => {}
                 Some(state) => return Err(self.not_given(ip, state, row.as_ref())),
             }
@@ -197,7 +200,7 @@ impl Eni {
 
     /// The link and the addresses that the host itself has on it, now.
     async fn parent(&self) -> Result<Parent, Error> {
-        let parent = self.shared.outside.links.parent(&self.nic.mac).await?;
+        let parent = self.shared.outside.links.usable_parent(&self.nic.mac).await?;
         self.shared.memory.host_has(&parent.addresses);
         Ok(parent)
     }

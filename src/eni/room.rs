@@ -74,7 +74,9 @@ impl Shared {
             if count == 0 {
                 return Error::EniFull { eni };
             }
-            let is_looked_at = self.outside.in_use.count().is_some() && self.is_settling();
+            // It may yet answer for the first time: dockerd starts its plugins before it does.
+            let is_read = self.outside.in_use.count().is_some() || self.outside.in_use.silence().is_some();
+            let is_looked_at = is_read && self.is_settling();
             return Error::Unknown { eni, count, is_looked_at };
         }
         Error::HostHasThem { eni, link: link.name, ips: idle.join(", ") }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ec2_ipam::domain::address::State;
 use futures_util::future::join_all;
+use mysql_async::prelude::Queryable;
 
 use crate::support::host::{Fleet, Host, Kind, SUBNET, agree, eventually};
 use crate::support::proxy::{Fate, Proxy};
@@ -79,4 +80,26 @@ async fn a_release_while_what_docker_showed_is_leased_again_is_not_undone() {
     eventually("it is leased again", async || proxy(&host).met()).await;
     docker.with(|docker| docker.fails = true);
     release_meanwhile(&host, &pool, ip).await;
+}
+
+/// Docker has its answer after two seconds, and starts the same container again: the database is still at it.
+#[tokio::test]
+async fn a_container_that_names_its_address_waits_for_its_own_release() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let (host, pool) = fleet.started(1, &[]).await;
+    let ip = host.request(&pool, "10.77.0.50").await.unwrap();
+    let mut other = fleet.db.as_ref().unwrap().session().await;
+    other.query_drop("BEGIN").await.unwrap();
+    other.query_drop(format!("UPDATE allocation SET holder='held' WHERE ip='{ip}'")).await.unwrap();
+    host.release(&pool, ip).await;
+    let named = ip.to_string();
+    let again = host.request(&pool, &named);
+    let held = async {
+        // Longer than a request waits for an address that somebody else has.
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        other.query_drop("ROLLBACK").await.unwrap();
+    };
+    let (given, ()) = tokio::join!(again, held);
+    assert_eq!(given, Ok(ip));
+    agree(&[&host]).await;
 }
