@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -68,6 +69,8 @@ fn warning(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> C
     Check { name: name.into(), verdict: Verdict::Warning, found: found.into(), remedy: Some(remedy.into()) }
 }
 
+/// The table's time, whatever was slow before it.
+const TABLE: Duration = Duration::from_secs(20);
 const DOCKER_REMEDY: &str = "see EC2_IPAM_DOCKER_SOCKET and the plugin's mount of /run: until then lost releases stay";
 
 /// Checks them.
@@ -133,6 +136,8 @@ impl Doctor {
         if let Ok(host) = &host {
             enis = self.enis_to_check(host, &mut checks).await;
         }
+        // EC2 may have taken all of it.
+        let until = Instant::now() + TABLE;
         let store = self.check_database(until, &mut checks).await;
         for nic in &enis {
             self.check_lock(nic, &mut checks).await;
@@ -314,7 +319,11 @@ impl Doctor {
             );
         };
         match Engine::new(socket.clone()).version().await {
-            Ok(version) => ok("Docker", format!("Engine {version} at {}", socket.display())),
+            // The picture has just asked for all that is read of it: a proxy in front of it may forbid some.
+            Ok(version) => match self.outside.in_use.silence() {
+                None => ok("Docker", format!("Engine {version} at {}", socket.display())),
+                Some(silence) => bad("Docker", silence.why, DOCKER_REMEDY),
+            },
             // It may be on its way up or down; anything else lasts until somebody mends it.
             Err(why @ EngineError::Silent { .. }) => warning("Docker", why.to_string(), DOCKER_REMEDY),
             Err(why) => bad("Docker", why, DOCKER_REMEDY),

@@ -161,10 +161,17 @@ impl Operator {
     }
 }
 
+/// With its mark it has to fit into 255 characters.
+const LONGEST_NAME: usize = 240;
+
 /// A name that says who reserved an address, and nothing else.
 fn check_name(name: &str) -> Result<(), Error> {
     let wrong = if name.chars().any(is_odd) {
         "has control characters"
+    } else if name.trim().is_empty() {
+        "is blank"
+    } else if name.chars().count() > LONGEST_NAME {
+        "is longer than the table can keep (240 characters)"
     } else if name.eq_ignore_ascii_case(AWS) {
         "stands for the five addresses that AWS keeps of every subnet"
     } else if name.starts_with(EC2.trim_end()) {

@@ -190,6 +190,8 @@ impl Picture {
             self.docker.look(host.as_ref()).await
         };
         let ((described, left_out), _) = tokio::join!(self.describe_store(until), timeout_at(until, look));
+        // Docker may have taken all of it.
+        let until = Instant::now() + PATIENCE;
         let ec2 = self.outside.ec2.now();
         let reconciled = self.reconciler.outcome();
         let mut problems = self.problems().await;

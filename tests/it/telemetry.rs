@@ -137,6 +137,8 @@ async fn names_from_outside_rewrite_no_terminal_and_forge_no_line() {
         (&free, "AWS", "AWS keeps"),
         (&free, "aws", "AWS keeps"),
         (&free, "fixed:web", "choose another"),
+        (&free, "  ", "is blank"),
+        (&free, &"x".repeat(241), "longer than the table can keep"),
         (ODD, "web", PLAIN),
     ] {
         let (done, text) = host.ask(&["reserve", ip, name]).await;
