@@ -89,15 +89,22 @@ async fn a_start_with_nothing_idle_and_what_is_given_back_cost_few_round_trips()
         }
         before
     };
-    // One before, for what is asked once.
-    let first = host.lease(&pool).await;
-    let before = quiet().await;
-    host.lease(&pool).await;
+    // Once before, for what is asked once. Now and then something else is asked too: the fewest of three count.
+    let mut held = vec![host.lease(&pool).await];
+    let (mut started, mut given_back) = (usize::MAX, usize::MAX);
+    for _ in 0..3 {
+        let before = quiet().await;
+        held.push(host.lease(&pool).await);
+        started = started.min(quiet().await - before);
+    }
     // None is idle, and none is hidden by a lock; the rows; a claim; once EC2 has said yes, the lease; and the rows again.
-    assert_eq!(quiet().await - before, 6, "a start with nothing idle");
-    host.release(&pool, first).await;
-    let before = quiet().await;
-    assert!(host.tell(&["recycle", SUBNET]).await.contains("1 address"));
+    assert_eq!(started, 6, "a start with nothing idle");
+    for _ in 0..3 {
+        host.release(&pool, held.pop().unwrap()).await;
+        let before = quiet().await;
+        assert!(host.tell(&["recycle", SUBNET]).await.contains("1 address"));
+        given_back = given_back.min(quiet().await - before);
+    }
     // What is idle in the subnet; the rows; given up; once EC2 has said yes, free; and the rows again.
-    assert_eq!(quiet().await - before, 5, "what is given back");
+    assert_eq!(given_back, 5, "what is given back");
 }
