@@ -200,7 +200,7 @@ impl Eni {
 
     /// The link and the addresses that the host itself has on it, now.
     async fn parent(&self) -> Result<Parent, Error> {
-        let parent = self.shared.outside.links.usable_parent(&self.nic.mac).await?;
+        let parent = self.shared.outside.links.parent(&self.nic.mac).await?;
         self.shared.memory.host_has(&parent.addresses);
         Ok(parent)
     }

@@ -13,7 +13,7 @@ use crate::fleet::{Became, Posting};
 impl Task {
     /// on -> lease for those who wait, on -> ready for the rest; ready -> lease likewise.
     pub(super) async fn serve(&mut self, rows: Vec<Row>) -> Result<(), Error> {
-        let parent = self.outside.links.usable_parent(&self.nic.mac).await.ok();
+        let parent = self.outside.links.parent(&self.nic.mac).await.ok();
         let mut postings = Vec::new();
         let mut granted = Vec::new();
         let mut lost = Vec::new();

@@ -229,7 +229,7 @@ impl Task {
                     let _ = answer.send(self.repair(findings).await);
                 }
             }
-            Next::AskLink => drop(self.outside.links.usable_parent(&self.nic.mac).await?),
+            Next::AskLink => drop(self.outside.links.parent(&self.nic.mac).await?),
             Next::Serve(warm) => self.serve(warm).await?,
             Next::Full => return self.refuse_any(&view.rows, now).await,
             Next::Rest(rest) => {
@@ -246,7 +246,7 @@ impl Task {
         let (leases_before, let_go) = (memory.leases(), idle.let_go());
         let rows = self.fleet.look(&self.nic.eni, &[], STORE_TIME).await?;
         idle.was_read(&rows, let_go);
-        let link = self.outside.links.usable_parent(&self.nic.mac).await.ok();
+        let link = self.outside.links.parent(&self.nic.mac).await.ok();
         let which = |may: &dyn Fn(Ipv4Addr) -> bool| rows.iter().map(|row| row.ip).filter(|ip| may(*ip)).collect();
         let may_give = |ip| {
             // I10: granted and released since it was read, so it cools.

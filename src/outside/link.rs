@@ -170,12 +170,6 @@ impl Links {
         }
     }
 
-    /// The same of one that is up: what is attached to an interface that is down has no network.
-    pub async fn usable_parent(&self, mac: &str) -> Result<Parent, LinkError> {
-        let Parent { link, addresses } = self.parent(mac).await?;
-        Ok(Parent { link: link.usable()?, addresses })
-    }
-
     fn last(&self) -> MutexGuard<'_, HashMap<String, u32>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }

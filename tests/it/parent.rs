@@ -106,19 +106,3 @@ async fn a_release_needs_no_link() {
     let why = host.pool_with("", json!({})).await.unwrap_err();
     assert!(why.contains("no interface of this host has the MAC"), "{why}");
 }
-
-#[tokio::test]
-async fn a_link_that_is_down_is_waited_for_and_then_named() {
-    let (_fleet, host, pool) = warm().await;
-    host.ip("link set eth1 down");
-    for address in ["", "10.77.0.200"] {
-        let why = host.request(&pool, address).await.unwrap_err();
-        assert!(why.contains("eth1 is down"), "{address}: {why}");
-    }
-    assert_eq!(host.mine(State::Lease).await.len(), 0);
-    let (warm, cold, ()) = tokio::join!(host.request(&pool, ""), host.request(&pool, "10.77.0.200"), async {
-        sleep(Duration::from_secs(1)).await;
-        host.ip("link set eth1 up");
-    });
-    assert!(warm.is_ok() && cold.is_ok(), "{warm:?} {cold:?}");
-}
