@@ -113,7 +113,12 @@ impl InUse {
         self.known().let_go.insert(eni);
     }
 
-    /// Whether Docker has let go of a pool of this ENI in this life.
+    /// A network of this ENI is made.
+    pub fn pool_requested(&self, eni: &EniId) {
+        self.known().let_go.remove(eni);
+    }
+
+    /// Whether Docker has let go of a pool of this ENI in this life, and made none since.
     pub fn has_released_pool(&self, eni: &EniId) -> bool {
         self.known().let_go.contains(eni)
     }

@@ -58,6 +58,7 @@ async fn request_pool(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<R
     };
     let pool = ipam.pools.request(&request, until).await?;
     note("pool", &pool.id);
+    ipam.outside.in_use.pool_requested(&pool.id.eni);
     let json = json!({
         "PoolID": pool.id.to_string(),
         "Pool": pool.subnet.cidr.to_string(),
