@@ -177,7 +177,9 @@ impl Picture {
     /// What only a person can put right, as far as it is known now.
     pub(crate) async fn problems(&self) -> Vec<String> {
         let of_rows = self.reconciler.problems().into_values().chain(self.scanner.problems());
-        self.wrong.iter().cloned().chain(of_rows).chain(self.served.lost().await).collect()
+        let denied =
+            self.served.all().await.into_iter().filter_map(|eni| Some(format!("{}: {}", eni.nic.eni, eni.denied()?)));
+        self.wrong.iter().cloned().chain(of_rows).chain(self.served.lost().await).chain(denied).collect()
     }
 
     /// The picture now.

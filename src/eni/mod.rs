@@ -227,6 +227,11 @@ impl Eni {
         self.shared.trouble.last()
     }
 
+    /// What EC2 refuses until somebody gives the driver other rights or credentials.
+    pub fn denied(&self) -> Option<String> {
+        self.shared.trouble.denied()
+    }
+
     /// Why nothing is granted yet; none once the first survey is done.
     pub fn not_ready(&self) -> Option<String> {
         self.surveyed.borrow().clone().err().map(|why| why.to_string())

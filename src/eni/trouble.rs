@@ -43,6 +43,12 @@ impl Trouble {
         locked(&self.0).pause = Some(why);
     }
 
+    /// What EC2 refuses until somebody gives the driver other rights or credentials.
+    pub(super) fn denied(&self) -> Option<String> {
+        let standing = locked(&self.0);
+        standing.ec2.as_ref().filter(|(_, why)| why.is_for_a_person()).map(|(_, why)| why.to_string())
+    }
+
     /// One sentence.
     pub(super) fn last(&self) -> Option<String> {
         let standing = locked(&self.0);

@@ -168,10 +168,16 @@ async fn status_and_list_show_the_table(kind: Kind) {
     assert!(line.contains("lease") && line.contains(&eni(1)), "{line}");
     host.ip("link set eth1 down");
     assert!(host.tell(&["status"]).await.contains("on eth1 (DOWN)"));
+    host.ip("link set eth1 up");
     fleet.vpc.deny(ASSIGN, true);
     host.request(&pool, "10.77.0.99").await.unwrap_err();
-    let text = host.tell(&["status"]).await;
+    let (is_well, text) = host.ask(&["status"]).await;
     assert!(text.contains("last error: the AWS credentials may not do ec2:AssignPrivateIpAddresses"), "{text}");
+    let problem = format!("PROBLEM   {}: the AWS credentials may not do", eni(1));
+    assert!(!is_well && text.contains(&problem), "{text}");
+    fleet.vpc.deny(ASSIGN, false);
+    host.request(&pool, "10.77.0.99").await.unwrap();
+    assert!(host.ask(&["status"]).await.0);
 }
 
 async fn doctor(host: &Host, running: bool) -> (bool, String) {

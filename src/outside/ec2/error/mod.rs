@@ -182,6 +182,11 @@ pub enum Ec2Error {
 }
 
 impl Ec2Error {
+    /// Whether somebody has to give the driver other rights or credentials: nothing is fetched or given back until then.
+    pub fn is_for_a_person(&self) -> bool {
+        matches!(self, Self::Denied { .. } | Self::NotOwner { .. } | Self::BadCredentials { .. })
+    }
+
     /// Whether the call may have been executed, or may yet be. Otherwise EC2 surely did nothing.
     pub fn is_unclear(&self) -> bool {
         matches!(self, Self::Unclear { .. } | Self::Unlisted { .. })
