@@ -110,7 +110,7 @@ impl Server {
         if server.database.contains('/') {
             return Err(bad("has a `/` too many: in a user or password it is written %2F, an `@` %40"));
         }
-        if server.database.contains(['&', '=']) || database.contains(char::is_whitespace) {
+        if database.contains(['&', '=']) || database.contains(char::is_whitespace) {
             return Err(bad(
                 "has a `&`, `=` or blank in its database name: options come after a `?`, and nothing after them",
             ));
