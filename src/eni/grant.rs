@@ -20,6 +20,9 @@ use crate::store::{Choice, WarmGrant};
 
 /// How long a request for a named address waits for that address's own release.
 const RELEASE_IN_FLIGHT: Duration = Duration::from_secs(5);
+/// How often it looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 impl Eni {
     /// Any address: the coldest cooled warm one, else what the task gets from EC2, else the coldest that still cools.
     pub async fn lease_any(
@@ -70,6 +73,11 @@ impl Eni {
         let holder = Some(format!("{FIXED}{}", holder.unwrap_or_default()));
         let patience = (until - LAST_WORD).min(Instant::now() + RELEASE_IN_FLIGHT);
         loop {
+            // Asking the table again and again meanwhile would keep its own release waiting.
+            if self.shared.outside.in_use.is_releasing(ip) && Instant::now() < until - LAST_WORD {
+                sleep(LOOK_AGAIN).await;
+                continue;
+            }
             let row = self.shared.store.row(ip, until).await?;
             let mine = row.as_ref().is_some_and(|row| row.iface.as_ref() == Some(&self.nic.eni));
             // Whoever names an address may have it though it is reserved for a name.
@@ -111,13 +119,10 @@ impl Eni {
                 // Its own release, or an Unassign, may be in flight: Docker deletes an endpoint before it releases the
                 // address, so another container may name it in between.
                 Some(State::Lease | State::Off | State::On) if Instant::now() < patience => {}
-                // It waits for the database, as this does.
-                Some(State::Lease)
-                    if self.shared.outside.in_use.is_releasing(ip) && Instant::now() < until - LAST_WORD => {}
                 Some(State::Foreign) if mine && self.is_looked_at(ip) && Instant::now() < until - LAST_WORD => {}
                 Some(state) => return Err(self.not_given(ip, state, row.as_ref())),
             }
-            sleep(Duration::from_millis(50).mul_f64(0.5 + fastrand::f64())).await;
+            sleep(LOOK_AGAIN.mul_f64(0.5 + fastrand::f64())).await;
         }
     }
 
