@@ -77,7 +77,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let settings = if plugin { cli.given.settings_of_plugin()? } else { cli.given.settings()? };
     let log = telemetry::start(settings.log.clone(), settings.log_format)?;
     let outcome = serve(settings, &log).await;
-    log.end(outcome.as_ref().err());
+    if let Err(why) = &outcome {
+        log.end(Some(why));
+    }
     Ok(outcome.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
 }
 
@@ -107,7 +109,9 @@ async fn serve(settings: Settings, log: &Log) -> anyhow::Result<()> {
     stop.cancel();
     serving.await?;
     tasks.close();
-    match tokio::time::timeout(server::DRAIN, tasks.wait()).await {
+    let drained = tokio::time::timeout(server::DRAIN, tasks.wait()).await;
+    log.end(None);
+    match drained {
         Ok(()) => tracing::info!("stopped"),
         // Nothing depends on a clean end: the next life settles what is left.
         Err(_) => tracing::warn!("stopped with work unfinished"),
