@@ -38,7 +38,7 @@ impl Game<'_> {
         self.greet();
         self.check()?;
         let start = self.now().as_secs();
-        let mut before = (None, None);
+        let (mut before, mut then) = ((None, None), 0);
         // A host's own table knows little of others, and what it knows of them is old; now and then it is waited for.
         let is_thorough = self.bed.books.is_shared() || self.rng.u8(0..8) == 0;
         loop {
@@ -49,10 +49,11 @@ impl Game<'_> {
             let found = (self.disagreement(), self.leftover().filter(|_| is_thorough));
             let lasting = |now: &Option<Broken>, before: &Option<Broken>| now.clone().filter(|_| now == before);
             match (lasting(&found.0, &before.0), lasting(&found.1, &before.1)) {
-                (Some(why), _) if passed > RECONCILED => return Err(format!("I6: {why}")),
-                (_, Some(why)) if passed > SCANNED => return Err(format!("I6: {why}")),
+                // Seen so twice since: what turns up last, as a scan frees it, has its two looks yet.
+                (Some(why), _) if then > RECONCILED => return Err(format!("I6: {why}")),
+                (_, Some(why)) if then > SCANNED => return Err(format!("I6: {why}")),
                 _ if found == (None, None) => return Ok(()),
-                _ => before = found,
+                _ => (before, then) = (found, passed),
             }
         }
     }
