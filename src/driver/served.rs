@@ -41,6 +41,11 @@ impl Served {
         lost
     }
 
+    /// Whether this one is among them.
+    pub(crate) async fn has_lost(&self, eni: &EniId) -> bool {
+        self.enis.lock().await.get(eni).is_some_and(|eni| eni.lost().is_some())
+    }
+
     /// Whether it waits to be taken up: it is not served, and if it was and left, it is back.
     pub(crate) async fn lacks(&self, nic: &Nic, host: &Host) -> bool {
         let is_lost = self.enis.lock().await.get(&nic.eni).map(|eni| eni.lost().is_some());

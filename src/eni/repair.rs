@@ -68,9 +68,14 @@ impl Task {
         let wanted: Vec<Change> = changes.iter().map(|(_, change)| change.clone()).collect();
         let done = self.store.apply(&wanted, until).await?;
         point("reconcile:changed").await;
-        for (finding, _) in changes.iter().zip(done).filter(|(_, done)| *done).map(|(change, _)| change) {
-            repaired.done.push(finding.ip);
-            self.remember(finding);
+        for ((finding, _), done) in changes.iter().zip(done) {
+            if done {
+                repaired.done.push(finding.ip);
+                self.remember(finding);
+            } else if finding.what == (What::Lost { claim: None }) {
+                // Somebody else has its row by now.
+                self.shared.memory.released(finding.ip);
+            }
         }
         let wanted: Vec<Change> = forgotten.iter().map(|(_, change)| change.clone()).collect();
         let done = self.shared.stand_again(&wanted, until).await;

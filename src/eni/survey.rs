@@ -37,6 +37,7 @@ impl Task {
             rows: &rows,
             listed: Some(&listed),
             docker: None,
+            here: &HashSet::new(),
             leases: &HashMap::new(),
             on_link: &[],
             prefixes: &[],

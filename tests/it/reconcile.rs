@@ -239,14 +239,15 @@ async fn what_a_container_has_is_not_recycled_though_the_table_says_idle(kind: K
     agree(&[&host]).await;
 }
 
-/// The same, and it left the interface: free, it could be another host's next.
-async fn what_a_container_has_is_not_given_up_at_the_first_look_though_the_table_says_idle(kind: Kind) {
+/// A container's row is this after an older copy of the table, and its address has left the interface: in the end it is leased
+/// again and back, and nothing was given up.
+async fn a_container_that_lost_both(kind: Kind, row: &str) -> String {
     let fleet = Fleet::new(kind).await;
     let (mut host, docker, pool) = bed(&fleet, 1, &[]).await;
     let lives = host.lease(&pool).await;
     docker.runs(&[lives]);
     host.kill();
-    let row = format!("status='ready',claim=NULL,claimed=NULL WHERE ip='{lives}'");
+    let row = format!("{row},claim=NULL,claimed=NULL WHERE ip='{lives}'");
     host.sql(&format!("UPDATE allocation SET ts=ts,{row}"), &format!("UPDATE allocation SET {row}")).await;
     host.vpc.remove_address(&host.eni, lives);
     host.vpc.forget_calls();
@@ -257,26 +258,18 @@ async fn what_a_container_has_is_not_given_up_at_the_first_look_though_the_table
     .await;
     assert_eq!(host.vpc.count(UNASSIGN), 0, "I1: a container's address is given up");
     agree(&[&host]).await;
+    host.log()
 }
 
-/// An older copy of the table, and an address that left the interface: nobody but Docker knows.
+/// Free, it could be another host's next.
+async fn what_a_container_has_is_not_given_up_at_the_first_look_though_the_table_says_idle(kind: Kind) {
+    a_container_that_lost_both(kind, "status='ready'").await;
+}
+
+/// Nobody but Docker knows.
 async fn what_only_docker_knows_of_is_claimed_and_assigned_again(kind: Kind) {
-    let fleet = Fleet::new(kind).await;
-    let (mut host, docker, pool) = bed(&fleet, 1, &[]).await;
-    let lives = host.lease(&pool).await;
-    docker.runs(&[lives]);
-    host.kill();
-    let row = format!("status='free',iface=NULL,claim=NULL,claimed=NULL WHERE ip='{lives}'");
-    host.sql(&format!("UPDATE allocation SET ts=ts,{row}"), &format!("UPDATE allocation SET {row}")).await;
-    host.vpc.remove_address(&host.eni, lives);
-    host.start().await;
-    // Its network is there, so that its interface is served.
-    eventually("it is leased again, and on the interface", async || {
-        host.mine(State::Lease).await == [lives].into() && host.assigned().contains(&lives)
-    })
-    .await;
-    assert!(host.log().contains("to be claimed and assigned again"), "{}", host.log());
-    agree(&[&host]).await;
+    let log = a_container_that_lost_both(kind, "status='free',iface=NULL").await;
+    assert!(log.contains("to be claimed and assigned again"), "{log}");
 }
 
 async fn another_engine_behind_the_socket_ends_no_lease(kind: Kind) {

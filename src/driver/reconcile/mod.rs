@@ -4,7 +4,7 @@
 //! rounds agree on go to the ENI's own task. Docker is read here, in the background, and never from inside one of its calls:
 //! it may hold the very lock that its own API needs.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -206,6 +206,10 @@ impl Reconciler {
         until: Instant,
     ) -> Result<Seen, Error> {
         let known = eni.known();
+        let here = match (docker, host) {
+            (Some(docker), Some(host)) => self.networks.addresses_on(docker, host, eni).await,
+            _ => HashSet::new(),
+        };
         let docker = docker.map(Snapshot::addresses);
         let in_use = docker.iter().flatten().chain(known.leases.keys()).copied();
         let others: BTreeSet<Ipv4Addr> = listed.iter().flat_map(OnEni::all).chain(in_use).collect();
@@ -220,6 +224,6 @@ impl Reconciler {
             Err(LinkError::Gone { .. }) => Vec::new(),
             Err(why) => return Err(why.into()),
         };
-        Ok(Seen { rows, listed, docker, known, own_enis, on_link })
+        Ok(Seen { rows, listed, docker, here, known, own_enis, on_link })
     }
 }

@@ -1,11 +1,13 @@
 //! Docker's networks of this driver: their ENIs are served, and those that cannot work are told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use super::outcome::Problems;
+use crate::domain::id::EniId;
 use crate::driver::docker_watch::is_of_a_driver;
 use crate::driver::interfaces::Interfaces;
 use crate::driver::served::Served;
@@ -40,6 +42,20 @@ impl Networks {
         }
     }
 
+    /// What Docker has in use on networks of this ENI that can work there.
+    pub(super) async fn addresses_on(&self, docker: &Snapshot, host: &Host, eni: &Eni) -> HashSet<Ipv4Addr> {
+        let mut addresses = HashSet::new();
+        for network in docker.networks.iter().filter(|network| is_on(network, eni)) {
+            if let Ok((nic, link)) = self.interfaces.choose(host, &network.ipam_options).await
+                && nic.eni == eni.nic.eni
+                && self.misfit(network, host, nic, &link).await.is_none()
+            {
+                addresses.extend(&network.addresses);
+            }
+        }
+        addresses
+    }
+
     /// Networks of this driver whose containers have no network, by name.
     pub(super) async fn misfits(&self, docker: &Snapshot, host: &Host, until: Instant) -> Problems {
         let mut problems = BTreeMap::new();
@@ -59,13 +75,12 @@ impl Networks {
         problems
     }
 
-    /// The ENI that it names is not this host's, and not about to be.
+    /// The ENI that it names is not this host's, and not about to be. One that left in this life is told of already.
     async fn absent(&self, network: &Network, host: &Host, until: Instant) -> Option<String> {
-        let id = network.ipam_options.get("eni-id")?;
-        let is_listed = host.interfaces.iter().any(|nic| nic.eni.as_str() == id) || !host.left_out.is_empty();
-        // One that left in this life is told of already.
-        let is_told = self.served.lost().await.iter().any(|why| why.contains(id.as_str()));
-        if is_listed || is_told || self.interfaces.may_list_more(host, until).await {
+        let id: EniId = network.ipam_options.get("eni-id")?.parse().ok()?;
+        // It may be one whose items are odd.
+        let may_be_here = host.interfaces.iter().any(|nic| nic.eni == id) || !host.left_out.is_empty();
+        if may_be_here || self.served.has_lost(&id).await || self.interfaces.may_list_more(host, until).await {
             return None;
         }
         Some(format!(

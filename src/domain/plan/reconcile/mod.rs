@@ -28,6 +28,8 @@ pub struct Look<'a> {
     pub listed: Option<&'a OnEni>,
     /// The addresses that Docker has in use.
     pub docker: Option<&'a HashSet<Ipv4Addr>>,
+    /// Those of them whose network is on this very ENI, and on no other.
+    pub here: &'a HashSet<Ipv4Addr>,
     /// The leases that this life of the driver knows.
     pub leases: &'a HashMap<Ipv4Addr, Claim>,
     /// The addresses that the host itself has on the link.
@@ -133,9 +135,7 @@ pub fn compare(look: &Look<'_>) -> Vec<Finding> {
         let what = match (&row.iface, row.state()) {
             (Some(eni), _) if !look.own_enis.contains(eni) => Some(What::Conflict),
             (None, State::Free) if look.lists(row.ip) == Some(false) => look.lost(row.ip),
-            (None, State::Reserved) if row.kept_for().is_some() && look.lists(row.ip) == Some(false) => {
-                look.lost(row.ip)
-            }
+            (None, State::Reserved) if row.kept_for().is_some() => look.lost(row.ip),
             _ => None,
         };
         found.extend(what.map(|what| Finding { ip: row.ip, row: Some(row.clone()), what }));
@@ -166,7 +166,10 @@ impl Look<'_> {
     /// What a container has that is nobody's by its row.
     fn lost(&self, ip: Ipv4Addr) -> Option<What> {
         let claim = self.known_lease(ip);
-        (claim.is_some() || self.is_in_docker(ip) == Some(true)).then_some(What::Lost { claim })
+        // Docker's word alone does for containers that can have it from here only, and do not have it.
+        let is_here =
+            || self.here.contains(&ip) && self.is_in_docker(ip) == Some(true) && self.lists(ip) == Some(false);
+        (claim.is_some() || is_here()).then_some(What::Lost { claim })
     }
 
     fn idle(&self, row: &Row) -> Option<What> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::domain::address::AWS;
 use crate::domain::id::{Boot, SubnetId};
 use crate::domain::on_eni::OnEni;
 
@@ -39,6 +40,7 @@ fn row(last: u8, status: Status, iface: Option<&str>, claim: Option<Claim>) -> R
 struct World {
     listed: Option<OnEni>,
     docker: Option<HashSet<Ipv4Addr>>,
+    here: HashSet<Ipv4Addr>,
     leases: HashMap<Ipv4Addr, Claim>,
     on_link: Vec<Ipv4Addr>,
     prefixes: Vec<Ipv4Net>,
@@ -48,7 +50,7 @@ struct World {
 fn world() -> World {
     let (listed, docker) = (Some(OnEni::default()), Some(HashSet::new()));
     let (leases, recent) = (HashMap::new(), HashSet::new());
-    World { listed, docker, leases, on_link: Vec::new(), prefixes: Vec::new(), recent }
+    World { listed, docker, here: HashSet::new(), leases, on_link: Vec::new(), prefixes: Vec::new(), recent }
 }
 
 impl World {
@@ -71,6 +73,7 @@ impl World {
             rows,
             listed: self.listed.as_ref(),
             docker: self.docker.as_ref(),
+            here: &self.here,
             leases: &self.leases,
             on_link: &self.on_link,
             prefixes: &self.prefixes,
@@ -130,7 +133,28 @@ fn what_is_in_use_and_idle_by_its_row_was_forgotten() {
     let foreign = [row(10, Status::Occupied, Some(ENI), None)];
     assert_eq!(knows.finds(&foreign), [What::Forgotten { claim: Some(claim.clone()) }]);
     let lost = World { leases: knows.leases, docker: None, ..world() };
-    assert_eq!(lost.finds(&[row(10, Status::Free, None, None)]), [What::Lost { claim: Some(claim) }]);
+    let free = [row(10, Status::Free, None, None)];
+    assert_eq!(lost.finds(&free), [What::Lost { claim: Some(claim.clone()) }]);
+    let kept = [Row { holder: Some("web".into()), ..row(10, Status::Reserved, None, None) }];
+    for listed in [&[][..], &[10]] {
+        let lost = World { leases: lost.leases.clone(), docker: None, ..world().listed(listed) };
+        assert_eq!(lost.finds(&kept), [What::Lost { claim: Some(claim.clone()) }], "{listed:?}");
+    }
+}
+
+#[test]
+fn what_only_docker_knows_of_is_lost_where_its_network_is_on_this_interface() {
+    let here = || World { here: HashSet::from([ip(10)]), ..world().docker(&[10]) };
+    let kept = Row { holder: Some("web".into()), ..row(10, Status::Reserved, None, None) };
+    for rows in [[row(10, Status::Free, None, None)], [kept]] {
+        assert_eq!(here().finds(&rows), [What::Lost { claim: None }]);
+        assert_eq!(world().docker(&[10]).finds(&rows), [], "another interface's container");
+        assert_eq!(World { recent: HashSet::from([ip(10)]), ..here() }.finds(&rows), [], "it left a moment ago");
+        assert_eq!(World { listed: None, ..here() }.finds(&rows), []);
+        assert_eq!(World { docker: None, ..here() }.finds(&rows), []);
+    }
+    let aws = Row { holder: Some(AWS.into()), ..row(10, Status::Reserved, None, None) };
+    assert_eq!(here().finds(&[aws]), [], "I7");
 }
 
 #[test]
