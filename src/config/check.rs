@@ -26,28 +26,14 @@ pub(super) fn check_aws() -> anyhow::Result<()> {
     for (name, example) in [
         ("AWS_ENDPOINT_URL_EC2", "https://ec2.eu-west-1.amazonaws.com"),
         ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254"),
+        // The SDK goes without a proxy that it cannot read, and says so to nobody.
+        ("HTTPS_PROXY", "http://proxy.example:3128"),
+        ("https_proxy", "http://proxy.example:3128"),
     ] {
-        let Some(url) = given(name) else { continue };
-        let uri: Option<hyper::Uri> = url.parse().ok();
-        let is_fit = |uri: hyper::Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
-        if !uri.is_some_and(is_fit) {
+        if let Some(url) = given(name).filter(|url| !is_url(url)) {
             // It may hold a login.
             let shown = if url.contains('@') { "(not shown)".to_owned() } else { format!("{url:?}") };
             bail!("{name} is {shown}, but must be a URL such as {example}");
-        }
-    }
-    // The SDK goes without a proxy that it cannot read, and says so to nobody.
-    for name in ["HTTPS_PROXY", "https_proxy"] {
-        let Some(url) = given(name) else { continue };
-        let uri: Option<hyper::Uri> = url.parse().ok();
-        let has_port =
-            |uri: &hyper::Uri| uri.authority().is_some_and(|at| at.port().is_none() || at.port_u16().is_some());
-        let is_fit = |uri: &hyper::Uri| {
-            matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() && has_port(uri)
-        };
-        if !uri.is_some_and(|uri| is_fit(&uri)) {
-            let shown = if url.contains('@') { "(not shown)".to_owned() } else { format!("{url:?}") };
-            bail!("{name} is {shown}, but must be a URL such as http://proxy.example:3128");
         }
     }
     if given("AWS_ACCESS_KEY_ID").is_some() != given("AWS_SECRET_ACCESS_KEY").is_some() {
@@ -56,6 +42,16 @@ pub(super) fn check_aws() -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// With a host, and a port that is one if there is any.
+fn is_url(text: &str) -> bool {
+    let Ok(uri) = text.parse::<hyper::Uri>() else { return false };
+    let Some(at) = uri.authority() else { return false };
+    let after = at.as_str().rsplit('@').next().and_then(|place| place.strip_prefix(at.host()));
+    let is_port =
+        |port: &str| port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+    matches!(uri.scheme_str(), Some("http" | "https")) && !at.host().is_empty() && after.is_some_and(is_port)
 }
 
 pub(super) fn number(name: &str, text: &str, default: usize) -> anyhow::Result<usize> {

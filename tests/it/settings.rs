@@ -30,7 +30,8 @@ async fn a_wrong_one_keeps_no_plugin_from_saying_so() {
             "is \"ec2.eu-west-1.amazonaws.com\", but must be a URL",
         ),
         ("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint.as_str(), "is (not shown), but must be a URL"),
-        ("HTTPS_PROXY", "proxy.example:3128", "is \"proxy.example:3128\", but must be a URL"),
+        ("HTTPS_PROXY", "http://proxy.example:99999", "is \"http://proxy.example:99999\", but must be a URL"),
+        ("https_proxy", "proxy.example:3128", "is \"proxy.example:3128\", but must be a URL"),
         ("AWS_SECRET_ACCESS_KEY", "", "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set"),
     ];
     for (n, (name, value, shown)) in (1..).zip(wrong) {
