@@ -76,11 +76,13 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Command::Serve { plugin } = cli.command else { return commands::run(cli).await };
     let settings = if plugin { cli.given.settings_of_plugin()? } else { cli.given.settings()? };
     let log = telemetry::start(settings.log.clone(), settings.log_format)?;
-    let outcome = serve(settings, &log).await;
-    if let Err(why) = &outcome {
-        log.end(Some(why));
-    }
-    Ok(outcome.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
+    Ok(match serve(settings, &log).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            log.fails(&why);
+            ExitCode::FAILURE
+        }
+    })
 }
 
 async fn serve(settings: Settings, log: &Log) -> anyhow::Result<()> {
@@ -110,7 +112,7 @@ async fn serve(settings: Settings, log: &Log) -> anyhow::Result<()> {
     serving.await?;
     tasks.close();
     let drained = tokio::time::timeout(server::DRAIN, tasks.wait()).await;
-    log.end(None);
+    log.end();
     match drained {
         Ok(()) => tracing::info!("stopped"),
         // Nothing depends on a clean end: the next life settles what is left.

@@ -90,6 +90,13 @@ impl Pools {
         self.interfaces.patiently(until, || self.open(&request.options, (asked, is_told), sub_pool, until)).await
     }
 
+    /// ReleasePool: a network is removed. What is not one of ours changes nothing.
+    pub fn release(&self, pool: &str) {
+        if let Ok(pool) = pool.parse::<PoolId>() {
+            self.outside.in_use.pool_released(pool.eni);
+        }
+    }
+
     async fn open(
         &self,
         options: &BTreeMap<String, String>,
@@ -129,6 +136,7 @@ impl Pools {
             fill::refresh(&store, &ec2, &subnet, until).await?;
         }
         let eni = self.served.serve(nic, until).await?;
+        self.outside.in_use.pool_requested(&nic.eni);
         let id = PoolId { eni: eni.nic.eni.clone(), cidr: Some(subnet.cidr), sub_pool };
         Ok(Pool { id, subnet })
     }

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use super::reply::Reply;
 use super::span::note;
 use super::wire::{self, ReleaseAddress, ReleasePool, RequestAddress, RequestPool};
-use crate::domain::id::PoolId;
 use crate::driver::ipam::Ipam;
 use crate::driver::pool::PoolRequest;
 use crate::error::Error;
@@ -58,7 +57,6 @@ async fn request_pool(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<R
     };
     let pool = ipam.pools.request(&request, until).await?;
     note("pool", &pool.id);
-    ipam.outside.in_use.pool_requested(&pool.id.eni);
     let json = json!({
         "PoolID": pool.id.to_string(),
         "Pool": pool.subnet.cidr.to_string(),
@@ -72,9 +70,7 @@ async fn request_pool(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<R
 fn release_pool(ipam: &Ipam, body: &[u8]) -> Result<Reply, Error> {
     let asked: ReleasePool = parse(body)?;
     note("pool", &asked.pool_id);
-    if let Ok(pool) = asked.pool_id.parse::<PoolId>() {
-        ipam.outside.in_use.pool_released(pool.eni);
-    }
+    ipam.pools.release(&asked.pool_id);
     Ok(Reply { done: Some(format!("Docker let go of pool {:?}", asked.pool_id)), ..json!({}).into() })
 }
 

@@ -84,14 +84,13 @@ impl Lines {
         told.iter().for_each(|line| line.write(self.format));
     }
 
-    pub(super) fn end(&self, why: Option<&anyhow::Error>) {
-        let why = why.map(|why| Line {
-            level: Level::ERROR,
-            message: format!("{why:#}"),
-            fields: Fields::default(),
-            times: String::new(),
-        });
+    pub(super) fn end(&self) {
         let told = self.repeats().end();
-        told.iter().chain(&why).for_each(|line| line.write(self.format));
+        told.iter().for_each(|line| line.write(self.format));
+    }
+
+    pub(super) fn fails(&self, why: &anyhow::Error) {
+        let (level, message) = (Level::ERROR, format!("{why:#}"));
+        Line { level, message, fields: Fields::default(), times: String::new() }.write(self.format);
     }
 }

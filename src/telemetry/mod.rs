@@ -54,8 +54,13 @@ impl Log {
         }
     }
 
-    /// Tells what is left to be told as the process ends, and why it ends if something is wrong, whatever levels are written.
-    pub fn end(&self, why: Option<&anyhow::Error>) {
-        self.0.end(why);
+    /// Tells what is left to be told, as the process ends.
+    pub fn end(&self) {
+        self.0.end();
+    }
+
+    /// Tells why the process ends, whatever levels are written.
+    pub fn fails(&self, why: &anyhow::Error) {
+        self.0.fails(why);
     }
 }
