@@ -128,8 +128,8 @@ impl Eni {
 
     /// Whether the table did not know it when this life of the ENI began, and it may turn out to be idle.
     fn is_looked_at(&self, ip: Ipv4Addr) -> bool {
-        let is_read = self.shared.outside.in_use.count().is_some() && !self.shared.outside.in_use.contains(ip);
-        is_read && self.shared.is_settling() && self.shared.memory.was_found(ip)
+        let Shared { outside, memory, .. } = &*self.shared;
+        self.shared.is_looked_at() && memory.was_found(ip) && !outside.in_use.contains(ip)
     }
 
     fn not_given(&self, ip: Ipv4Addr, state: State, row: Option<&Row>) -> Error {

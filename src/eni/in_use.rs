@@ -31,8 +31,8 @@ struct Known {
     /// How many releases may be remembered before those that matter no more are dropped.
     room: usize,
     silence: Option<Silence>,
-    /// ENIs whose pools Docker let go of: a network of theirs is removed.
-    let_go: HashSet<EniId>,
+    /// ENIs of which Docker let go of a pool, and made none since.
+    without_pool: HashSet<EniId>,
 }
 
 /// Docker does not answer.
@@ -110,17 +110,17 @@ impl InUse {
 
     /// Docker lets go of a pool of this ENI.
     pub fn pool_released(&self, eni: EniId) {
-        self.known().let_go.insert(eni);
+        self.known().without_pool.insert(eni);
     }
 
     /// A network of this ENI is made.
     pub fn pool_requested(&self, eni: &EniId) {
-        self.known().let_go.remove(eni);
+        self.known().without_pool.remove(eni);
     }
 
     /// Whether Docker has let go of a pool of this ENI in this life, and made none since.
     pub fn has_released_pool(&self, eni: &EniId) -> bool {
-        self.known().let_go.contains(eni)
+        self.known().without_pool.contains(eni)
     }
 
     /// The release of this one is not done yet for as long as what is given back lives.
@@ -147,6 +147,12 @@ impl InUse {
     /// All of them; none while Docker has not answered.
     pub fn addresses(&self) -> Vec<Ipv4Addr> {
         self.known().addresses.iter().copied().collect()
+    }
+
+    /// Whether Docker is read, though it may not have answered yet: dockerd starts its plugins before it does.
+    pub fn is_read(&self) -> bool {
+        let known = self.known();
+        known.asked.is_some() || known.silence.is_some()
     }
 
     /// How many they are, and when Docker was asked; none while it has not answered.

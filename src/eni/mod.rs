@@ -121,6 +121,11 @@ impl Shared {
     fn is_settling(&self) -> bool {
         self.place.began.elapsed() < settle_age() && self.memory.found_any()
     }
+
+    /// Whether Docker is about to show whose those are.
+    fn is_looked_at(&self) -> bool {
+        self.outside.in_use.is_read() && self.is_settling()
+    }
 }
 
 /// Nothing in the critical sections of an ENI's locks can panic half-way through a change.

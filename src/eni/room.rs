@@ -74,10 +74,7 @@ impl Shared {
             if count == 0 {
                 return Error::EniFull { eni };
             }
-            // It may yet answer for the first time: dockerd starts its plugins before it does.
-            let is_read = self.outside.in_use.count().is_some() || self.outside.in_use.silence().is_some();
-            let is_looked_at = is_read && self.is_settling();
-            return Error::Unknown { eni, count, is_looked_at };
+            return Error::Unknown { eni, count, is_looked_at: self.is_looked_at() };
         }
         Error::HostHasThem { eni, link: link.name, ips: idle.join(", ") }
     }
