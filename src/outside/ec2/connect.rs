@@ -90,11 +90,10 @@ impl Ec2 {
         let shared = Box::pin(loader.load()).await;
         let mut config = aws_sdk_ec2::config::Builder::from(&shared);
         // A plugin's settings can be emptied but not removed, and the SDK takes an empty one for an endpoint.
-        let is_emptied = |name| std::env::var_os(name).is_some_and(|url| url.is_empty());
-        if endpoint.is_some() || is_emptied("AWS_ENDPOINT_URL_EC2") || is_emptied("AWS_ENDPOINT_URL") {
-            let of_all = std::env::var("AWS_ENDPOINT_URL").ok();
-            let named = std::env::var("AWS_ENDPOINT_URL_EC2").ok().filter(|url| !url.is_empty()).or(of_all);
-            config.set_endpoint_url(endpoint.or(named).filter(|url| !url.is_empty()));
+        let given = ["AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL"].map(|name| std::env::var(name).ok());
+        if endpoint.is_some() || given.iter().flatten().any(String::is_empty) {
+            let named = given.into_iter().flatten().find(|url| !url.is_empty());
+            config.set_endpoint_url(endpoint.or(named));
         }
         Self { client: Client::from_conf(config.build()), region }
     }
