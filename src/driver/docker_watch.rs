@@ -34,6 +34,11 @@ impl DockerWatch {
         self.engine.is_some()
     }
 
+    /// Whom it asks.
+    pub(crate) fn engine(&self) -> Option<&Engine> {
+        self.engine.as_ref()
+    }
+
     /// Docker's word, whole or none, without addresses that are not the VPC's; grants keep off what is in use. The log says
     /// when it falls silent, and when it answers again.
     pub(crate) async fn look(&self, host: Option<&Host>) -> Option<Snapshot> {
