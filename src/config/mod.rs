@@ -80,14 +80,7 @@ pub struct Given {
     pub log: String,
 
     /// How it is written: text, or json for one object a line [text]
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Settings",
-        env = "EC2_IPAM_LOG_FORMAT",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, global = true, env = "EC2_IPAM_LOG_FORMAT", default_value = "", hide_default_value = true)]
     pub log_format: String,
 
     /// The original's config.json: {"mysql":{host,port,user,password,database},"aws":{region,accessKeyId,secretAccessKey}}
