@@ -65,6 +65,7 @@
 //! late                                     waiting for the outside
 //! error                                    why a call was refused
 //! store                                    the table: MySQL or SQLite
+//! journal                                  what this host's containers have: durable, and in memory
 //! outside (ec2, imds, link, engine)        adapters: EC2, metadata, interfaces, Docker's API; one IO each
 //! domain                                   values and decisions, no IO: names, subnets, rows and their transitions, plans
 //! once, telemetry                          asked once for all, told once; logs
@@ -81,6 +82,7 @@ pub mod eni;
 pub mod error;
 pub mod fail_point;
 pub mod fleet;
+pub mod journal;
 pub mod late;
 pub mod once;
 pub mod outside;

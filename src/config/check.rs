@@ -65,6 +65,14 @@ pub(super) fn number(name: &str, text: &str, default: usize) -> anyhow::Result<u
     }
 }
 
+pub(super) fn folder(name: &str, text: &str, default: &str) -> anyhow::Result<PathBuf> {
+    match text {
+        "" => Ok(PathBuf::from(default)),
+        text if text.starts_with('/') && !text.contains('\0') => Ok(PathBuf::from(text)),
+        _ => bail!("{name} is {text:?}, but must be a folder's whole path such as {default}"),
+    }
+}
+
 pub(super) fn duration(name: &str, text: &str, default: u64) -> anyhow::Result<Duration> {
     if text.is_empty() {
         return Ok(Duration::from_secs(default));

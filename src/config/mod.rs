@@ -19,7 +19,7 @@ use crate::domain::plan::Warmth;
 use crate::outside::ec2::StaticKeys;
 use crate::store::{Database, Server};
 use crate::telemetry::{Format, format, levels};
-use check::{check_aws, duration, interface, interval, number, request_timeout, socket};
+use check::{check_aws, duration, folder, interface, interval, number, request_timeout, socket};
 
 /// Where the plugin listens unless told otherwise: dockerd looks for plugins in this directory.
 pub const LISTEN: &str = "unix:///run/docker/plugins/ec2-ipam.sock";
@@ -38,6 +38,10 @@ pub struct Given {
         hide_default_value = true
     )]
     pub database_url: Secret,
+
+    /// The folder of the driver's own journal [/var/lib/ec2-ipam]
+    #[arg(long, global = true, env = "EC2_IPAM_STATE_DIR", default_value = "", hide_default_value = true)]
+    pub state_dir: String,
 
     /// The parent interface whose ENI is used when a network names none, e.g. eth1
     #[arg(long, global = true, env = "EC2_IPAM_PARENT", default_value = "", hide_default_value = true)]
@@ -111,6 +115,8 @@ impl FromStr for Secret {
 pub struct Settings {
     /// Where the table is.
     pub database: Database,
+    /// The journal's file.
+    pub journal: PathBuf,
     /// The parent interface of networks that name none.
     pub parent: Option<String>,
     /// The socket's path.
@@ -137,6 +143,8 @@ pub struct Settings {
     pub wrong: Option<String>,
 }
 
+/// Where the journal is.
+const STATE: &str = "/var/lib/ec2-ipam";
 /// The default database: one host, nothing to set up.
 const DATABASE: &str = "sqlite:///var/lib/ec2-ipam/ec2-ipam.db";
 
@@ -218,6 +226,7 @@ impl Given {
         }
         Ok(Settings {
             database,
+            journal: folder("EC2_IPAM_STATE_DIR", &self.state_dir, STATE)?.join("journal.db"),
             parent: interface("EC2_IPAM_PARENT", &self.parent)?,
             listen,
             warmth: Warmth {

@@ -21,6 +21,7 @@ use crate::driver::served::Served;
 use crate::driver::status::Picture;
 use crate::driver::take_up::TakeUp;
 use crate::eni::{Claims, Outside};
+use crate::journal::Journal;
 use crate::late::Late;
 use crate::outside::ec2::{Ec2, Ec2Error};
 use crate::outside::engine::Engine;
@@ -95,6 +96,7 @@ impl Ipam {
     ) -> anyhow::Result<Arc<Self>> {
         let outside = Arc::new(Outside {
             store,
+            journal: Arc::new(Journal::open(&settings.journal)),
             ec2,
             imds,
             links: Links::new()?,

@@ -75,7 +75,7 @@ impl Operator {
                 by_eni.entry(eni).or_default().push(row);
             }
         }
-        let fleet = Fleet::new(Arc::clone(&store), self.outside.ec2.clone());
+        let fleet = Fleet::new(self.outside.store.clone(), self.outside.ec2.clone());
         let mut total = Recycled::default();
         let mut trouble = None;
         for (eni, rows) in by_eni {
@@ -87,7 +87,7 @@ impl Operator {
                 let request = GiveBack { eni: &eni, rows: &rows, token, budget: STORE_TIME };
                 fleet.give_back(request).await.map(|given| {
                     trouble = given.trouble.map(Error::Ec2).or(trouble.take());
-                    Recycled { freed: given.freed, pending: given.pending }
+                    Recycled { freed: given.freed.len(), pending: given.pending }
                 })
             } else {
                 continue;

@@ -130,15 +130,25 @@ impl Pools {
             return Err(Error::Asked(format!("--ip-range {range} is not inside the subnet {}", subnet.cidr)));
         }
 
-        let store = self.outside.store(in_time(until)).await?;
-        if !fill::is_complete(&store, &subnet, until).await? {
-            let ec2 = self.outside.ec2(in_time(until)).await?;
-            fill::refresh(&store, &ec2, &subnet, until).await?;
+        // A network that was there before asks again as its Engine starts, with the database there or not; what its subnet
+        // lacks is then the ENI's own task to see to.
+        if self.outside.journal.of(&nic.eni).is_empty() {
+            self.fill(&subnet, until).await?;
         }
-        let eni = self.served.serve(nic, until).await?;
+        let eni = self.served.serve(nic).await?;
         self.outside.in_use.pool_requested(&nic.eni);
         let id = PoolId { eni: eni.nic.eni.clone(), cidr: Some(subnet.cidr), sub_pool };
         Ok(Pool { id, subnet })
+    }
+
+    /// Sees that the table knows every address of the subnet.
+    async fn fill(&self, subnet: &Subnet, until: Instant) -> Result<(), Error> {
+        let store = self.outside.store(in_time(until)).await?;
+        if !fill::is_complete(&store, subnet, until).await? {
+            let ec2 = self.outside.ec2(in_time(until)).await?;
+            fill::refresh(&store, &ec2, subnet, until).await?;
+        }
+        Ok(())
     }
 
     /// RequestAddress for a gateway: answered from the pool, no row touched. The answer has the subnet's mask.

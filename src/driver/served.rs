@@ -13,7 +13,6 @@ use crate::domain::subnet::Subnet;
 use crate::driver::interfaces::Interfaces;
 use crate::eni::{Eni, Outside};
 use crate::error::Error;
-use crate::late::in_time;
 use crate::outside::imds::{Host, Nic};
 
 /// All of them.
@@ -77,13 +76,13 @@ impl Served {
             (Error::Absent(_), Some(lost)) => Error::Absent(lost),
             (why, _) => why,
         })?;
-        self.serve(&nic, until).await
+        self.serve(&nic).await
     }
 
     /// This one, served from now on if it is not yet.
-    pub(crate) async fn serve(&self, nic: &Nic, until: Instant) -> Result<Arc<Eni>, Error> {
-        let store = self.outside.store(in_time(until)).await?;
+    pub(crate) async fn serve(&self, nic: &Nic) -> Result<Arc<Eni>, Error> {
         let instance = self.outside.imds.instance().await?;
+        self.outside.journal.belongs_to(&instance.id);
         let subnet = Subnet::new(nic.subnet.clone(), nic.cidr)?;
         let mut enis = self.enis.lock().await;
         if let Some(eni) = enis.get(&nic.eni) {
@@ -98,7 +97,7 @@ impl Served {
                 nic.eni
             ))
         })?;
-        let eni = Eni::start(nic.clone(), subnet, &instance, lock, store, Arc::clone(&self.outside));
+        let eni = Eni::start(nic.clone(), subnet, &instance, lock, Arc::clone(&self.outside));
         enis.insert(nic.eni.clone(), Arc::clone(&eni));
         Ok(eni)
     }

@@ -29,6 +29,8 @@ pub struct Status {
     pub boot: String,
     /// The table.
     pub store: StoreStatus,
+    /// The journal.
+    pub journal: JournalStatus,
     /// EC2.
     pub ec2: Ec2Status,
     /// Docker's API; none where `EC2_IPAM_DOCKER_SOCKET` says not to read it.
@@ -56,6 +58,19 @@ pub struct StoreStatus {
     pub version: Option<String>,
     /// Why it cannot be used; none while it can.
     pub error: Option<String>,
+}
+
+/// The journal.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Why it takes no writes, so that the table is asked instead; none while it does.
+    pub error: Option<String>,
+    /// Addresses of which the table does not say yet what the journal says.
+    pub unposted: usize,
+    /// For how long the first of them has waited.
+    pub unposted_seconds: Option<u64>,
+    /// Addresses of which nobody knows yet whether a container has them.
+    pub in_doubt: usize,
 }
 
 /// EC2.
@@ -202,6 +217,12 @@ impl Picture {
             version: env!("EC2_IPAM_VERSION").to_owned(),
             boot: self.outside.claims.boot().to_string(),
             store: described,
+            journal: JournalStatus {
+                error: self.outside.journal.state().why(),
+                unposted: 0,
+                unposted_seconds: None,
+                in_doubt: 0,
+            },
             ec2: Ec2Status {
                 region: ec2.as_ref().ok().map(|ec2| ec2.region().to_owned()),
                 error: ec2.as_ref().err().map(ToString::to_string),
@@ -214,10 +235,18 @@ impl Picture {
             subnets: BTreeMap::new(),
         };
         for eni in self.served.all().await {
-            let rows = match &store {
-                Ok(store) => store.rows_of_eni(&eni.nic.eni, until).await.unwrap_or_default(),
-                Err(_) => Vec::new(),
+            let journal = &self.outside.journal;
+            let holdings = journal.of(&eni.nic.eni);
+            let read = match &store {
+                Ok(store) => store.rows_of_eni(&eni.nic.eni, until).await.ok(),
+                Err(_) => None,
             };
+            let mut rows = read.unwrap_or_else(|| holdings.iter().map(|holding| holding.row(&journal.now())).collect());
+            eni.overlay(&mut rows);
+            status.journal.in_doubt += holdings.iter().filter(|holding| holding.doubted).count();
+            status.journal.unposted += journal.unposted(&eni.nic.eni).len();
+            let waits = journal.unposted_since(&eni.nic.eni).map(|since| since.elapsed().as_secs());
+            status.journal.unposted_seconds = status.journal.unposted_seconds.max(waits);
             let mut addresses = BTreeMap::new();
             for row in &rows {
                 *addresses.entry(row.state()).or_default() += 1;
@@ -287,11 +316,12 @@ impl Picture {
         };
         let mut listed = Vec::new();
         for subnet in subnets {
-            let rows = if free_too {
+            let mut rows = if free_too {
                 store.rows_of_subnet(&subnet, until).await?
             } else {
                 store.rows_taken(&subnet, until).await?
             };
+            served.iter().for_each(|eni| eni.overlay(&mut rows));
             if rows.is_empty() && is_named {
                 known(&store, &subnet, until).await?;
             }

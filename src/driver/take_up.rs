@@ -52,17 +52,21 @@ impl TakeUp {
     #[tracing::instrument(level = "error", skip_all, fields(round = "take-up"))]
     async fn round(&self, is_whole: &mut bool) -> Result<(), Error> {
         let until = Instant::now() + self.outside.request_timeout;
-        let store = self.outside.store.get(until).await?;
         let host = self.interfaces.host().await?;
         let mut outcome = Ok(());
         for nic in &host.interfaces {
             if !self.served.lacks(nic, &host).await {
                 continue;
             }
-            let rows = store.rows_of_eni(&nic.eni, until).await?;
+            // The journal alone may know it while the database is away.
             let ours = |row: &Row| row.claim.is_some() || row.status == Status::Ready;
-            if rows.iter().any(ours) {
-                outcome = self.served.serve(nic, until).await.map(drop).and(outcome);
+            let is_ours = if self.outside.journal.of(&nic.eni).is_empty() {
+                self.outside.store.get(until).await?.rows_of_eni(&nic.eni, until).await?.iter().any(ours)
+            } else {
+                true
+            };
+            if is_ours {
+                outcome = self.served.serve(nic).await.map(drop).and(outcome);
             }
         }
         if !*is_whole && self.interfaces.may_list_more(&host, until).await {

@@ -9,14 +9,15 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::queue::{Order, Want};
 use super::{Eni, Lease, Shared, WhyNot};
-use crate::domain::address::{Event, FIXED, Row, State};
+use crate::domain::address::{FIXED, Row, State};
+use crate::domain::holding::Held;
 use crate::domain::id::{EniId, Kind};
 use crate::domain::plan::next::Wish;
 use crate::error::Error;
 use crate::fail_point::point;
+use crate::journal::{Choice, Wanted};
 use crate::late::LAST_WORD;
 use crate::outside::link::Parent;
-use crate::store::{Choice, WarmGrant};
 
 /// How long a request for a named address waits for that address's own release.
 const RELEASE_IN_FLIGHT: Duration = Duration::from_secs(5);
@@ -32,20 +33,19 @@ impl Eni {
         until: Instant,
     ) -> Result<Lease, Error> {
         self.shared.memory.asked_in(sub_pool);
-        self.survey_done(until).await?;
+        self.may_grant(until).await?;
         let cooldown = self.shared.outside.warmth.cooldown;
-        if let Some(name) = holder.as_deref()
-            && let Some(lease) = self.lease_kept(name, until).await?
-        {
-            return Ok(lease);
+        let name = holder.as_deref();
+        if let Some(name) = name {
+            if let Some(lease) = self.lease_kept(name, until).await? {
+                return Ok(lease);
+            }
+            // A container that comes back gets the address it had, though it cools for others.
+            if let Some(lease) = self.grant(Choice::Returning(name), sub_pool, Some(name), until).await? {
+                return Ok(lease);
+            }
         }
-        // A container that comes back gets the address it had, though it cools for others.
-        if holder.as_deref().is_some_and(|name| self.shared.idle.may_be_of(name))
-            && let Some(lease) = self.grant(Choice::Returning, sub_pool, holder.as_deref(), until).await?
-        {
-            return Ok(lease);
-        }
-        if let Some(lease) = self.grant(Choice::Cooled(cooldown), sub_pool, holder.as_deref(), until).await? {
+        if let Some(lease) = self.grant(Choice::Cooled(cooldown), sub_pool, name, until).await? {
             let _ = self.wants.send(Want::TopUp);
             return Ok(lease);
         }
@@ -54,7 +54,7 @@ impl Eni {
             Err(why) => why,
         };
         // I10: before its cool-down is over an address is given only where failing is all that is left.
-        if let Some(lease) = self.grant(Choice::Any, sub_pool, holder.as_deref(), until).await? {
+        if let Some(lease) = self.grant(Choice::Any, sub_pool, name, until).await? {
             tracing::warn!(eni = %self.nic.eni, ip = %lease.ip, "granted an address before its cool-down is over: {why}");
             return Ok(lease);
         }
@@ -69,61 +69,64 @@ impl Eni {
     /// The address that the container named, exempt from cool-down and sub-pool.
     pub async fn lease_this(&self, ip: Ipv4Addr, holder: Option<String>, until: Instant) -> Result<Lease, Error> {
         self.shared.memory.asked();
-        self.survey_done(until).await?;
+        self.may_grant(until).await?;
         let holder = Some(format!("{FIXED}{}", holder.unwrap_or_default()));
         let patience = (until - LAST_WORD).min(Instant::now() + RELEASE_IN_FLIGHT);
         loop {
-            // Asking the table again and again meanwhile would keep its own release waiting.
+            // Asking again and again meanwhile would keep its own release waiting.
             if self.shared.outside.in_use.is_releasing(ip) && Instant::now() < until - LAST_WORD {
                 sleep(LOOK_AGAIN).await;
                 continue;
             }
-            let row = self.shared.store.row(ip, until).await?;
-            let mine = row.as_ref().is_some_and(|row| row.iface.as_ref() == Some(&self.nic.eni));
-            // Whoever names an address may have it though it is reserved for a name.
-            let is_open = |row: &Row| row.state() == State::Reserved && row.kept_for().is_some();
-            match row.as_ref().map(|row| if is_open(row) { State::Free } else { row.state() }) {
-                // Without a row: the table may be new, and is filled then.
-                Some(State::Free) | None => {
-                    match self.order(Some(ip), None, Duration::ZERO, holder.clone(), until - LAST_WORD).await {
-                        // Another request was quicker: look again.
-                        Err(Error::NotGiven { .. }) if Instant::now() < patience => {}
-                        outcome => return outcome,
-                    }
-                }
-                Some(State::Ready) if mine => {
-                    self.is_ours(until).await?;
-                    let parent = self.parent().await?;
-                    let row = row.ok_or(Error::Stopping)?;
-                    match self.shared.memory.may_give(ip, Some(&parent)) {
-                        Ok(()) => {
-                            let claim = self.shared.outside.claims.next(Kind::Lease);
-                            let change = row.on(Event::Lease { claim: claim.clone(), holder: holder.clone() });
-                            if let Ok(change) = change
-                                && self.shared.store.apply(&[change], until).await? == [true]
-                            {
-                                let lease = self.shared.granted(ip, claim);
-                                point("request:granted-named").await;
-                                let _ = self.wants.send(Want::Look);
-                                return Ok(lease);
-                            }
-                        }
-                        // Then it is somebody's, and waited for.
-                        Err(WhyNot::Leased(claim)) => {
-                            let lost = row.on(Event::Restore { claim }).ok();
-                            self.shared.stand_again(lost.as_slice(), until).await?;
-                        }
-                        Err(why) => return Err(self.withheld(ip, &why, &parent)),
-                    }
+            // What this host has is the journal's to say.
+            if let Some(holding) = self.shared.journal().holding(ip).filter(|holding| holding.eni == self.nic.eni) {
+                let is_open = matches!(holding.held, Held::Idle) && !holding.doubted;
+                if is_open && let Some(lease) = self.grant_this(ip, holder.as_deref(), until).await? {
+                    return Ok(lease);
                 }
                 // Its own release, or an Unassign, may be in flight: Docker deletes an endpoint before it releases the
                 // address, so another container may name it in between.
-                Some(State::Lease | State::Off | State::On) if Instant::now() < patience => {}
-                Some(State::Foreign) if mine && self.is_looked_at(ip) && Instant::now() < until - LAST_WORD => {}
-                Some(state) => return Err(self.not_given(ip, state, row.as_ref())),
+                let end = if holding.doubted { until - LAST_WORD } else { patience };
+                if Instant::now() >= end {
+                    let row = holding.row(&self.shared.journal().now());
+                    return Err(self.not_given(ip, row.state(), Some(&row)));
+                }
+            } else {
+                let row = self.shared.outside.store(until).await?.row(ip, until).await?;
+                let mine = row.as_ref().is_some_and(|row| row.iface.as_ref() == Some(&self.nic.eni));
+                // Whoever names an address may have it though it is reserved for a name.
+                let is_open = |row: &Row| row.state() == State::Reserved && row.kept_for().is_some();
+                match row.as_ref().map(|row| if is_open(row) { State::Free } else { row.state() }) {
+                    // Without a row: the table may be new, and is filled then.
+                    Some(State::Free) | None => {
+                        match self.order(Some(ip), None, Duration::ZERO, holder.clone(), until - LAST_WORD).await {
+                            // Another request was quicker: look again.
+                            Err(Error::NotGiven { .. }) if Instant::now() < patience => {}
+                            outcome => return outcome,
+                        }
+                    }
+                    // Of this ENI, and about to be the journal's.
+                    Some(State::Ready | State::Lease | State::Off | State::On) if Instant::now() < patience => {}
+                    Some(State::Foreign) if mine && self.is_looked_at(ip) && Instant::now() < until - LAST_WORD => {}
+                    Some(state) => return Err(self.not_given(ip, state, row.as_ref())),
+                }
             }
             sleep(LOOK_AGAIN.mul_f64(0.5 + fastrand::f64())).await;
         }
+    }
+
+    /// An idle address that was named; none if it was given to somebody else at this moment.
+    async fn grant_this(&self, ip: Ipv4Addr, holder: Option<&str>, until: Instant) -> Result<Option<Lease>, Error> {
+        let parent = self.parent().await?;
+        if let Err(why) = self.shared.memory.may_give(ip, Some(&parent)) {
+            return Err(self.withheld(ip, &why, &parent));
+        }
+        let lease = self.grant(Choice::This(ip), None, holder, until).await?;
+        if lease.is_some() {
+            point("request:granted-named").await;
+            let _ = self.wants.send(Want::Look);
+        }
+        Ok(lease)
     }
 
     /// Whether the table did not know it when this life of the ENI began, and it may turn out to be idle.
@@ -160,47 +163,29 @@ impl Eni {
         Error::NotGiven { ip, why }
     }
 
-    /// ready -> lease, in one round trip.
+    /// idle -> lease.
     async fn grant(
         &self,
-        choice: Choice,
+        choice: Choice<'_>,
         sub_pool: Option<Ipv4Net>,
         holder: Option<&str>,
         until: Instant,
     ) -> Result<Option<Lease>, Error> {
-        let mut except = self.shared.memory.passed_over();
-        loop {
-            let claim = self.shared.outside.claims.next(Kind::Lease);
-            let first = self.propose(choice, sub_pool, holder, &except);
-            let wanted =
-                WarmGrant { eni: &self.nic.eni, sub_pool, choice, first, except: &except, claim: &claim, holder };
-            // All are asked at once, since their answers are nearly always yes.
-            let (parent, granted, ours) =
-                tokio::join!(self.parent(), self.shared.store.grant_warm(&wanted, until), self.is_ours(until));
-            let Some(row) = granted? else {
-                return ours.map(|()| None);
-            };
-            let ip = row.ip;
-            match self.shared.memory.may_give(ip, parent.as_ref().ok()) {
-                Ok(()) if ours.is_ok() => {
-                    let lease = self.shared.granted(ip, claim);
-                    point("request:granted").await;
-                    return Ok(Some(lease));
-                }
-                Err(WhyNot::Leased(older)) if ours.is_ok() => {
-                    let lost = row.on(Event::Restore { claim: older }).ok();
-                    self.shared.stand_again(lost.as_slice(), until).await?;
-                }
-                // A host agent, too, may have put it on the link since it became warm.
-                _ => {
-                    let change = row.on(Event::TakeBack).ok();
-                    self.shared.store.apply(change.as_slice(), until).await?;
-                    ours?;
-                    parent?;
-                }
-            }
-            except.push(ip);
-        }
+        self.is_ours(until).await?;
+        let parent = self.parent().await;
+        let token = self.shared.outside.claims.next(Kind::Lease);
+        let wanted = Wanted { eni: &self.nic.eni, sub_pool, choice, token: &token, holder };
+        let may_give = |ip| self.shared.memory.may_give(ip, parent.as_ref().ok()).is_ok();
+        let Some((ip, recorded)) = self.shared.journal().give(&wanted, may_give).await else {
+            return parent.map(|_| None);
+        };
+        // From here on it is taken back if Docker does not get it.
+        let lease = self.shared.granted(ip, token.clone());
+        timeout_at(until, self.shared.follow(recorded))
+            .await
+            .map_err(|_| Error::Missing(self.shared.outside.what_is_missing()))?;
+        point("request:granted").await;
+        Ok(Some(lease))
     }
 
     /// The link and the addresses that the host itself has on it, now.
@@ -210,17 +195,9 @@ impl Eni {
         Ok(parent)
     }
 
-    /// The address that a grant is likely to get.
-    fn propose(
-        &self,
-        choice: Choice,
-        sub_pool: Option<Ipv4Net>,
-        holder: Option<&str>,
-        except: &[Ipv4Addr],
-    ) -> Option<Ipv4Addr> {
-        let Shared { idle, memory, .. } = &*self.shared;
-        let in_range = |ip| sub_pool.is_none_or(|range| range.contains(&ip));
-        idle.propose(choice, holder, |ip| in_range(ip) && memory.is_listed(ip) && !except.contains(&ip))
+    /// Nothing is granted before rows and EC2 were compared once, unless the journal was kept in this boot of the machine.
+    async fn may_grant(&self, until: Instant) -> Result<(), Error> {
+        if self.shared.is_vouched() { self.shared.place.check() } else { self.survey_done(until).await }
     }
 
     async fn is_ours(&self, until: Instant) -> Result<(), Error> {
@@ -235,7 +212,7 @@ impl Eni {
             WhyNot::OnLink => format!(
                 "the host itself has it on {link}; take it off with `ip addr del {ip}/32 dev {link}`, and see `ec2-ipam doctor`"
             ),
-            WhyNot::InUse | WhyNot::Leased(_) => "Docker shows that a container of this host has it".into(),
+            WhyNot::InUse => "Docker shows that a container of this host has it".into(),
             WhyNot::NotListed => format!("EC2 has not confirmed yet that it is on {}; try again", self.nic.eni),
         };
         Error::NotGiven { ip, why }

@@ -9,10 +9,12 @@ use tracing::{Instrument, Span};
 
 use super::{STORE_TIME, Shared};
 use crate::backoff::Backoff;
-use crate::domain::address::{Change, Event, Row, State};
+use crate::domain::address::{Row, State};
+use crate::domain::holding::Holding;
 use crate::domain::id::Claim;
+use crate::error::Error;
 use crate::fail_point::point;
-use crate::store::StoreError;
+use crate::journal::End;
 use crate::supervise::supervised;
 
 /// An address granted to a container, not yet known to have reached Docker.
@@ -47,16 +49,21 @@ impl Drop for Lease {
             let (ip, _in_span) = (self.ip, self.span.enter());
             tracing::warn!(eni = %eni.place.nic.eni, %ip, "took {ip} back: Docker did not get the answer");
             let tasks = eni.outside.tasks.clone();
-            let work = async move { eni.let_go(ip, claim, Event::TakeBack).await };
-            tasks.spawn_on(supervised("taking back", work).in_current_span(), &runtime);
+            let work = async move { eni.ends(ip, &claim, End::TakenBack).await };
+            tasks.spawn_on(
+                supervised("taking back", async {
+                    let _ = work.await;
+                })
+                .in_current_span(),
+                &runtime,
+            );
         }
     }
 }
 
 impl Shared {
-    /// Its row is a lease of this token now.
+    /// A container gets it: the journal has it as a lease of this token.
     pub(super) fn granted(self: &Arc<Self>, ip: Ipv4Addr, claim: Claim) -> Lease {
-        self.memory.granted(ip, claim.clone());
         Lease { ip, held: Some((claim, Arc::clone(self))), span: Span::current() }
     }
 
@@ -64,99 +71,64 @@ impl Shared {
         if let Err(why) = self.place.is_ours().await {
             return tracing::info!(eni = %self.place.nic.eni, %ip, "nothing to release: {why}");
         }
-        // Forgotten before the row changes, so that the next grant of this address is not mistaken for a lost commit.
-        let known = self.memory.released(ip);
-        let claim = match known {
-            Some(claim) => claim,
-            // A lease of this life is known until it is released: one in the table is the next container's, and this a repetition.
-            None => match self.lease_in_table(ip).await.filter(|claim| !claim.is_of(self.outside.claims.boot())) {
-                Some(claim) => claim,
-                None => {
-                    tracing::info!(eni = %self.place.nic.eni, %ip, "nothing to release: it is no lease of this interface");
-                    return;
-                }
-            },
-        };
         point("release:begun").await;
-        self.let_go(ip, claim, Event::Release).await;
-        tracing::info!(eni = %self.place.nic.eni, %ip, "released {ip}");
+        let was_lease = match self.journal().lease(ip) {
+            Some(claim) => self.ends(ip, &claim, End::Released).await,
+            None => self.release_in_table(ip).await,
+        };
+        if was_lease {
+            tracing::info!(eni = %self.place.nic.eni, %ip, "released {ip}");
+        } else {
+            tracing::info!(eni = %self.place.nic.eni, %ip, "nothing to release: it is no lease of this interface");
+        }
         point("release:done").await;
     }
 
-    /// lease -> ready, however long the database is away. It names the lease's own token, so that a late one cannot end
-    /// somebody else's lease (I5).
-    async fn let_go(&self, ip: Ipv4Addr, claim: Claim, event: Event) {
-        self.memory.let_go(ip, &claim);
-        let mut backoff = Backoff::default();
-        loop {
-            let turn = self.store.background_turn().await;
-            let Err(why) = self.change(ip, &claim, event.clone(), Instant::now() + STORE_TIME).await else { break };
-            drop(turn);
-            self.again(why, &mut backoff).await;
-        }
-        self.idle.was_let_go();
+    /// lease -> idle. It names the lease's own token, so that a late one cannot end somebody else's lease (I5). Says whether it
+    /// was that lease.
+    pub(super) async fn ends(&self, ip: Ipv4Addr, claim: &Claim, end: End) -> bool {
+        let Some(recorded) = self.journal().end(ip, claim, end).await else { return false };
+        self.follow(recorded).await;
+        true
     }
 
-    async fn lease_in_table(&self, ip: Ipv4Addr) -> Option<Claim> {
+    /// A lease that only the table knows: the journal is new, and has not read it yet.
+    async fn release_in_table(&self, ip: Ipv4Addr) -> bool {
         let mut backoff = Backoff::default();
         loop {
-            let turn = self.store.background_turn().await;
-            let row = self.store.row(ip, Instant::now() + STORE_TIME).await;
-            drop(turn);
-            match row {
-                Ok(row) => {
-                    let ours =
-                        |row: &Row| row.state() == State::Lease && row.iface.as_ref() == Some(&self.place.nic.eni);
-                    return row.filter(ours)?.claim;
+            match self.lease_in_table(ip).await {
+                Ok(None) => return false,
+                Ok(Some(row)) => {
+                    let now = self.journal().now();
+                    // Read by somebody else meanwhile.
+                    if self.journal().holding(ip).is_none()
+                        && let Some(holding) = Holding::of_row(&row, &self.place.nic.eni, &now)
+                    {
+                        self.follow(self.journal().enter(vec![holding]).await).await;
+                    }
+                    let claim = self.journal().lease(ip);
+                    return match claim {
+                        Some(claim) => self.ends(ip, &claim, End::Released).await,
+                        None => false,
+                    };
                 }
-                Err(why) => self.again(why, &mut backoff).await,
+                Err(why) => {
+                    if backoff.failures() == 0 {
+                        tracing::warn!(eni = %self.place.nic.eni, %ip, "a release waits: {why}");
+                    }
+                    sleep(backoff.fails()).await;
+                }
             }
         }
     }
 
-    async fn again(&self, why: StoreError, backoff: &mut Backoff) {
-        if backoff.failures() == 0 {
-            tracing::warn!(eni = %self.place.nic.eni, "{why}; trying again");
-        }
-        sleep(backoff.fails()).await;
-    }
-
-    /// I1: leases that this life knows and the database lost stand again. Docker may let go of one meanwhile, and its
-    /// release then found a row that was not leased: it is done once more.
-    pub(super) async fn stand_again(
-        self: &Arc<Self>,
-        changes: &[Change],
-        until: Instant,
-    ) -> Result<Vec<bool>, StoreError> {
-        let outcome = self.store.apply(changes, until).await;
-        for Change { ip, to, .. } in changes {
-            let (ip, Some(claim)) = (*ip, to.claim.clone()) else { continue };
-            if self.memory.has_lease(ip, &claim) {
-                continue;
-            }
-            let eni = Arc::clone(self);
-            let work = async move { eni.let_go(ip, claim, Event::Release).await };
-            self.outside.tasks.spawn(supervised("a release", work));
-        }
-        let done = outcome?;
-        for Change { ip, .. } in changes.iter().zip(&done).filter(|(_, done)| **done).map(|(change, _)| change) {
-            tracing::error!(eni = %self.place.nic.eni, %ip, "the database lost the lease of {ip}; it is put right");
-        }
-        Ok(done)
-    }
-
-    /// One change of a row that carries this claim; `false` when it does not any more.
-    pub(super) async fn change(
-        &self,
-        ip: Ipv4Addr,
-        claim: &Claim,
-        event: Event,
-        until: Instant,
-    ) -> Result<bool, StoreError> {
-        let Some(row) = self.store.row(ip, until).await?.filter(|row| row.claim.as_ref() == Some(claim)) else {
-            return Ok(false);
-        };
-        let Ok(change) = row.on(event) else { return Ok(false) };
-        Ok(self.store.apply(&[change], until).await? == [true])
+    async fn lease_in_table(&self, ip: Ipv4Addr) -> Result<Option<Row>, Error> {
+        let store = self.outside.store.now()?;
+        let _turn = store.background_turn().await;
+        let row = store.row(ip, Instant::now() + STORE_TIME).await?;
+        // A lease of this life is known until it is released: one in the table is what is still to be posted.
+        let is_earlier = |row: &Row| row.claim.as_ref().is_some_and(|claim| !claim.is_of(self.outside.claims.boot()));
+        let ours = |row: &Row| row.state() == State::Lease && row.iface.as_ref() == Some(&self.place.nic.eni);
+        Ok(row.filter(|row| ours(row) && is_earlier(row)))
     }
 }

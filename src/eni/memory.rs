@@ -10,24 +10,24 @@ use tokio::time::Instant;
 
 use super::locked;
 use crate::domain::address::{Row, State};
-use crate::domain::id::{Boot, Claim, EniId};
+use crate::domain::id::EniId;
 use crate::domain::on_eni::OnEni;
 use crate::domain::plan::settle_age;
 use crate::eni::in_use::InUse;
+use crate::journal::Journal;
 use crate::outside::link::Parent;
 
 /// Shared by grants and the ENI's task. Each verb is done under one lock, so that none sees half of another.
 pub(super) struct Memory {
     /// Docker's last word.
     in_use: Arc<InUse>,
+    /// What its containers have.
+    journal: Arc<Journal>,
     facts: Mutex<Facts>,
 }
 
 #[derive(Default)]
 struct Facts {
-    /// Leases that Docker holds, as granted by this process or found at its start: a grant that hits one shows that the
-    /// database lost a commit.
-    leases: HashMap<Ipv4Addr, Claim>,
     /// Addresses that EC2 has on the ENI, as this life was told by it, or by IMDS at the start: only these are granted (I2),
     /// whatever rows a database brings back.
     listed: BTreeSet<Ipv4Addr>,
@@ -46,8 +46,6 @@ struct Facts {
 /// Why an address is not given now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum WhyNot {
-    /// I1: a container has it by this life's own word, whatever the table says.
-    Leased(Claim),
     /// I1: a container has it by Docker's last word.
     InUse,
     /// I2: EC2 has not told this life that it is on the ENI; the next look will.
@@ -59,8 +57,8 @@ pub(super) enum WhyNot {
 }
 
 impl Memory {
-    pub(super) fn new(in_use: Arc<InUse>) -> Self {
-        Self { in_use, facts: Mutex::default() }
+    pub(super) fn new(in_use: Arc<InUse>, journal: Arc<Journal>) -> Self {
+        Self { in_use, journal, facts: Mutex::default() }
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -70,67 +68,18 @@ impl Memory {
     /// Whether an idle address may be given to a container now. Everybody who gives one asks this, and only this. `link`:
     /// what the kernel has just said; none: it did not answer.
     pub(super) fn may_give(&self, ip: Ipv4Addr, link: Option<&Parent>) -> Result<(), WhyNot> {
-        let facts = self.facts();
-        if let Some(claim) = facts.leases.get(&ip) {
-            return Err(WhyNot::Leased(claim.clone()));
-        }
         match link {
             None => Err(WhyNot::NoLink),
             Some(parent) if parent.addresses.contains(&ip) => Err(WhyNot::OnLink),
             Some(_) if self.in_use.contains(ip) => Err(WhyNot::InUse),
-            Some(_) if !facts.listed.contains(&ip) => Err(WhyNot::NotListed),
+            Some(_) if !self.is_listed(ip) => Err(WhyNot::NotListed),
             Some(_) => Ok(()),
         }
     }
 
     /// Whether a container has it, so that it is not given up, whatever the table says.
     pub(super) fn has_container(&self, ip: Ipv4Addr) -> bool {
-        self.facts().leases.contains_key(&ip) || self.in_use.contains(ip)
-    }
-
-    /// What a search for an idle row may pass over, since it would not be given. Leases are not idle rows, unless the
-    /// database lost one: that has to be hit, to be put right.
-    pub(super) fn passed_over(&self) -> Vec<Ipv4Addr> {
-        let facts = self.facts();
-        let known = self.in_use.addresses().into_iter().chain(facts.on_link.iter().copied());
-        known.filter(|ip| !facts.leases.contains_key(ip)).collect()
-    }
-
-    /// A container gets it.
-    pub(super) fn granted(&self, ip: Ipv4Addr, claim: Claim) {
-        self.facts().leases.insert(ip, claim);
-    }
-
-    /// Docker has it in use, and nobody knew of its lease. Known before its row is a lease again, so that a release in
-    /// between ends it. Says whether it still is so.
-    pub(super) fn found_in_use(&self, ip: Ipv4Addr, claim: &Claim) -> bool {
-        let mut facts = self.facts();
-        if facts.leases.contains_key(&ip) || !self.in_use.contains(ip) {
-            return false;
-        }
-        facts.leases.insert(ip, claim.clone());
-        true
-    }
-
-    /// This lease is over; if it is another one's by now, that stands.
-    pub(super) fn let_go(&self, ip: Ipv4Addr, claim: &Claim) {
-        let mut facts = self.facts();
-        if facts.leases.get(&ip) == Some(claim) {
-            facts.leases.remove(&ip);
-        }
-    }
-
-    /// Whatever lease it had is over.
-    pub(super) fn released(&self, ip: Ipv4Addr) -> Option<Claim> {
-        self.facts().leases.remove(&ip)
-    }
-
-    pub(super) fn has_lease(&self, ip: Ipv4Addr, claim: &Claim) -> bool {
-        self.facts().leases.get(&ip) == Some(claim)
-    }
-
-    pub(super) fn leases(&self) -> HashMap<Ipv4Addr, Claim> {
-        self.facts().leases.clone()
+        self.journal.lease(ip).is_some() || self.in_use.contains(ip)
     }
 
     /// EC2 has just said that it has them on the ENI (I2).
@@ -180,13 +129,14 @@ impl Memory {
         facts.listed.retain(|ip| missing.iter().all(|row| row.ip != *ip));
     }
 
-    /// What this life of the ENI finds at its beginning: the leases in the table, and addresses that the table does not know.
-    /// A lease of an earlier life that Docker has released in this one is over.
-    pub(super) fn began(&self, leases: Vec<(Ipv4Addr, Claim)>, found: HashSet<Ipv4Addr>, boot: &Boot) {
-        let mut facts = self.facts();
-        let is_over = |ip, claim: &Claim| !claim.is_of(boot) && self.in_use.last_release(ip).is_some();
-        facts.leases.extend(leases.into_iter().filter(|(ip, claim)| !is_over(*ip, claim)));
-        facts.found = found;
+    /// A whole journal of this boot is witness enough that its addresses are on the ENI.
+    pub(super) fn vouched(&self, ips: impl Iterator<Item = Ipv4Addr>) {
+        self.facts().listed.extend(ips);
+    }
+
+    /// Addresses that are on the ENI as this life of it begins, and that the table does not know.
+    pub(super) fn began(&self, found: HashSet<Ipv4Addr>) {
+        self.facts().found = found;
     }
 
     /// What is listed on the ENI: what is not is given to nobody until it is again, and neither is what the table has given up
@@ -261,13 +211,15 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::id::Kind;
+    use crate::domain::holding::{Held, Holding};
+    use crate::domain::id::{Boot, Kind, SubnetId};
     use crate::outside::link::Link;
 
     const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
 
-    fn memory() -> Memory {
-        Memory::new(Arc::default())
+    fn memory() -> (Memory, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        (Memory::new(Arc::default(), Arc::new(Journal::open(&dir.path().join("journal.db")))), dir)
     }
 
     fn link(addresses: &[Ipv4Addr]) -> Parent {
@@ -281,39 +233,42 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_is_given_only_if_nobody_has_it_and_everybody_who_would_know_has_said_so() {
-        let claim = Boot::random().unwrap().claim(1, Kind::Lease);
         let (bare, own) = (link(&[]), link(&[IP]));
-        let leased = || Err(WhyNot::Leased(claim.clone()));
-        for (listed, lease, docker, link, answer) in [
-            (true, false, false, Some(&bare), Ok(())),
-            (false, false, false, Some(&bare), Err(WhyNot::NotListed)),
-            (true, false, true, Some(&bare), Err(WhyNot::InUse)),
-            (true, false, false, Some(&own), Err(WhyNot::OnLink)),
-            (true, false, false, None, Err(WhyNot::NoLink)),
-            (false, false, true, None, Err(WhyNot::NoLink)),
-            // A lease that the table lost is put right, whatever else is known.
-            (true, true, false, Some(&bare), leased()),
-            (false, true, true, Some(&own), leased()),
-            (false, true, true, None, leased()),
+        for (listed, docker, link, answer) in [
+            (true, false, Some(&bare), Ok(())),
+            (false, false, Some(&bare), Err(WhyNot::NotListed)),
+            (true, true, Some(&bare), Err(WhyNot::InUse)),
+            (true, false, Some(&own), Err(WhyNot::OnLink)),
+            (true, false, None, Err(WhyNot::NoLink)),
+            (false, true, None, Err(WhyNot::NoLink)),
         ] {
-            let memory = memory();
+            let (memory, _dir) = memory();
             if listed {
                 memory.put_on(&[IP]);
-            }
-            if lease {
-                memory.granted(IP, claim.clone());
             }
             if docker {
                 in_docker(&memory);
             }
-            assert_eq!(memory.may_give(IP, link), answer, "listed {listed}, lease {lease}, docker {docker}, {link:?}");
-            assert_eq!(memory.has_container(IP), lease || docker);
+            assert_eq!(memory.may_give(IP, link), answer, "listed {listed}, docker {docker}, {link:?}");
+            assert_eq!(memory.has_container(IP), docker);
         }
     }
 
     #[tokio::test]
+    async fn a_lease_of_the_journal_is_a_container() {
+        let (memory, _dir) = memory();
+        let held = Held::Lease(Boot::random().unwrap().claim(1, Kind::Lease));
+        let (eni, subnet) =
+            (EniId::stored("eni-0123456789abcdef0".into()), SubnetId::stored("subnet-0123456789abcdef0".into()));
+        let let_go = memory.journal.now();
+        let holding = Holding { ip: IP, eni, subnet, held, holder: None, let_go, posted: true, doubted: false };
+        let _ = memory.journal.enter(vec![holding]).await;
+        assert!(memory.has_container(IP));
+    }
+
+    #[tokio::test]
     async fn what_is_taken_off_is_given_again_only_once_ec2_has_put_it_on() {
-        let (memory, link) = (memory(), link(&[]));
+        let ((memory, _dir), link) = (memory(), link(&[]));
         memory.put_on(&[IP]);
         memory.taken_off(&[IP]);
         memory.surveyed(&OnEni { primary: None, secondary: vec![IP] }, &[]);
@@ -321,28 +276,5 @@ mod tests {
         memory.put_on(&[IP]);
         assert_eq!(memory.may_give(IP, Some(&link)), Ok(()));
         assert!(memory.taken_off_lately().contains(&IP), "a list from before may still arrive");
-    }
-
-    #[tokio::test]
-    async fn a_lease_ends_by_its_own_token_only() {
-        let (boot, memory) = (Boot::random().unwrap(), memory());
-        let (first, second) = (boot.claim(1, Kind::Lease), boot.claim(2, Kind::Lease));
-        memory.granted(IP, second.clone());
-        memory.let_go(IP, &first);
-        assert!(memory.has_lease(IP, &second));
-        assert!(!memory.found_in_use(IP, &first), "it has a lease");
-        assert_eq!(memory.released(IP), Some(second));
-        assert!(!memory.found_in_use(IP, &first), "Docker does not have it");
-        in_docker(&memory);
-        assert!(memory.found_in_use(IP, &first) && memory.has_lease(IP, &first));
-    }
-
-    #[tokio::test]
-    async fn a_search_passes_over_what_is_taken_but_for_leases_that_the_table_may_have_lost() {
-        let memory = memory();
-        in_docker(&memory);
-        assert_eq!(memory.passed_over(), [IP]);
-        memory.granted(IP, Boot::random().unwrap().claim(1, Kind::Lease));
-        assert!(memory.passed_over().is_empty());
     }
 }

@@ -10,31 +10,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::Ipv4Net;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::domain::address::Row;
+use crate::domain::holding::Held;
 use crate::domain::id::Claim;
 use crate::domain::on_eni::OnEni;
 use crate::domain::plan::reconcile::{Finding, What};
 use crate::domain::plan::{brief_age, settle_age};
 use crate::domain::subnet::Subnet;
 use crate::error::Error;
-use crate::fleet::STORE_TIME;
+use crate::fleet::{Fleet, STORE_TIME};
 use crate::late::LAST_WORD;
 use crate::outside::imds::{Instance, Nic};
-use crate::store::Store;
 use crate::supervise::supervised;
 
 mod assign;
 mod attached;
+mod doubt;
 mod grant;
-mod idle;
 pub mod in_use;
 mod lease;
 mod memory;
 mod outside;
 mod pace;
+mod post;
 mod queue;
 mod refill;
 mod repair;
@@ -48,7 +49,7 @@ mod trouble;
 mod unassign;
 
 use attached::Place;
-use idle::Idle;
+use doubt::Doubt;
 pub use lease::Lease;
 use memory::{Memory, WhyNot};
 pub use outside::{Claims, Outside};
@@ -81,11 +82,14 @@ pub struct Eni {
 
 /// What grants and the task share of the ENI.
 struct Shared {
-    store: Arc<Store>,
+    fleet: Fleet,
     outside: Arc<Outside>,
     place: Place,
     memory: Memory,
-    idle: Idle,
+    doubt: Doubt,
+    to_post: Notify,
+    /// Held while the table is told something.
+    posting: tokio::sync::Mutex<()>,
     reserved: Reserved,
     shown: Shown,
     trouble: Trouble,
@@ -103,16 +107,18 @@ pub struct Known {
 }
 
 impl Shared {
-    fn new(nic: Nic, instance: &Instance, store: Arc<Store>, outside: Arc<Outside>) -> Self {
+    fn new(nic: Nic, instance: &Instance, outside: Arc<Outside>) -> Self {
         Self {
+            fleet: Fleet::new(outside.store.clone(), outside.ec2.clone()),
+            doubt: Doubt::new(&nic.eni, &outside.journal),
             place: Place::new(nic, instance, Arc::clone(&outside)),
-            memory: Memory::new(Arc::clone(&outside.in_use)),
-            idle: Idle::default(),
+            memory: Memory::new(Arc::clone(&outside.in_use), Arc::clone(&outside.journal)),
+            to_post: Notify::new(),
+            posting: tokio::sync::Mutex::default(),
             reserved: Reserved::default(),
             shown: Shown::default(),
             trouble: Trouble::default(),
             waiting: AtomicUsize::new(0),
-            store,
             outside,
         }
     }
@@ -141,20 +147,19 @@ impl Eni {
         subnet: Subnet,
         instance: &Instance,
         lock: UnixListener,
-        store: Arc<Store>,
         outside: Arc<Outside>,
     ) -> Arc<Self> {
         let (wants, inbox) = mpsc::unbounded_channel();
         let (sender, surveyed) = watch::channel(Err(Error::Missing(
             "the first look at the ENI is not done yet: EC2 or the database is slow".into(),
         )));
-        let shared = Arc::new(Shared::new(nic.clone(), instance, Arc::clone(&store), Arc::clone(&outside)));
+        let shared = Arc::new(Shared::new(nic.clone(), instance, Arc::clone(&outside)));
+        shared.begins();
         let task = task::Task::new(
             nic.clone(),
             subnet.clone(),
             instance.instance_type.clone(),
             lock,
-            Arc::clone(&store),
             Arc::clone(&outside),
             Arc::clone(&shared),
             inbox,
@@ -165,6 +170,13 @@ impl Eni {
         let stop = outside.stop.clone();
         let work = async move { Box::pin(left.run_until_cancelled(task.run(stop))).await };
         outside.tasks.spawn(supervised("an interface's task", work));
+        let (posts, left) = (Arc::clone(&shared), shared.place.left.clone());
+        let stop = outside.stop.clone();
+        let work = async move {
+            let posting = async { posts.post_always().await };
+            left.run_until_cancelled(stop.run_until_cancelled(posting)).await
+        };
+        outside.tasks.spawn(supervised("posting", work));
         Arc::new(Self { nic, subnet, wants, surveyed, shared })
     }
 
@@ -213,7 +225,17 @@ impl Eni {
     /// What this life knows beside the rows.
     pub fn known(&self) -> Known {
         let Shared { memory, shown, .. } = &*self.shared;
-        Known { leases: memory.leases(), recent: memory.doubted(), prefixes: shown.prefixes() }
+        let leases = self.shared.journal().of(&self.nic.eni).into_iter();
+        let leases = leases.filter_map(|holding| match holding.held {
+            Held::Lease(claim) => Some((holding.ip, claim)),
+            Held::Idle | Held::Leaving(_) => None,
+        });
+        Known { leases: leases.collect(), recent: memory.doubted(), prefixes: shown.prefixes() }
+    }
+
+    /// Rows that do not say yet what the journal says, as they will.
+    pub fn overlay(&self, rows: &mut [Row]) {
+        self.shared.overlay(rows);
     }
 
     /// What a look has seen listed on the ENI: what is not is given to nobody until it is again. `asked`: when the rows were

@@ -13,6 +13,7 @@ use crate::domain::id::{Boot, Claim, Kind};
 use crate::domain::plan::Warmth;
 use crate::eni::in_use::InUse;
 use crate::error::Error;
+use crate::journal::Journal;
 use crate::late::Late;
 use crate::outside::ec2::Ec2;
 use crate::outside::imds::Imds;
@@ -23,6 +24,7 @@ use crate::store::Store;
 #[allow(missing_docs, reason = "the types say it")]
 pub struct Outside {
     pub store: Late<Arc<Store>>,
+    pub journal: Arc<Journal>,
     pub ec2: Late<Ec2>,
     pub imds: Imds,
     pub links: Links,

@@ -28,7 +28,7 @@ impl Task {
         slot: Slot,
         rows: &[Row],
     ) -> Result<Then, Error> {
-        let Some(row) = self.store.row(ip, Instant::now() + STORE_TIME).await? else {
+        let Some(row) = self.store()?.row(ip, Instant::now() + STORE_TIME).await? else {
             if !self.fill(ec2, false).await? {
                 let why = format!("the table has no row for it; run `ec2-ipam init {}`", self.subnet.id);
                 self.queue.refuse_first(Error::NotGiven { ip, why });
@@ -119,7 +119,7 @@ impl Task {
                  has are given out in about a minute"
             );
         }
-        if self.store.is_private() {
+        if self.outside.store.now().is_ok_and(|store| store.is_private()) {
             return format!(
                 ": stop containers, run `ec2-ipam recycle {subnet}` on hosts that hold idle ones, or use a larger subnet"
             );
@@ -134,7 +134,7 @@ impl Task {
     /// the table. Says whether rows came. `closely`: every row is counted.
     pub(super) async fn fill(&self, ec2: &Ec2, closely: bool) -> Result<bool, Error> {
         let until = Instant::now() + FILL_TIME;
-        let store = &self.store;
+        let store = &*self.store()?;
         let is_filled = if closely {
             fill::is_complete(store, &self.subnet, until).await?
         } else {

@@ -8,12 +8,14 @@ use tokio::time::Instant;
 use super::STORE_TIME;
 use super::task::Task;
 use crate::domain::address::{Change, NewRow, Row};
-use crate::domain::id::Kind;
+use crate::domain::holding::{Held, Holding};
+use crate::domain::id::Claim;
 use crate::domain::plan;
 use crate::domain::plan::assign::{Wanted, Why};
 use crate::domain::plan::reconcile::{Finding, Mend, What};
 use crate::error::Error;
 use crate::fail_point::point;
+use crate::journal::End;
 use crate::outside::ec2::{Action, Ec2Error};
 
 /// What came of a repair.
@@ -40,7 +42,6 @@ impl Task {
         let mut missing: Vec<Row> = Vec::new();
         let mut cut_off: Vec<Row> = Vec::new();
         let mut unknown: Vec<NewRow> = Vec::new();
-        let mut forgotten: Vec<(Finding, Change)> = Vec::new();
         let mut changes: Vec<(Finding, Change)> = Vec::new();
         for finding in findings {
             tracing::warn!(eni = %self.nic.eni, ip = %finding.ip, "{finding}");
@@ -48,45 +49,46 @@ impl Task {
                 Some(Mend::Insert(row)) => unknown.push(row),
                 Some(Mend::GiveUp(row)) => missing.push(row),
                 Some(Mend::Assign(row)) => cut_off.push(row),
-                Some(Mend::Change(change)) if self.prepares(&finding, &change) => {
-                    let is_forgotten = matches!(finding.what, What::Forgotten { .. });
-                    if is_forgotten { &mut forgotten } else { &mut changes }.push((finding, change));
-                }
-                Some(Mend::Change(_)) | None => {}
+                Some(Mend::Change(change)) => match &finding.what {
+                    // What containers have is the journal's to say, and the table follows.
+                    What::Forgotten { .. } => {
+                        if self.stands_again(&finding, &change).await {
+                            repaired.done.push(finding.ip);
+                        }
+                    }
+                    What::Ended => {
+                        if let Some(claim) = finding.row.as_ref().and_then(|row| row.claim.as_ref())
+                            && self.shared.ends(finding.ip, claim, End::Released).await
+                        {
+                            repaired.done.push(finding.ip);
+                        }
+                    }
+                    // Docker may have let go of it since.
+                    What::Lost { claim } if !self.has_container(finding.ip, claim.as_ref()) => {}
+                    _ => changes.push((finding, change)),
+                },
+                None => {}
             }
         }
         let until = Instant::now() + STORE_TIME;
         if changes.iter().any(|(finding, _)| matches!(finding.what, What::Lost { .. })) {
-            let rows = self.fleet.look(&self.nic.eni, &[], STORE_TIME).await?;
+            let rows = self.rows().await?;
             if self.capacity(&rows) == 0 {
                 self.makes_room().await?;
             }
         }
-        self.store.insert_missing(&self.subnet.id, &unknown, until).await?;
+        self.store()?.insert_missing(&self.subnet.id, &unknown, until).await?;
         point("reconcile:inserted").await;
         repaired.done.extend(unknown.iter().map(|row| row.ip));
         let wanted: Vec<Change> = changes.iter().map(|(_, change)| change.clone()).collect();
-        let done = self.store.apply(&wanted, until).await?;
+        let done = self.store()?.apply(&wanted, until).await?;
         point("reconcile:changed").await;
         for ((finding, _), done) in changes.iter().zip(done) {
             if done {
                 repaired.done.push(finding.ip);
                 self.remember(finding);
-            } else if finding.what == (What::Lost { claim: None }) {
-                // Somebody else has its row by now.
-                self.shared.memory.released(finding.ip);
             }
         }
-        let wanted: Vec<Change> = forgotten.iter().map(|(_, change)| change.clone()).collect();
-        let done = self.shared.stand_again(&wanted, until).await;
-        for (at, (finding, change)) in forgotten.iter().enumerate() {
-            if done.as_ref().is_ok_and(|done| done.get(at) == Some(&true)) {
-                repaired.done.push(change.ip);
-            } else if let (What::Forgotten { claim: None }, Some(claim)) = (&finding.what, &change.to.claim) {
-                self.shared.memory.let_go(change.ip, claim);
-            }
-        }
-        done?;
         if !missing.is_empty() {
             repaired.done.extend(missing.iter().map(|row| row.ip));
             self.give_up(&missing).await?;
@@ -97,31 +99,40 @@ impl Task {
         Ok(repaired)
     }
 
-    /// What this life knows follows before the row changes, so that a release in between is not lost. Says whether the change
-    /// is still called for: Docker may have let go of the address since.
-    fn prepares(&self, finding: &Finding, change: &Change) -> bool {
-        let memory = &self.shared.memory;
-        match (&finding.what, &change.to.claim) {
-            (What::Forgotten { claim: None }, Some(claim)) => memory.found_in_use(finding.ip, claim),
-            (What::Forgotten { claim: Some(claim) } | What::Lost { claim: Some(claim) }, _) => {
-                memory.has_lease(finding.ip, claim)
+    /// A container has it, and its row does not say so. Docker may have let go of it since.
+    async fn stands_again(&self, finding: &Finding, change: &Change) -> bool {
+        let (ip, journal) = (finding.ip, self.shared.journal());
+        let (Some(row), Some(claim)) = (&finding.row, &change.to.claim) else { return false };
+        if journal.lease(ip).is_some() {
+            journal.to_be_posted(ip);
+        } else if self.outside.in_use.contains(ip) {
+            let lease = Held::Lease(claim.clone());
+            let let_go = journal.now().before(row.idle);
+            let (eni, subnet, holder) = (self.nic.eni.clone(), row.subnet.clone(), row.holder.clone());
+            let holding = Holding { ip, eni, subnet, held: lease, holder, let_go, posted: false, doubted: false };
+            // One that is being given back never comes back.
+            if journal.holding(ip).is_some_and(|holding| matches!(holding.held, Held::Leaving(_))) {
+                return false;
             }
-            // Only Docker knows of it: its row becomes a lease once EC2 has put it on.
-            (What::Lost { claim: None }, _) => memory.found_in_use(finding.ip, &self.outside.claims.next(Kind::Lease)),
-            (What::Ended, _) => {
-                finding.row.iter().flat_map(|row| &row.claim).for_each(|claim| memory.let_go(finding.ip, claim));
-                true
-            }
-            _ => true,
+            let recorded = journal.enter(vec![holding]).await;
+            self.shared.follow(recorded).await;
+        } else {
+            return false;
+        }
+        tracing::error!(eni = %self.nic.eni, %ip, "the database lost the lease of {ip}; it is put right");
+        true
+    }
+
+    /// Whether the container that a finding is about has it still; without a lease only Docker knows of it.
+    fn has_container(&self, ip: Ipv4Addr, claim: Option<&Claim>) -> bool {
+        match claim {
+            Some(claim) => self.shared.journal().lease(ip).as_ref() == Some(claim),
+            None => self.outside.in_use.contains(ip),
         }
     }
 
-    /// What a change means for what this life knows: the next step settles what was claimed, as an Assign proves that it is
-    /// on the ENI.
+    /// The next step settles what was claimed, as an Assign proves that it is on the ENI.
     fn remember(&mut self, finding: &Finding) {
-        if finding.what == What::Unused {
-            self.shared.memory.released(finding.ip);
-        }
         if matches!(finding.what, What::Unused | What::Lost { .. }) {
             self.pace.settle_now(Instant::now());
         }
@@ -165,9 +176,9 @@ impl Task {
 
     /// Gives up the coldest idle address, if there is one.
     async fn makes_room(&mut self) -> Result<bool, Error> {
-        let rows = self.fleet.look(&self.nic.eni, &[], STORE_TIME).await?;
+        let rows = self.rows().await?;
         let has_container = |row: &Row| self.shared.memory.has_container(row.ip);
         let Some(idle) = plan::give_way(&rows, has_container).cloned() else { return Ok(false) };
-        Ok(self.unassign(std::slice::from_ref(&idle)).await?.freed > 0)
+        Ok(!self.unassign(std::slice::from_ref(&idle)).await?.freed.is_empty())
     }
 }

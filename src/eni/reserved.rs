@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Eni, Lease, locked};
 use crate::error::Error;
@@ -12,12 +12,16 @@ use crate::error::Error;
 /// What another host's operator reserves is known so much later: not every start of a container asks the table.
 const FRESH: Duration = Duration::from_secs(10);
 
+/// How long a start may wait for it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The subnet's reserved addresses that are kept for a name, as last read; none: not known.
 #[derive(Default)]
 pub(super) struct Reserved(Mutex<Option<Read>>);
 
 struct Read {
     at: Instant,
+    is_fresh: bool,
     /// Names, and their addresses.
     of: Vec<(String, Ipv4Addr)>,
 }
@@ -25,13 +29,20 @@ struct Read {
 impl Reserved {
     /// From now on the table is asked again.
     pub(super) fn forget(&self) {
-        *locked(&self.0) = None;
+        if let Some(read) = locked(&self.0).as_mut() {
+            read.is_fresh = false;
+        }
+    }
+
+    /// The address of a name, however long ago it was read.
+    fn last(&self, name: &str) -> Option<Ipv4Addr> {
+        locked(&self.0).as_ref()?.find(name)
     }
 
     /// The address of a name, or that there is none; none: that is not known.
     fn find(&self, name: &str) -> Option<Option<Ipv4Addr>> {
         let known = locked(&self.0);
-        known.as_ref().filter(|known| known.at.elapsed() < FRESH).map(|known| known.find(name))
+        known.as_ref().filter(|known| known.is_fresh && known.at.elapsed() < FRESH).map(|known| known.find(name))
     }
 }
 
@@ -67,9 +78,12 @@ impl Eni {
             return Ok(known);
         }
         let at = Instant::now();
-        let rows = self.shared.store.rows_reserved(&self.subnet.id, until).await?;
+        // A start waits for nothing outside its host: as long as the table is away, what it said last is taken.
+        let asked =
+            async { Ok::<_, Error>(self.shared.outside.store.now()?.rows_reserved(&self.subnet.id, until).await?) };
+        let Ok(Ok(rows)) = timeout(PATIENCE, asked).await else { return Ok(self.shared.reserved.last(holder)) };
         let of = rows.iter().filter_map(|row| Some((row.kept_for()?.to_owned(), row.ip))).collect();
-        let read = Read { at, of };
+        let read = Read { at, is_fresh: true, of };
         let found = read.find(holder);
         *locked(&self.shared.reserved.0) = Some(read);
         Ok(found)

@@ -1,73 +1,96 @@
 //! Addresses to those who wait.
 
-use tokio::time::Instant;
-
+use super::STORE_TIME;
 use super::task::Task;
-use super::{STORE_TIME, WhyNot};
-use crate::domain::address::{Event, Row, State};
+use crate::domain::address::Row;
+use crate::domain::holding::{Held, Holding};
 use crate::domain::id::Kind;
 use crate::error::Error;
 use crate::fail_point::point;
-use crate::fleet::{Became, Posting};
+use crate::journal::{Choice, Wanted};
 
 impl Task {
-    /// on -> lease for those who wait, on -> ready for the rest; ready -> lease likewise.
-    pub(super) async fn serve(&mut self, rows: Vec<Row>) -> Result<(), Error> {
+    /// What EC2 has put on the ENI: to those who wait, the rest is idle. The journal has it before anybody is answered; the
+    /// table follows.
+    pub(super) async fn confirm(&mut self, rows: Vec<Row>) -> Result<(), Error> {
         let parent = self.outside.links.parent(&self.nic.mac).await.ok();
-        let mut postings = Vec::new();
-        let mut granted = Vec::new();
-        let mut lost = Vec::new();
+        let now = self.shared.journal().now();
+        let (mut entered, mut granted) = (Vec::new(), Vec::new());
         for row in rows {
-            if row.state() == State::On {
-                self.shared.memory.put_on(&[row.ip]);
-            }
-            let may_give = self.shared.memory.may_give(row.ip, parent.as_ref());
-            if let Err(WhyNot::Leased(claim)) = may_give {
-                // An idle one may have been granted since it was read; if it was not, the next step has its lease stand again.
-                let event = Event::Lease { claim, holder: row.holder.clone() };
-                lost.extend(row.on(event).ok().filter(|_| row.state() == State::On));
+            self.shared.memory.put_on(&[row.ip]);
+            // A lease that the table lost and that was claimed again, or one that left the ENI: it stands.
+            if self.shared.journal().holding(row.ip).is_some() {
+                self.shared.journal().to_be_posted(row.ip);
                 continue;
             }
-            let became = if may_give.is_ok()
-                && let Some(order) = self.queue.next_for(&row)
-            {
-                let token = self.outside.claims.next(Kind::Lease);
-                let holder = order.holder();
-                granted.push((postings.len(), row.ip, token.clone(), order));
-                Became::Lease { token, holder }
-            } else if row.state() == State::On {
-                Became::Idle
-            } else {
-                continue;
+            let is_old = row.claim.as_ref().is_none_or(|claim| !claim.is_of(self.outside.claims.boot()));
+            let doubted = is_old && self.shared.is_in_doubt();
+            let may_give = !doubted && self.shared.memory.may_give(row.ip, parent.as_ref()).is_ok();
+            let order = if may_give { self.queue.next_for(&row) } else { None };
+            let mut holding = Holding {
+                ip: row.ip,
+                eni: self.nic.eni.clone(),
+                subnet: row.subnet.clone(),
+                held: Held::Idle,
+                holder: row.holder.clone(),
+                let_go: now.before(row.idle),
+                posted: false,
+                doubted,
             };
-            postings.push(Posting { row, became });
-        }
-        let until = Instant::now() + STORE_TIME;
-        let outcome = match self.shared.stand_again(&lost, until).await {
-            Ok(_) => self.fleet.post(postings, STORE_TIME).await,
-            Err(why) => Err(why.into()),
-        };
-        let done = match outcome {
-            Ok(done) => done,
-            Err(why) => {
-                // The rows stay claimed; the next step finds them.
-                for (.., order) in granted.into_iter().rev() {
-                    self.queue.put_back(order);
+            if let Some(order) = order {
+                let token = self.outside.claims.next(Kind::Lease);
+                holding.held = Held::Lease(token.clone());
+                if row.kept_for().is_none() {
+                    holding.holder = order.holder();
                 }
-                return Err(why);
+                granted.push((self.shared.granted(row.ip, token), order));
+            } else if self.outside.in_use.contains(row.ip) {
+                // A container has it of which only Docker knew.
+                holding.held = Held::Lease(self.outside.claims.next(Kind::Lease));
             }
-        };
+            entered.push(holding);
+        }
+        if !entered.is_empty() {
+            let recorded = self.shared.journal().enter(entered).await;
+            self.shared.follow(recorded).await;
+        }
         point("serve:leased").await;
-        for (at, ip, claim, order) in granted {
+        for (lease, order) in granted {
             let span = order.span();
             let _in_span = span.enter();
-            if done.get(at) != Some(&true) {
-                tracing::warn!(eni = %self.nic.eni, %ip, "somebody else moved {ip} meanwhile");
-                self.queue.put_back(order);
-                continue;
-            }
-            order.answer(Ok(self.shared.granted(ip, claim)));
+            order.answer(Ok(lease));
         }
         Ok(())
+    }
+
+    /// Idle addresses to those who wait for any.
+    pub(super) async fn serve(&mut self, rows: Vec<Row>) -> Result<(), Error> {
+        let parent = self.outside.links.parent(&self.nic.mac).await?;
+        for row in rows {
+            let Some(order) = self.queue.next_for(&row) else { continue };
+            let token = self.outside.claims.next(Kind::Lease);
+            let holder = order.holder();
+            let choice = Choice::This(row.ip);
+            let wanted =
+                Wanted { eni: &self.nic.eni, sub_pool: None, choice, token: &token, holder: holder.as_deref() };
+            let may_give = |ip| self.shared.memory.may_give(ip, Some(&parent)).is_ok();
+            let Some((ip, recorded)) = self.shared.journal().give(&wanted, may_give).await else {
+                self.queue.put_back(order);
+                continue;
+            };
+            let lease = self.shared.granted(ip, token.clone());
+            self.shared.follow(recorded).await;
+            let span = order.span();
+            let _in_span = span.enter();
+            order.answer(Ok(lease));
+        }
+        Ok(())
+    }
+
+    /// The rows of the ENI as they are once the table follows: what is decided on is never older than what was answered.
+    pub(super) async fn rows(&self) -> Result<Vec<Row>, Error> {
+        let mut rows = self.fleet.look(&self.nic.eni, &[], STORE_TIME).await?;
+        self.shared.overlay(&mut rows);
+        Ok(rows)
     }
 }

@@ -26,7 +26,7 @@ impl Task {
         let (listed, limit) = tokio::join!(self.listed(&ec2), limit);
         let (listed, witness) = listed?;
         let until = Instant::now() + STORE_TIME;
-        let store = &self.store;
+        let store = self.store()?;
         let listed_now: Vec<Ipv4Addr> = listed.all().collect();
         let rows = self.fleet.look(&self.nic.eni, &listed_now, STORE_TIME).await?;
 
@@ -61,8 +61,10 @@ impl Task {
         let first = self.witness != Some(Witness::Ec2);
         self.shared.memory.surveyed(&listed, if first { &missing } else { &[] });
         if self.witness.is_none() {
+            self.shared.compare_marks(until).await?;
             self.began(&listed, &rows);
         }
+        self.shared.take_in(&rows).await;
         // IMDS's word is not enough to give anything up, and neither is the table's before Docker has said what its
         // containers have (I1): reconciling looks again.
         let unused: Vec<Row> = missing.into_iter().filter(|row| !self.shared.memory.has_container(row.ip)).collect();
@@ -83,13 +85,10 @@ impl Task {
 
     /// What this life of the ENI finds.
     fn began(&self, listed: &OnEni, rows: &[Row]) {
-        let leases = rows.iter().filter(|row| row.state() == State::Lease);
-        let leases = leases.filter(|row| row.iface.as_ref() == Some(&self.nic.eni));
-        let leases = leases.filter_map(|row| Some((row.ip, row.claim.clone()?))).collect();
         let is_known = |ip| rows.iter().any(|row| row.ip == ip && !matches!(row.state(), State::Free | State::Foreign));
         let found = listed.secondary.iter().copied().filter(|ip| !self.shared.shown.in_prefix(*ip) && !is_known(*ip));
         let found = found.collect();
-        self.shared.memory.began(leases, found, self.outside.claims.boot());
+        self.shared.memory.began(found);
     }
 
     async fn listed(&self, ec2: &Result<Ec2, Error>) -> Result<(OnEni, Witness), Error> {

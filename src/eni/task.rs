@@ -10,16 +10,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
 use super::queue::{Queue, Want};
 use super::room::Room;
 use super::{Outside, STORE_TIME, Shared};
+use crate::domain::holding::Held;
 use crate::domain::plan::Burst;
 use crate::domain::plan::assign::Why;
-use crate::domain::plan::next::{Amiss, Need, Next, View, next};
+use crate::domain::plan::next::{Need, Next, View, next};
 use crate::domain::subnet::Subnet;
 use crate::error::Error;
 use crate::fleet::fill;
@@ -28,12 +29,14 @@ use crate::outside::ec2::{Action, Ec2, Ec2Error};
 use crate::outside::imds::Nic;
 use crate::store::Store;
 
+/// Those who ask within so long go into one Assign.
+const GATHER: Duration = Duration::from_millis(8);
+
 /// The state of an ENI's task.
 pub(super) struct Task {
     pub(super) nic: Nic,
     pub(super) subnet: Subnet,
     pub(super) instance_type: String,
-    pub(super) store: Arc<Store>,
     pub(super) fleet: Fleet,
     pub(super) outside: Arc<Outside>,
     pub(super) shared: Arc<Shared>,
@@ -75,7 +78,6 @@ impl Task {
         subnet: Subnet,
         instance_type: String,
         lock: UnixListener,
-        store: Arc<Store>,
         outside: Arc<Outside>,
         shared: Arc<Shared>,
         inbox: mpsc::UnboundedReceiver<Want>,
@@ -86,8 +88,7 @@ impl Task {
             nic,
             subnet,
             instance_type,
-            fleet: Fleet::new(Arc::clone(&store), outside.ec2.clone()),
-            store,
+            fleet: shared.fleet.clone(),
             outside,
             shared,
             _lock: lock,
@@ -130,7 +131,13 @@ impl Task {
                         wake = wake.min(self.pace.top_up_soon(Instant::now()));
                         continue;
                     }
-                    Some(want) => self.take(want),
+                    Some(want) => {
+                        let is_order = matches!(want, Want::Order(_));
+                        self.take(want);
+                        if is_order {
+                            sleep(GATHER).await;
+                        }
+                    }
                     None => return,
                 },
                 () = sleep_until(wake) => {}
@@ -210,20 +217,14 @@ impl Task {
             Next::Look => self.look().await?,
             Next::Scan => {
                 self.scan_wanted = false;
-                fill::refresh(&self.store, &ec2, &self.subnet, until).await?;
+                fill::refresh(&*self.store()?, &ec2, &self.subnet, until).await?;
             }
             Next::Fill => self.fill_again(&ec2).await?,
             Next::Acquire(Need::Settled(claimed)) => return self.settle(claimed).await,
             Next::Acquire(Need::Named { ip, slot }) => return self.fetch_named(&ec2, ip, slot, &view.rows).await,
             Next::Acquire(Need::More(refill)) => return self.refill(&ec2, refill, &view.rows, now).await,
             Next::GiveBack(rows, because) => self.give_back(&rows, because, now).await?,
-            Next::Post(lost, Amiss::Lost) => drop(self.shared.stand_again(&lost, until).await?),
-            Next::Post(orphans, Amiss::Orphan) => {
-                for change in &orphans {
-                    tracing::warn!(eni = %self.nic.eni, ip = %change.ip, "released {}: no container got it", change.ip);
-                }
-                self.store.apply(&orphans, until).await?;
-            }
+            Next::Post => self.shared.post().await?,
             Next::Repair => {
                 if let Some((findings, answer)) = self.queue.next_repair() {
                     let _ = answer.send(self.repair(findings).await);
@@ -240,12 +241,19 @@ impl Task {
         Ok(Then::Again)
     }
 
+    pub(super) fn store(&self) -> Result<Arc<Store>, Error> {
+        self.outside.store.now()
+    }
+
     /// What the decision depends on, as of `now` or later.
     async fn view(&self, now: Instant) -> Result<View, Error> {
-        let Shared { memory, idle, .. } = &*self.shared;
-        let (leases_before, let_go) = (memory.leases(), idle.let_go());
-        let rows = self.fleet.look(&self.nic.eni, &[], STORE_TIME).await?;
-        idle.was_read(&rows, let_go);
+        let memory = &self.shared.memory;
+        // Before the rows are read: what is posted meanwhile may not show in them.
+        let unposted = self.shared.has_unposted();
+        let rows = self.rows().await?;
+        self.shared.take_in(&rows).await;
+        self.shared.has_seen(&rows).await;
+        let holdings = self.shared.journal().of(&self.nic.eni);
         let link = self.outside.links.parent(&self.nic.mac).await.ok();
         let which = |may: &dyn Fn(Ipv4Addr) -> bool| rows.iter().map(|row| row.ip).filter(|ip| may(*ip)).collect();
         let may_give = |ip| {
@@ -255,16 +263,20 @@ impl Task {
         };
         Ok(View {
             queue: self.queue.wishes(),
-            leases: memory.leases(),
-            leases_before,
-            boot: self.outside.claims.boot().clone(),
-            in_use: which(&|ip| memory.has_container(ip)),
+            unposted,
+            held: holdings.iter().map(|holding| holding.ip).collect(),
+            leaving: holdings
+                .iter()
+                .filter(|holding| matches!(holding.held, Held::Leaving(_)))
+                .map(|holding| holding.ip)
+                .collect(),
+            in_use: which(&|ip| memory.has_container(ip) || self.shared.is_doubted(ip)),
             may_give: link.is_some().then(|| which(&may_give)),
             sub_pool: memory.sub_pool(),
             capacity: self.capacity(&rows),
             warmth: self.outside.warmth,
             burst: self.burst,
-            scan: self.scan_wanted && self.store.is_private(),
+            scan: self.scan_wanted && self.store()?.is_private(),
             repair: self.queue.has_repair(),
             recycle: self.queue.has_recycle(),
             times: self.pace.times(),
@@ -292,7 +304,7 @@ impl Task {
         let progress = !acquired.on_eni.is_empty();
         self.shared.memory.doubt(&acquired.asked);
         self.scan_wanted |= acquired.refused.iter().any(|refused| matches!(refused.why, Why::Taken(_)));
-        self.serve(acquired.on_eni).await?;
+        self.confirm(acquired.on_eni).await?;
         self.note(Action::Assign, acquired.trouble.as_ref());
         match acquired.trouble {
             None if progress => {

@@ -7,10 +7,12 @@ use tokio::time::Instant;
 use super::task::Task;
 use super::{Recycled, STORE_TIME};
 use crate::domain::address::Row;
+use crate::domain::holding::Held;
 use crate::domain::id::Kind;
 use crate::domain::plan::next::Because;
 use crate::error::Error;
 use crate::fleet::{GiveBack, GivenBack};
+use crate::journal::Recorded;
 use crate::outside::ec2::Action;
 
 impl Task {
@@ -38,26 +40,39 @@ impl Task {
             self.pace.give_up_later(Instant::now());
             return Err(why);
         }
+        let token = self.outside.claims.next(Kind::Off);
+        // In the journal first, so that nothing can grant it: what became a lease meanwhile stays.
+        let journal = self.shared.journal();
+        let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
+        let (leaving, recorded) = journal.leave(&ips, &token).await;
+        if recorded == Recorded::InMemory {
+            self.shared.post().await?;
+        }
+        let goes = |row: &&Row| leaving.contains(&row.ip) || journal.holding(row.ip).is_none();
+        let rows: Vec<Row> = rows.iter().filter(goes).cloned().collect();
         let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
         self.shared.memory.taken_off(&ips);
-        let token = self.outside.claims.next(Kind::Off);
-        let request = GiveBack { eni: &self.nic.eni, rows, token, budget: STORE_TIME };
+        let request = GiveBack { eni: &self.nic.eni, rows: &rows, token, budget: STORE_TIME };
         let outcome = self.fleet.give_back(request).await;
         self.shared.memory.taken_off(&ips);
         if rows.iter().any(|row| row.kept_for().is_some()) {
             // It is reserved again.
             self.shared.reserved.forget();
         }
-        if outcome.as_ref().is_ok_and(|given| given.freed > 0) {
+        if let Ok(given) = &outcome
+            && !given.freed.is_empty()
+        {
             self.room.was_made();
+            let _ =
+                self.shared.journal().strike(&given.freed, |holding| matches!(holding.held, Held::Leaving(_))).await;
         }
         outcome
     }
 
     async fn recycle(&mut self, idle: &[Row]) {
         let outcome = self.unassign(idle).await.and_then(|given| match given.trouble {
-            Some(why) if given.freed == 0 => Err(Error::Ec2(why)),
-            _ => Ok(Recycled { freed: given.freed, pending: given.pending }),
+            Some(why) if given.freed.is_empty() => Err(Error::Ec2(why)),
+            _ => Ok(Recycled { freed: given.freed.len(), pending: given.pending }),
         });
         self.queue.recycled(&outcome);
     }

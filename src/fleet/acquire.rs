@@ -86,7 +86,7 @@ impl Fleet {
                 Why::Never(why) => tracing::error!(%ip, "{ip} is reserved from now on: {why}"),
             }
         }
-        self.store.apply(&changes, by(request.budget)).await?;
+        self.store.now()?.apply(&changes, by(request.budget)).await?;
         point("assign:recorded").await;
         Ok(acquired)
     }
@@ -99,7 +99,7 @@ impl Fleet {
             Wanted::Free { count, sub_pool, cooldown } => {
                 let (sub_pool, cooldown, count) = (*sub_pool, *cooldown, *count);
                 let wanted = FreeClaim { subnet, eni, sub_pool, cooldown, count, claim: on };
-                let claimed = self.store.claim_free(&wanted, until).await?;
+                let claimed = self.store.now()?.claim_free(&wanted, until).await?;
                 if !claimed.is_empty() {
                     point("refill:claimed").await;
                 }
@@ -108,7 +108,7 @@ impl Fleet {
             Wanted::Named(row) => {
                 let event = Event::Claim { eni: (*eni).clone(), claim: on.clone() };
                 let Ok(change) = row.on(event) else { return Ok((Vec::new(), Standing::Fresh)) };
-                if self.store.apply(slice::from_ref(&change), until).await? != [true] {
+                if self.store.now()?.apply(slice::from_ref(&change), until).await? != [true] {
                     return Ok((Vec::new(), Standing::Fresh));
                 }
                 point("named:claimed").await;
@@ -118,7 +118,7 @@ impl Fleet {
             Wanted::Settled(rows) => (rows.clone(), Standing::Unsettled),
             Wanted::Leased(row) => {
                 // Its row stays a lease, which is the claim that this call needs.
-                let now = self.store.row(row.ip, until).await?;
+                let now = self.store.now()?.row(row.ip, until).await?;
                 (now.into_iter().filter(|now| now.guard() == row.guard()).collect(), Standing::Leased)
             }
         })

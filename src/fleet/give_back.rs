@@ -32,7 +32,7 @@ pub struct GiveBack<'a> {
 #[derive(Debug, Default)]
 pub struct GivenBack {
     /// Addresses that are free again.
-    pub freed: usize,
+    pub freed: Vec<Ipv4Addr>,
     /// Addresses whose Unassign is not settled yet: they stay off, and are to be given back again once they are old.
     pub pending: usize,
     /// What EC2 says against it.
@@ -50,7 +50,7 @@ impl Fleet {
         let given_up =
             |row: &Row| row.on(Event::GiveUp { claim: token.clone() }).ok().map(|change| (change.after(row), change));
         let (off, changes): (Vec<Row>, Vec<Change>) = rows.iter().filter_map(given_up).unzip();
-        let done = self.store.apply(&changes, by(budget)).await?;
+        let done = self.store.now()?.apply(&changes, by(budget)).await?;
         // I3: only what the table now says is given up may leave the ENI.
         let off: Vec<Row> = off.into_iter().zip(done).filter_map(|(row, done)| done.then_some(row)).collect();
         if off.is_empty() {
@@ -62,11 +62,13 @@ impl Fleet {
         point("off:unassigned").await;
         let freed: Vec<Change> =
             off.iter().filter(|row| gone.contains(&row.ip)).filter_map(|row| row.on(Event::Gone).ok()).collect();
-        let done = self.store.apply(&freed, by(budget)).await?;
+        let done = self.store.now()?.apply(&freed, by(budget)).await?;
         point("off:freed").await;
-        let freed = done.into_iter().filter(|done| *done).count();
-        tracing::info!(%eni, freed, "gave {freed} of {} addresses back to the subnet", off.len());
-        Ok(GivenBack { freed, pending: off.len() - freed, trouble })
+        let freed: Vec<Ipv4Addr> =
+            freed.iter().zip(done).filter_map(|(change, done)| done.then_some(change.ip)).collect();
+        let count = freed.len();
+        tracing::info!(%eni, freed = count, "gave {count} of {} addresses back to the subnet", off.len());
+        Ok(GivenBack { freed, pending: off.len() - count, trouble })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! - [`acquire`](Fleet::acquire): free -> claimed, commit, Assign, and what became of it;
 //! - [`give_back`](Fleet::give_back): idle -> given up, commit, Unassign, free;
-//! - [`post`](Fleet::post): what is on the ENI is idle, or has a container;
+//! - [`post`](Fleet::post): what the journal says of addresses, for the table to follow;
 //! - [`look`](Fleet::look) and [`census`](Fleet::census): what the table says of an ENI, and of a subnet.
 //!
 //! A committed row precedes each change in EC2 (I3), and what is said to be on the ENI is so by EC2's own word (I2). Requests
@@ -28,7 +28,7 @@ mod said;
 
 pub use acquire::{Acquire, Acquired};
 pub use give_back::{GiveBack, GivenBack};
-pub use read::{Became, Posting};
+pub use read::Posted;
 
 /// The bound of one attempt at the table where nobody waits for it.
 pub const STORE_TIME: Duration = Duration::from_secs(20);
@@ -36,13 +36,13 @@ pub const STORE_TIME: Duration = Duration::from_secs(20);
 /// The engine, at work in this process.
 #[derive(Clone)]
 pub struct Fleet {
-    store: Arc<Store>,
+    store: Late<Arc<Store>>,
     ec2: Late<Ec2>,
 }
 
 impl Fleet {
-    /// On this table, and on EC2 once it is there.
-    pub fn new(store: Arc<Store>, ec2: Late<Ec2>) -> Self {
+    /// On the table and EC2, once they are there.
+    pub fn new(store: Late<Arc<Store>>, ec2: Late<Ec2>) -> Self {
         Self { store, ec2 }
     }
 }

@@ -4,55 +4,48 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{Fleet, by};
-use crate::domain::address::{Change, Event, Row, State};
-use crate::domain::id::{Claim, EniId, SubnetId};
+use crate::domain::address::{Change, Row, State};
+use crate::domain::holding::{Follow, Holding, Moment};
+use crate::domain::id::{EniId, SubnetId};
 use crate::error::Error;
 
-/// What an address on the ENI has become, for the table to say so.
-#[derive(Debug, Clone)]
-pub struct Posting {
-    /// Its row as it was seen: claimed or idle.
-    pub row: Row,
-    /// What it has become.
-    pub became: Became,
-}
-
-/// What an address on the ENI has become.
-#[derive(Debug, Clone)]
-pub enum Became {
-    /// Idle.
-    Idle,
-    /// A container's.
-    Lease {
-        /// A `lease` token.
-        token: Claim,
-        /// The endpoint, if the Engine names it.
-        holder: Option<String>,
-    },
-}
-
-impl Posting {
-    fn event(self) -> (Row, Event) {
-        let event = match self.became {
-            Became::Idle => Event::Confirm,
-            Became::Lease { token, holder } => Event::Lease { claim: token, holder },
-        };
-        (self.row, event)
-    }
+/// What came of telling the table of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Posted {
+    /// It says so now.
+    Done,
+    /// It is to be told again.
+    Again,
+    /// It says that the address is not this ENI's, or is being given back.
+    Differs,
 }
 
 impl Fleet {
-    /// What the table is told of addresses that are on an ENI; for each, whether its row was as it was seen, so that the table
-    /// says so now. If not, somebody else moved it: look again (I5).
+    /// The table is told what the journal says of these addresses; for each what came of it. A row that is not the ENI's any
+    /// more, or is being given back, is not forced: look again (I5).
     ///
     /// # Errors
     /// The store's: then it is not known which of them the table says.
-    pub async fn post(&self, postings: Vec<Posting>, budget: Duration) -> Result<Vec<bool>, Error> {
-        let changes: Vec<Option<Change>> =
-            postings.into_iter().map(Posting::event).map(|(row, event)| row.on(event).ok()).collect();
-        let possible: Vec<Change> = changes.iter().flatten().cloned().collect();
-        let mut done = self.store.apply(&possible, by(budget)).await?.into_iter();
-        Ok(changes.iter().map(|change| change.is_some() && done.next() == Some(true)).collect())
+    pub async fn post(&self, holdings: &[Holding], now: &Moment, budget: Duration) -> Result<Vec<Posted>, Error> {
+        let ips: Vec<Ipv4Addr> = holdings.iter().map(|holding| holding.ip).collect();
+        let store = self.store.now()?;
+        let rows = store.rows_at(&ips, by(budget)).await?;
+        let row = |ip: Ipv4Addr| rows.iter().find(|row| row.ip == ip);
+        let follows: Vec<Follow> = holdings.iter().map(|holding| holding.follow(row(holding.ip), now)).collect();
+        let change = |follow: &Follow| match follow {
+            Follow::Change(change) => Some(change.clone()),
+            Follow::Same | Follow::Differs => None,
+        };
+        let changes: Vec<Change> = follows.iter().filter_map(change).collect();
+        let mut done = store.apply(&changes, by(budget)).await?.into_iter();
+        let outcome = follows.iter().map(|follow| match follow {
+            Follow::Same => Posted::Done,
+            Follow::Differs => Posted::Differs,
+            Follow::Change(_) if done.next() == Some(true) => Posted::Done,
+            // Somebody moved it at this moment.
+            Follow::Change(_) => Posted::Again,
+        });
+        Ok(outcome.collect())
     }
 
     /// The rows of an ENI, coldest first, and those of these other addresses.
@@ -61,10 +54,10 @@ impl Fleet {
     /// The store's.
     pub async fn look(&self, eni: &EniId, others: &[Ipv4Addr], budget: Duration) -> Result<Vec<Row>, Error> {
         let until = by(budget);
-        let mut rows = self.store.rows_of_eni(eni, until).await?;
+        let mut rows = self.store.now()?.rows_of_eni(eni, until).await?;
         let others: Vec<Ipv4Addr> = others.iter().copied().filter(|ip| rows.iter().all(|row| row.ip != *ip)).collect();
         if !others.is_empty() {
-            rows.extend(self.store.rows_at(&others, until).await?);
+            rows.extend(self.store.now()?.rows_at(&others, until).await?);
         }
         Ok(rows)
     }
@@ -74,7 +67,7 @@ impl Fleet {
     /// # Errors
     /// The store's.
     pub async fn census(&self, subnet: &SubnetId, budget: Duration) -> Result<u64, Error> {
-        let census = self.store.census_lately(subnet, by(budget)).await?;
+        let census = self.store.now()?.census_lately(subnet, by(budget)).await?;
         Ok(census.iter().filter(|count| count.state == State::Free).map(|count| count.rows).sum())
     }
 }

@@ -140,7 +140,7 @@ mod tests {
         let change = judged.changes.first();
         assert!(judged.changes.len() + judged.on_eni.len() <= 1 && judged.again.is_empty(), "{answer:?}");
         let becomes = change.map(|change| State::of(change.to.status, change.to.claim.as_ref()));
-        (becomes, change.is_some_and(|change| change.lets_go), judged.is_trouble)
+        (becomes, change.is_some_and(|change| change.let_go.is_some()), judged.is_trouble)
     }
 
     /// Free again, and others come first next time; free again as before; left to an Unassign; reserved; as it was.

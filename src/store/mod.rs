@@ -307,6 +307,11 @@ impl Store {
         either!(self, s => s.insert_missing(subnet, rows, until))
     }
 
+    /// Which journal speaks for an ENI from now on (at most 64 characters); says which one did before.
+    pub async fn speaks(&self, eni: &EniId, mark: &str, until: Instant) -> Result<Option<String>> {
+        either!(self, s => s.speaks(&format!("journal:{eni}"), mark, until))
+    }
+
     /// Whether this holder now holds the task (both at most 64 characters) for `span` from now by the database's clock: it
     /// was free, its holder's time was over, or it was this holder's and is renewed. `until` and clocks count whole
     /// seconds, so others get it up to a second later. `Duration::ZERO` lets go.

@@ -138,6 +138,8 @@ impl Fleet {
         let settings = [
             ("EC2_IPAM_DATABASE_URL", url),
             ("EC2_IPAM_LISTEN", format!("unix://{}/ipam.sock", dir.path().display())),
+            ("EC2_IPAM_STATE_DIR", dir.path().join("state").display().to_string()),
+            ("EC2_IPAM_AHEAD", dir.path().join("ahead").display().to_string()),
             ("EC2_IPAM_WARM_TARGET", "0".into()),
             ("EC2_IPAM_COOLDOWN", "1h".into()),
             ("EC2_IPAM_DOCKER_SOCKET", String::new()),
@@ -585,6 +587,11 @@ impl Host {
 
     /// As if every idle address had been let go, and every claim been made, so long ago.
     pub async fn age(&self, seconds: u32) {
+        // Once the table knows what is aged there.
+        self.rows().await;
+        let ahead = self.dir.path().join("ahead");
+        let before: u32 = std::fs::read_to_string(&ahead).map_or(0, |text| text.parse().unwrap());
+        std::fs::write(&ahead, (before + seconds).to_string()).unwrap();
         self.sql(
             &format!(
                 "UPDATE allocation SET ts=ts-INTERVAL {seconds} SECOND, claimed=claimed-INTERVAL {seconds} SECOND"
@@ -594,8 +601,21 @@ impl Host {
         .await;
     }
 
-    /// The table, in order of address.
+    /// The table, in order of address, once it stands still: it follows the driver within moments.
     pub async fn rows(&self) -> Vec<Row> {
+        let mut rows = self.rows_now().await;
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(120)).await;
+            let before = std::mem::replace(&mut rows, self.rows_now().await);
+            if before == rows {
+                break;
+            }
+        }
+        rows
+    }
+
+    /// The table as it is now, in order of address.
+    pub async fn rows_now(&self) -> Vec<Row> {
         type Columns = (String, String, Option<String>, bool, Option<String>, Option<String>, i64);
         let rows: Vec<Columns> = match &self.db {
             Some(db) => {

@@ -15,8 +15,8 @@ pub struct Change {
     pub from: Guard,
     /// What it becomes.
     pub to: Target,
-    /// Whether `ts` becomes now; else it stays.
-    pub lets_go: bool,
+    /// So long ago `ts` becomes; none: it stays.
+    pub let_go: Option<Duration>,
 }
 
 impl Change {
@@ -35,7 +35,7 @@ impl Change {
                 Holder::Clear => None,
                 Holder::Set(text) => Some(text),
             },
-            idle: if self.lets_go { Duration::ZERO } else { row.idle },
+            idle: self.let_go.unwrap_or(row.idle),
             claimed: claim.as_ref().map(|_| Duration::ZERO),
             claim,
         }

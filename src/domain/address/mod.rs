@@ -179,7 +179,7 @@ impl Row {
         let marked = |mark: &str| Holder::set(kept.map(|name| format!("{mark}{name}")));
         // What is kept for somebody never becomes anybody's.
         let free = || nobody(kept.map_or(Status::Free, |_| Status::Reserved), marked(""));
-        let (to, lets_go) = match (state, event) {
+        let (to, let_go) = match (state, event) {
             // A primary address must never reach a container, whatever its status says (I7).
             (
                 _,
@@ -193,49 +193,58 @@ impl Row {
             }
             (Free, Event::Claim { eni, claim }) => {
                 let status = Status::Allocated;
-                (Target { status, iface: Some(eni), claim: Some(claim), holder: Holder::Clear, primary: None }, false)
+                (Target { status, iface: Some(eni), claim: Some(claim), holder: Holder::Clear, primary: None }, None)
             }
             (Reserved, Event::Claim { eni, claim }) if kept.is_some() => {
                 let (status, iface, holder) = (Status::Allocated, Some(eni), marked(KEPT));
-                (Target { status, iface, claim: Some(claim), holder, primary: None }, false)
+                (Target { status, iface, claim: Some(claim), holder, primary: None }, None)
             }
-            (On, Event::Confirm) => (keep(Status::Ready, None), false),
+            // Off: an older one that a database brought back. What the journal gives back does not follow.
+            (On | Off | Ready | Lease, Event::Follow { lease, holder, idle }) if !self.primary => {
+                let status = if lease.is_some() { Status::Occupied } else { Status::Ready };
+                (Target { holder: Holder::set(holder), ..keep(status, lease) }, Some(idle))
+            }
+            // A container has what nobody knew whose it was.
+            (Foreign, Event::Follow { lease: Some(lease), holder, idle }) if !self.primary => {
+                (Target { holder: Holder::set(holder), ..keep(Status::Occupied, Some(lease)) }, Some(idle))
+            }
+            (On, Event::Confirm) => (keep(Status::Ready, None), None),
             (On | Ready, Event::Lease { claim, holder }) => {
                 let holder = if kept.is_some() { Holder::Keep } else { Holder::set(holder) };
-                (Target { holder, ..keep(Status::Occupied, Some(claim)) }, false)
+                (Target { holder, ..keep(Status::Occupied, Some(claim)) }, None)
             }
-            (Lease | Ready | Foreign, Event::Restore { claim }) => (keep(Status::Occupied, Some(claim)), false),
-            (Lease, Event::Release) => (keep(Status::Ready, None), true),
-            (Lease, Event::TakeBack) => (keep(Status::Ready, None), false),
-            (On | Ready | Off, Event::GiveUp { claim }) => (keep(Status::Allocated, Some(claim)), false),
+            (Lease | Ready | Foreign, Event::Restore { claim }) => (keep(Status::Occupied, Some(claim)), None),
+            (Lease, Event::Release) => (keep(Status::Ready, None), JUST_NOW),
+            (Lease, Event::TakeBack) => (keep(Status::Ready, None), None),
+            (On | Ready | Off, Event::GiveUp { claim }) => (keep(Status::Allocated, Some(claim)), None),
             // Whoever used it until now may be remembered out there: it cools from now on.
-            (Foreign, Event::Adopt { claim }) => (keep(Status::Allocated, Some(claim)), true),
-            (Off, Event::Gone) => (free(), false),
+            (Foreign, Event::Adopt { claim }) => (keep(Status::Allocated, Some(claim)), JUST_NOW),
+            (Off, Event::Gone) => (free(), None),
             (Foreign, Event::Gone) | (On | Off | Ready | Lease | Foreign, Event::EniGone) => {
-                (Target { primary: Some(false), ..free() }, true)
+                (Target { primary: Some(false), ..free() }, JUST_NOW)
             }
             // Let go just now: the next claim tries others first instead of this one again.
-            (On, Event::Refuse { address_at_fault }) => (free(), address_at_fault),
+            (On, Event::Refuse { address_at_fault }) => (free(), JUST_NOW.filter(|_| address_at_fault)),
             (Free | On | Off | Ready | Lease | Foreign, Event::Foreign { eni, primary }) => {
                 let status = Status::Occupied;
                 let holder = if kept.is_some() { Holder::Keep } else { Holder::Clear };
-                (Target { status, iface: eni, claim: None, holder, primary: Some(primary) }, false)
+                (Target { status, iface: eni, claim: None, holder, primary: Some(primary) }, None)
             }
             (Foreign | Ready, Event::MarkPrimary) => {
-                (Target { primary: Some(true), holder: Holder::Clear, ..keep(Status::Occupied, None) }, false)
+                (Target { primary: Some(true), holder: Holder::Clear, ..keep(Status::Occupied, None) }, None)
             }
             (Free | On, Event::Reserve { holder }) => {
                 let name = holder.map(|name| name.chars().take(LONGEST - KEPT.len()).collect());
-                (nobody(Status::Reserved, Holder::set(name)), false)
+                (nobody(Status::Reserved, Holder::set(name)), None)
             }
-            (Reserved, Event::Unreserve) => (nobody(Status::Free, Holder::Clear), false),
+            (Reserved, Event::Unreserve) => (nobody(Status::Free, Holder::Clear), None),
             // From now on it is an address that a container has named, or had.
             (On | Off | Ready | Lease | Foreign, Event::Unreserve) if kept.is_some() => {
-                (Target { holder: marked(FIXED), ..keep(self.status, self.claim.clone()) }, false)
+                (Target { holder: marked(FIXED), ..keep(self.status, self.claim.clone()) }, None)
             }
             (Free | On | Off | Ready | Lease | Foreign | Reserved, _) => return Err(Forbidden { ip: self.ip, state }),
         };
-        Ok(Change { ip: self.ip, from: self.guard(), to, lets_go })
+        Ok(Change { ip: self.ip, from: self.guard(), to, let_go })
     }
 
     /// What a change of this row expects it to be.
@@ -243,6 +252,9 @@ impl Row {
         Guard { status: self.status, iface: self.iface.clone(), claim: self.claim.clone() }
     }
 }
+
+/// What is let go by the change itself.
+const JUST_NOW: Option<Duration> = Some(Duration::ZERO);
 
 /// Whole seconds that `ts` must lie back, by a clock that counts whole seconds, for an address to have cooled.
 pub fn cooldown_seconds(cooldown: Duration) -> u64 {
@@ -272,6 +284,15 @@ pub enum Event {
     Restore {
         /// The token of the lease that Docker still has, or a new one.
         claim: Claim,
+    },
+    /// What the journal says of it.
+    Follow {
+        /// The lease's token; none: it is idle.
+        lease: Option<Claim>,
+        /// The endpoint that has it, or had it last, marked as in [`Row::holder`].
+        holder: Option<String>,
+        /// Since it was last let go.
+        idle: Duration,
     },
     /// On the ENI and used by nothing: claimed, for EC2 to confirm.
     Adopt {

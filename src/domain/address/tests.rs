@@ -144,7 +144,7 @@ fn only_what_somebody_used_and_an_address_at_fault_are_let_go_now() {
             if let Ok(change) = row.on(event) {
                 let was_used = matches!(name, "release" | "refuse" | "adopt" | "eni gone");
                 let was_used = was_used || name == "gone" && row.state() == State::Foreign;
-                assert_eq!(change.lets_go, was_used, "{:?} {name}", row.state());
+                assert_eq!(change.let_go.is_some(), was_used, "{:?} {name}", row.state());
             }
         }
     }

@@ -145,7 +145,8 @@ impl Reconciler {
         let mut read = Vec::new();
         for eni in served.into_iter().filter(|eni| eni.not_ready().is_none()) {
             let leases = eni.known().leases;
-            let rows = self.outside.store(until).await?.rows_of_eni(&eni.nic.eni, until).await?;
+            let mut rows = self.outside.store(until).await?.rows_of_eni(&eni.nic.eni, until).await?;
+            eni.overlay(&mut rows);
             let imds = host.as_ref().map(|host| host.interfaces.iter().any(|nic| nic.eni == eni.nic.eni));
             let calm = if imds == Some(false) { Duration::ZERO } else { calm };
             let known = watched.entry(eni.nic.eni.clone()).or_default();
@@ -184,7 +185,7 @@ impl Reconciler {
         if manner != Manner::DryRun {
             let misfits = match (&docker, &host) {
                 (Some(docker), Some(host)) => {
-                    self.networks.serve(docker, host, until).await;
+                    self.networks.serve(docker, host).await;
                     Some(self.networks.misfits(docker, host, until).await)
                 }
                 _ => None,

@@ -30,13 +30,13 @@ impl Networks {
 
     /// Docker does not ask again for the pool of a network that is there: its ENI is served, and its subnet filled, even if the
     /// table is new and knows neither.
-    pub(super) async fn serve(&self, docker: &Snapshot, host: &Host, until: Instant) {
+    pub(super) async fn serve(&self, docker: &Snapshot, host: &Host) {
         for network in docker.networks.iter().filter(|network| is_of_a_driver(network)) {
             let Ok((nic, _)) = self.interfaces.choose(host, &network.ipam_options).await else { continue };
             if !network.subnets.contains(&nic.cidr) || !self.served.lacks(nic, host).await {
                 continue;
             }
-            if let Err(why) = self.served.serve(nic, until).await {
+            if let Err(why) = self.served.serve(nic).await {
                 tracing::debug!(eni = %nic.eni, "{why}");
             }
         }

@@ -61,7 +61,7 @@ fn is_after(row: &Row, change: &Change) -> bool {
 
 /// By primary key: locks its own row alone.
 fn sql(change: &Change) -> String {
-    let Change { ip, from, to, lets_go } = change;
+    let Change { ip, from, to, let_go } = change;
     let claimed = if to.claim.is_some() { "NOW(3)" } else { "NULL" };
     let holder = match &to.holder {
         Holder::Keep => String::new(),
@@ -69,7 +69,7 @@ fn sql(change: &Change) -> String {
         Holder::Set(holder) => format!(",holder={}", text(holder)),
     };
     let primary = to.primary.map_or_else(String::new, |primary| format!(",`primary`={}", u8::from(primary)));
-    let ts = if *lets_go { "NOW()" } else { "ts" };
+    let ts = let_go.map_or_else(|| "ts".to_owned(), |age| format!("NOW() - INTERVAL {} SECOND", age.as_secs()));
     format!(
         "UPDATE allocation SET status='{}',iface={},claim={},claimed={claimed}{holder}{primary},ts={ts} \
          WHERE ip='{ip}' AND status='{}' AND iface<=>{} AND claim<=>{}",

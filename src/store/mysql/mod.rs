@@ -109,6 +109,10 @@ impl MySql {
         insert::insert_missing(&self.pool, subnet, rows, until).await
     }
 
+    pub(super) async fn speaks(&self, name: &str, mark: &str, until: Instant) -> Result<Option<String>> {
+        task::speaks(&self.pool, name, mark, until).await
+    }
+
     pub(super) async fn hold_task(&self, name: &str, holder: &str, span: Duration, until: Instant) -> Result<bool> {
         task::hold(&self.pool, name, holder, span, until).await
     }

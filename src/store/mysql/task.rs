@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::super::{StoreError, raw};
 use super::pool::{Checkout, Pool};
-use super::text;
 use super::tries::Tries;
 use super::trouble::Trouble;
+use super::{column, text};
 
 pub(super) async fn hold(
     pool: &Arc<Pool>,
@@ -44,4 +44,31 @@ async fn once(mut conn: Checkout, name: &str, holder: &str, seconds: u64) -> Res
     }
     conn.keep();
     Ok(held)
+}
+
+/// Who was named there, and is replaced. One host alone writes it.
+pub(super) async fn speaks(
+    pool: &Arc<Pool>,
+    name: &str,
+    mark: &str,
+    until: Instant,
+) -> Result<Option<String>, StoreError> {
+    let (name, mark) = (text(name), text(mark));
+    let before = Tries::new(pool, until).run(|conn, _| look(conn, &name)).await?;
+    Tries::new(pool, until).run(|conn, _| name_now(conn, &name, &mark)).await?;
+    Ok(before)
+}
+
+async fn look(mut conn: Checkout, name: &str) -> Result<Option<String>, Trouble> {
+    let rows = conn.rows(&format!("SELECT holder FROM task WHERE name={name}")).await?;
+    conn.keep();
+    let holder = rows.into_iter().next().map(|mut row| column::<Option<String>>(&mut row, 0)).transpose()?;
+    Ok(holder.flatten())
+}
+
+async fn name_now(mut conn: Checkout, name: &str, mark: &str) -> Result<(), Trouble> {
+    let put = format!("INSERT INTO task (name,holder) VALUES ({name},{mark}) ON DUPLICATE KEY UPDATE holder={mark}");
+    conn.send(&put, 1).await?;
+    conn.keep();
+    Ok(())
 }

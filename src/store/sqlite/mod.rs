@@ -185,6 +185,11 @@ impl Sqlite {
         Ok(inserted)
     }
 
+    pub(super) async fn speaks(&self, name: &str, mark: &str, until: Instant) -> Result<Option<String>> {
+        let (name, mark) = (name.to_owned(), mark.to_owned());
+        self.run(until, move |file, _| write::speaks(file, &name, &mark)).await
+    }
+
     pub(super) async fn hold_task(&self, name: &str, holder: &str, span: Duration, until: Instant) -> Result<bool> {
         let (name, holder) = (name.to_owned(), holder.to_owned());
         self.run(until, move |file, _| write::hold_task(file, &name, &holder, span)).await

@@ -144,19 +144,19 @@ pub(super) fn apply(file: &mut Connection, changes: &[Change]) -> Result<Vec<boo
         "UPDATE allocation SET status = :status, iface = :iface, claim = :claim, \
          claimed = CASE WHEN :claim IS NULL THEN NULL ELSE {NOW} END, \
          holder = CASE WHEN :keep THEN holder ELSE :holder END, \"primary\" = coalesce(:primary, \"primary\"), \
-         ts = CASE WHEN :lets_go THEN unixepoch() ELSE ts END \
+         ts = coalesce(unixepoch() - :let_go, ts) \
          WHERE ip = :ip AND status = :was AND iface IS :was_iface AND claim IS :was_claim"
     );
     let found = {
         let mut update = transaction.prepare_cached(&update)?;
-        let one = |Change { ip, from, to, lets_go }: &Change| {
+        let one = |Change { ip, from, to, let_go }: &Change| {
             let (keep, holder) = match &to.holder {
                 Holder::Keep => (true, None),
                 Holder::Clear => (false, None),
                 Holder::Set(text) => (false, Some(text)),
             };
             let rows = update.execute(named_params! {
-                ":ip": ip.to_string(), ":lets_go": lets_go, ":keep": keep, ":holder": holder, ":primary": to.primary,
+                ":ip": ip.to_string(), ":let_go": let_go.map(|age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX / 2)), ":keep": keep, ":holder": holder, ":primary": to.primary,
                 ":status": to.status.as_str(), ":iface": to.iface.as_ref().map(EniId::as_str),
                 ":claim": to.claim.as_ref().map(Claim::as_str),
                 ":was": from.status.as_str(), ":was_iface": from.iface.as_ref().map(EniId::as_str),
@@ -214,4 +214,14 @@ pub(super) fn hold_task(file: &Connection, name: &str, holder: &str, span: Durat
         raw::lease_seconds(span)
     );
     Ok(file.execute(&hold, params![name, holder])? > 0)
+}
+
+/// Who was named there, and is replaced.
+pub(super) fn speaks(file: &mut Connection, name: &str, mark: &str) -> Result<Option<String>, Trouble> {
+    let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let before = change.query_row("SELECT holder FROM task WHERE name = ?1", [name], |row| row.get(0)).optional()?;
+    let put = "INSERT INTO task (name, holder) VALUES (?1, ?2) ON CONFLICT(name) DO UPDATE SET holder = ?2";
+    change.execute(put, [name, mark])?;
+    change.commit()?;
+    Ok(before.flatten())
 }

@@ -139,7 +139,7 @@ async fn null_equals_null_in_a_guard(bed: Bed) {
     // Found, although nothing about the row changes: a guarded no-op is not "somebody moved".
     let to = Target { status: Status::Free, iface: None, claim: None, holder: Holder::Keep, primary: None };
     let from = Guard { status: Status::Free, iface: None, claim: None };
-    assert_eq!(bed.apply(&[Change { ip: ip(10), from, to, lets_go: false }]).await, [true]);
+    assert_eq!(bed.apply(&[Change { ip: ip(10), from, to, let_go: None }]).await, [true]);
 }
 
 async fn a_change_makes_of_its_row_what_it_says(bed: Bed) {

@@ -1,7 +1,7 @@
 //! What an ENI does next: the most urgent thing that its rows, those who wait and the time call for. The ENI's task sees
 //! to it, and asks again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -9,8 +9,7 @@ use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
 use super::{Burst, Warmth, drain_age, give_way, settle_age};
-use crate::domain::address::{Change, Event, Row, State};
-use crate::domain::id::{Boot, Claim};
+use crate::domain::address::{Row, State};
 
 /// Nothing to do: look at the rows again after so long.
 pub const REST: Duration = Duration::from_secs(60);
@@ -22,14 +21,14 @@ pub struct View {
     pub rows: Vec<Row>,
     /// The containers' requests that wait, oldest first.
     pub queue: Vec<Wish>,
-    /// The leases that this life knows.
-    pub leases: HashMap<Ipv4Addr, Claim>,
-    /// The same as of before the rows were read: what was granted or released after is not lost.
-    pub leases_before: HashMap<Ipv4Addr, Claim>,
-    /// Whose tokens are this life's.
-    pub boot: Boot,
-    /// What containers have, by this life's and by Docker's last word: it is not idle, whatever the table says.
+    /// Whether the table does not say yet what the journal says.
+    pub unposted: bool,
+    /// What containers have, by the journal and by Docker's last word, or may have: it is not idle, whatever the table says.
     pub in_use: HashSet<Ipv4Addr>,
+    /// What the journal knows: of these nothing is given back because their rows say so,
+    pub held: HashSet<Ipv4Addr>,
+    /// but for these, which leave.
+    pub leaving: HashSet<Ipv4Addr>,
     /// The addresses that may be given now if they are warm (I1, I2, I7); none where the host's own are not known.
     pub may_give: Option<HashSet<Ipv4Addr>>,
     /// The sub-pool of the last request; none until a network has asked.
@@ -102,8 +101,8 @@ pub enum Next {
     Acquire(Need),
     /// These go back to the subnet.
     GiveBack(Vec<Row>, Because),
-    /// The table is to say of these what they have become.
-    Post(Vec<Change>, Amiss),
+    /// The table is to say what the journal says.
+    Post,
     /// Put right what reconciling found.
     Repair,
     /// I7: somebody waits, and the host's own addresses are not known.
@@ -147,15 +146,6 @@ pub enum Because {
     Recycled,
 }
 
-/// How the table differs from what this life knows of a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Amiss {
-    /// I1: the database lost it.
-    Lost,
-    /// Nobody got it, since the database's answer was lost until the request's deadline.
-    Orphan,
-}
-
 /// Room on the ENI for one more address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Slot {
@@ -189,9 +179,9 @@ pub fn is_due(row: &Row) -> bool {
 
 /// What comes first.
 pub fn next(view: &View, now: Instant) -> Next {
-    view.look(now)
+    view.post()
+        .or_else(|| view.look(now))
         .or_else(|| view.settle(now))
-        .or_else(|| view.right_leases())
         .or_else(|| view.give_up_again(now))
         .or_else(|| view.obey())
         .or_else(|| view.serve())
@@ -202,6 +192,11 @@ pub fn next(view: &View, now: Instant) -> Next {
 }
 
 impl View {
+    /// Before anything is claimed or given up.
+    fn post(&self) -> Option<Next> {
+        self.unposted.then_some(Next::Post)
+    }
+
     fn look(&self, now: Instant) -> Option<Next> {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if is_due(self.times.look_at) {
@@ -221,27 +216,14 @@ impl View {
             .then_some(Next::Acquire(Need::Settled(unsettled)))
     }
 
-    /// Before anything else is done with their rows.
-    fn right_leases(&self) -> Option<Next> {
-        let lost = self.in_state(State::Ready).filter_map(|row| {
-            let claim = self.leases.get(&row.ip).filter(|claim| self.leases_before.get(&row.ip) == Some(claim))?;
-            row.on(Event::Restore { claim: claim.clone() }).ok()
-        });
-        let lost: Vec<Change> = lost.collect();
-        if !lost.is_empty() {
-            return Some(Next::Post(lost, Amiss::Lost));
-        }
-        let orphans = self.in_state(State::Lease).filter(|row| {
-            let ours = row.claim.as_ref().is_some_and(|claim| claim.is_of(&self.boot));
-            let known = self.leases.get(&row.ip) == row.claim.as_ref();
-            ours && !known && row.claimed.is_some_and(|age| age >= settle_age())
-        });
-        let orphans: Vec<Change> = orphans.filter_map(|row| row.on(Event::Release).ok()).collect();
-        (!orphans.is_empty()).then_some(Next::Post(orphans, Amiss::Orphan))
-    }
-
     fn give_up_again(&self, now: Instant) -> Option<Next> {
-        let due: Vec<Row> = self.rows.iter().filter(|row| is_due(row)).cloned().collect();
+        // The journal's word, and not the table's: one that came back from the dead would take an address from its container.
+        let is_left = |row: &&Row| match row.state() {
+            State::Off => is_due(row) && (!self.held.contains(&row.ip) || self.leaving.contains(&row.ip)),
+            State::Ready => self.leaving.contains(&row.ip),
+            State::Free | State::On | State::Lease | State::Foreign | State::Reserved => false,
+        };
+        let due: Vec<Row> = self.rows.iter().filter(is_left).cloned().collect();
         (!due.is_empty() && self.may_give_up(now)).then_some(Next::GiveBack(due, Because::LeftOff))
     }
 
@@ -269,7 +251,7 @@ impl View {
         let Some(ip) = first.ip else {
             return Some(self.refill(first.sub_pool, first.cooldown, now));
         };
-        let idle = || give_way(&self.rows, |row| self.in_use.contains(&row.ip));
+        let idle = || give_way(&self.rows, |row| self.in_use.contains(&row.ip) || self.leaving.contains(&row.ip));
         let slot = match self.capacity {
             0 => idle().map_or(Slot::Full, |row| Slot::Taken(Box::new(row.clone()))),
             _ => Slot::Open,
@@ -288,8 +270,11 @@ impl View {
         let waiting = self.queue.iter().filter(|wish| wish.ip.is_none() && wish.sub_pool == sub_pool).count();
         if self.capacity == 0 {
             // What is kept for somebody is of no use to anybody else.
-            let useful =
-                |row: &Row| row.kept_for().is_none() && is_in(sub_pool, row.ip) || self.in_use.contains(&row.ip);
+            let useful = |row: &Row| {
+                row.kept_for().is_none() && is_in(sub_pool, row.ip)
+                    || self.in_use.contains(&row.ip)
+                    || self.leaving.contains(&row.ip)
+            };
             return match give_way(&self.rows, useful) {
                 Some(idle) if waiting > 0 => Next::GiveBack(vec![idle.clone()], Because::Room),
                 _ => Next::Full,
@@ -346,7 +331,8 @@ impl View {
     }
 
     fn idle(&self) -> Vec<Row> {
-        let idle = self.in_state(State::Ready).filter(|row| !row.primary && !self.in_use.contains(&row.ip));
+        let is_used = |ip| self.in_use.contains(&ip) || self.leaving.contains(&ip);
+        let idle = self.in_state(State::Ready).filter(|row| !row.primary && !is_used(row.ip));
         idle.cloned().collect()
     }
 

@@ -1,6 +1,8 @@
 use super::*;
+use std::collections::HashSet;
+
 use crate::domain::address::{FIXED, Status};
-use crate::domain::id::Kind;
+use crate::domain::id::{Boot, Claim, Kind};
 use crate::domain::plan::tests::{row, warmth};
 
 /// Nothing is to be done, and nothing is ahead.
@@ -9,9 +11,9 @@ fn nothing(now: Instant) -> View {
     View {
         rows: Vec::new(),
         queue: Vec::new(),
-        leases: HashMap::new(),
-        leases_before: HashMap::new(),
-        boot: Boot::random().unwrap(),
+        unposted: false,
+        held: HashSet::new(),
+        leaving: HashSet::new(),
         in_use: HashSet::new(),
         may_give: Some(HashSet::new()),
         sub_pool: Some(None),
@@ -68,22 +70,14 @@ fn off(last: u8, claimed: u64) -> Row {
 type Brings = fn(&mut View, Instant);
 
 /// Each kind of [`Next`], the most urgent first, and what of itself brings it.
-const KINDS: [(&str, Brings); 17] = [
+const KINDS: [(&str, Brings); 16] = [
+    ("post", |view, _| view.unposted = true),
     ("look", |view, now| view.times.look_at = Some(now)),
     ("scan", |view, _| view.scan = true),
     ("fill", |view, now| view.times.fill_at = Some(now)),
     ("settle", |view, now| {
         view.rows.push(on(10));
         view.times.settle_at = now;
-    }),
-    ("restore", |view, _| {
-        view.rows.push(ready(11, 5));
-        view.leases.extend(claim(Kind::Lease).map(|claim| (ip(11), claim)));
-        view.leases_before.clone_from(&view.leases);
-    }),
-    ("release", |view, _| {
-        let claimed = Some(settle_age());
-        view.rows.push(Row { claimed, ..row(12, Status::Occupied, Some(view.boot.claim(1, Kind::Lease)), 0) });
     }),
     ("give up: left off", |view, _| view.rows.push(off(13, 60))),
     ("repair", |view, _| view.repair = true),
@@ -120,8 +114,7 @@ fn kind(next: &Next) -> &'static str {
         Next::Acquire(Need::Named { .. }) => "fetch",
         Next::Acquire(Need::More(Refill { waiting: 0, .. })) => "refill: the target",
         Next::Acquire(Need::More(_)) => "refill: somebody waits",
-        Next::Post(_, Amiss::Lost) => "restore",
-        Next::Post(_, Amiss::Orphan) => "release",
+        Next::Post => "post",
         Next::GiveBack(_, Because::LeftOff) => "give up: left off",
         Next::GiveBack(_, Because::Named) => "give up: named",
         Next::GiveBack(_, Because::Room) => "give up: to make room",
@@ -193,39 +186,18 @@ fn claims_are_settled_early_only_where_somebody_waits_for_their_slots() {
 }
 
 #[test]
-fn a_lease_is_lost_only_if_it_was_known_before_its_row_was_read_and_still_is() {
-    let since: Brings = |view, _| {
+fn what_the_journal_has_is_not_given_back_because_its_row_says_so() {
+    let held: Brings = |view, _| {
+        view.rows.push(off(10, 60));
+        view.held.insert(ip(10));
+    };
+    assert_eq!(kind(&of(held)), "rest");
+    assert_eq!(lasts(first(&[held, |view, _| view.leaving.extend([ip(10)])])), [10]);
+    let never_told: Brings = |view, _| {
         view.rows.push(ready(10, 5));
-        view.leases.extend(claim(Kind::Lease).map(|claim| (ip(10), claim)));
+        view.leaving.insert(ip(10));
     };
-    assert_eq!(kind(&of(since)), "rest", "granted since");
-    let released: Brings = |view, _| {
-        view.rows.push(ready(10, 5));
-        view.leases_before.extend(claim(Kind::Lease).map(|claim| (ip(10), claim)));
-    };
-    assert_eq!(kind(&of(released)), "rest", "released since");
-    let another: Brings = |view, _| {
-        view.rows.push(ready(10, 5));
-        view.leases.insert(ip(10), view.boot.claim(1, Kind::Lease));
-        view.leases_before.insert(ip(10), view.boot.claim(2, Kind::Lease));
-    };
-    assert_eq!(kind(&of(another)), "rest", "released and granted since");
-}
-
-#[test]
-fn a_lease_is_an_orphan_only_if_it_is_of_this_life_old_and_not_known() {
-    fn lease(view: &View, claimed: Duration) -> Row {
-        Row { claimed: Some(claimed), ..row(10, Status::Occupied, Some(view.boot.claim(1, Kind::Lease)), 0) }
-    }
-    let young: Brings = |view, _| view.rows.push(lease(view, settle_age() - Duration::from_secs(1)));
-    assert_eq!(kind(&of(young)), "rest");
-    let known: Brings = |view, _| {
-        view.rows.push(lease(view, settle_age()));
-        view.leases.insert(ip(10), view.boot.claim(1, Kind::Lease));
-    };
-    assert_eq!(kind(&of(known)), "rest");
-    let earlier: Brings = |view, _| view.rows.push(Row { claim: claim(Kind::Lease), ..lease(view, settle_age()) });
-    assert_eq!(kind(&of(earlier)), "rest", "of an earlier life");
+    assert_eq!(lasts(of(never_told)), [10], "and it is given to nobody");
 }
 
 #[test]

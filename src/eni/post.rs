@@ -1,0 +1,93 @@
+//! The table follows the journal: what it is told, and when.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{STORE_TIME, Shared};
+use crate::backoff::Backoff;
+use crate::domain::holding::{Held, Holding};
+use crate::error::Error;
+use crate::fail_point::point;
+use crate::fleet::Posted;
+use crate::journal::{Journal, Recorded, State, Version};
+
+/// What comes together is posted together.
+const GATHER: Duration = Duration::from_millis(50);
+/// Rows to a round trip.
+const MOST: usize = 500;
+
+impl Shared {
+    pub(super) fn journal(&self) -> &Journal {
+        &self.outside.journal
+    }
+
+    /// What was recorded reaches the table: at once if it stands nowhere else, however long that takes.
+    pub(super) async fn follow(&self, recorded: Recorded) {
+        self.to_post.notify_one();
+        if recorded == Recorded::InMemory {
+            let mut backoff = Backoff::default();
+            while let Err(why) = self.post().await {
+                if backoff.failures() == 0 {
+                    tracing::warn!(eni = %self.place.nic.eni, "neither the journal nor the database has it yet: {why}");
+                }
+                sleep(backoff.fails()).await;
+            }
+        }
+    }
+
+    /// Without end.
+    pub(super) async fn post_always(&self) {
+        loop {
+            self.to_post.notified().await;
+            sleep(GATHER).await;
+            let mut backoff = Backoff::default();
+            while let Err(why) = self.post().await {
+                tracing::debug!(eni = %self.place.nic.eni, "not posted yet: {why}");
+                sleep(backoff.fails()).await;
+            }
+        }
+    }
+
+    /// Tells the table what it does not say yet. Those that differ stay unposted: reconciling finds them.
+    ///
+    /// # Errors
+    /// The table is away, or a file that could be believed later is still there.
+    pub(super) async fn post(&self) -> Result<(), Error> {
+        // One at a time, so that none overtakes another.
+        let _turn = self.posting.lock().await;
+        if let State::Stuck(why) = self.journal().state() {
+            self.disown().await?;
+            tracing::debug!("the journal is stuck: {why}");
+        }
+        let mut left = self.journal().to_post(&self.place.nic.eni);
+        while !left.is_empty() {
+            let rest = left.split_off(left.len().min(MOST));
+            self.post_these(&left).await?;
+            left = rest;
+        }
+        Ok(())
+    }
+
+    async fn post_these(&self, unposted: &[(Holding, Version)]) -> Result<(), Error> {
+        let holdings: Vec<Holding> = unposted.iter().map(|(holding, _)| holding.clone()).collect();
+        let outcome = self.fleet.post(&holdings, &self.journal().now(), STORE_TIME).await?;
+        point("post:done").await;
+        let of = |wanted: Posted| {
+            let with = unposted.iter().zip(&outcome).filter(move |(_, posted)| **posted == wanted);
+            with.map(|((holding, version), _)| (holding.ip, *version)).collect::<Vec<_>>()
+        };
+        self.journal().was_posted(&of(Posted::Done));
+        if !of(Posted::Again).is_empty() {
+            self.to_post.notify_one();
+        }
+        // Nobody's here any more by the table, and no container's: it is not given.
+        self.journal().differs(&of(Posted::Differs));
+        let differs: Vec<Ipv4Addr> = of(Posted::Differs).into_iter().map(|(ip, _)| ip).collect();
+        if !differs.is_empty() {
+            let _ = self.journal().strike(&differs, |holding| holding.held == Held::Idle).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,338 @@
+//! The holdings in memory: which one is given, and what becomes of each.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use super::{End, Wanted};
+use crate::domain::address::{FIXED, KEPT};
+use crate::domain::holding::{Held, Holding, Moment};
+use crate::domain::id::{Claim, EniId};
+
+/// How often a holding was changed in this life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version(u64);
+
+/// Which of an ENI's idle addresses may be given; the coldest of them is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice<'a> {
+    /// Those let go at least so long ago, and that no container had named.
+    Cooled(Duration),
+    /// The one that is kept for this endpoint, or that it had last, cooled or not.
+    Returning(&'a str),
+    /// Any but those that are kept for somebody; those that a container had named come last.
+    Any,
+    /// This one.
+    This(Ipv4Addr),
+}
+
+#[derive(Default)]
+pub(super) struct Book {
+    entries: BTreeMap<Ipv4Addr, Entry>,
+    changes: u64,
+}
+
+struct Entry {
+    holding: Holding,
+    version: Version,
+    /// What it was before its lease, as long as the table has not heard of that.
+    before: Option<Box<Holding>>,
+    /// The table says that it is not this ENI's: it is not told again before something changes.
+    differs: bool,
+    changed: Instant,
+}
+
+impl Book {
+    pub(super) fn new(holdings: Vec<Holding>) -> Self {
+        let mut book = Self::default();
+        holdings.into_iter().for_each(|holding| book.put(holding));
+        book
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Holding> {
+        self.entries.values().map(|entry| &entry.holding)
+    }
+
+    pub(super) fn get(&self, ip: Ipv4Addr) -> Option<&Holding> {
+        self.entries.get(&ip).map(|entry| &entry.holding)
+    }
+
+    pub(super) fn put(&mut self, holding: Holding) {
+        self.changes += 1;
+        let version = Version(self.changes);
+        self.entries
+            .insert(holding.ip, Entry { holding, version, before: None, differs: false, changed: Instant::now() });
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
+    }
+
+    pub(super) fn strike(&mut self, ip: Ipv4Addr) {
+        self.entries.remove(&ip);
+    }
+
+    pub(super) fn change(&mut self, ip: Ipv4Addr, change: impl FnOnce(&mut Holding)) -> Option<Holding> {
+        let entry = self.entries.get_mut(&ip)?;
+        self.changes += 1;
+        entry.version = Version(self.changes);
+        (entry.before, entry.differs) = (None, false);
+        if entry.holding.posted {
+            entry.changed = Instant::now();
+        }
+        change(&mut entry.holding);
+        Some(entry.holding.clone())
+    }
+
+    /// The coldest that the choice allows; of those that are as cold none comes first by its number.
+    pub(super) fn choose(
+        &self,
+        wanted: &Wanted<'_>,
+        now: &Moment,
+        may_give: impl Fn(Ipv4Addr) -> bool,
+    ) -> Option<Ipv4Addr> {
+        let in_range = |ip| wanted.sub_pool.is_none_or(|range| range.contains(&ip));
+        let idle = self.all().filter(|holding| holding.eni == *wanted.eni && holding.held == Held::Idle);
+        let open = idle.filter(|holding| !holding.doubted && in_range(holding.ip));
+        let fit = open.filter(|holding| allows(wanted.choice, holding, now) && may_give(holding.ip));
+        // Of those that one endpoint may have: what is kept for it. Otherwise what a container had named comes last.
+        let rank = |holding: &Holding| match wanted.choice {
+            Choice::Returning(_) => !is_marked(holding, KEPT),
+            Choice::Cooled(_) | Choice::Any | Choice::This(_) => is_marked(holding, FIXED),
+        };
+        let key = |holding: &&Holding| (rank(holding), u64::MAX - age(holding, now), fastrand::u64(..));
+        fit.min_by_key(key).map(|holding| holding.ip)
+    }
+
+    /// What is kept for somebody stays so.
+    pub(super) fn lease(&mut self, ip: Ipv4Addr, token: Claim, holder: Option<&str>) -> Option<Holding> {
+        let before = self.get(ip)?.clone();
+        let now = self.change(ip, |holding| {
+            if !is_marked(holding, KEPT) {
+                holding.holder = holder.map(str::to_owned);
+            }
+            (holding.held, holding.posted) = (Held::Lease(token), false);
+        });
+        if let Some(entry) = self.entries.get_mut(&ip).filter(|_| before.posted) {
+            entry.before = Some(Box::new(before));
+        }
+        now
+    }
+
+    pub(super) fn end(&mut self, ip: Ipv4Addr, token: &Claim, end: End, now: &Moment) -> Option<Holding> {
+        let entry = self.entries.get_mut(&ip)?;
+        if entry.holding.held != Held::Lease(token.clone()) {
+            return None;
+        }
+        let before = entry.before.take();
+        self.change(ip, |holding| match (end, before) {
+            // The table was never told.
+            (End::TakenBack, Some(before)) => *holding = *before,
+            (End::TakenBack, None) => (holding.held, holding.posted) = (Held::Idle, false),
+            (End::Released, _) => {
+                (holding.held, holding.posted, holding.let_go) = (Held::Idle, false, now.clone());
+            }
+        })
+    }
+
+    pub(super) fn leave(&mut self, ip: Ipv4Addr, token: &Claim) -> Option<Holding> {
+        let may_leave = self.get(ip).is_some_and(|holding| matches!(holding.held, Held::Idle | Held::Leaving(_)));
+        let leave = |holding: &mut Holding| holding.held = Held::Leaving(token.clone());
+        if may_leave { self.change(ip, leave) } else { None }
+    }
+
+    /// But for those that leave: whoever gives them back tells the table.
+    pub(super) fn unposted(&self, eni: &EniId) -> impl Iterator<Item = &Holding> {
+        let all = self.entries.values().filter(|entry| !entry.differs).map(|entry| &entry.holding);
+        let is_behind = |holding: &&Holding| !holding.posted && !matches!(holding.held, Held::Leaving(_));
+        all.filter(is_behind).filter(move |holding| holding.eni == *eni)
+    }
+
+    pub(super) fn unposted_since(&self, eni: &EniId) -> Option<Instant> {
+        let behind = self.unposted(eni).filter_map(|holding| self.entries.get(&holding.ip));
+        behind.map(|entry| entry.changed).min()
+    }
+
+    /// Whatever becomes of it, the table may have heard of it from now on.
+    pub(super) fn to_post(&mut self, eni: &EniId) -> Vec<(Holding, Version)> {
+        let unposted: Vec<Ipv4Addr> = self.unposted(eni).map(|holding| holding.ip).collect();
+        let told = unposted.iter().filter_map(|ip| {
+            let entry = self.entries.get_mut(ip)?;
+            entry.before = None;
+            Some((entry.holding.clone(), entry.version))
+        });
+        told.collect()
+    }
+
+    pub(super) fn differs(&mut self, ip: Ipv4Addr, version: Version) {
+        if let Some(entry) = self.entries.get_mut(&ip).filter(|entry| entry.version == version) {
+            entry.differs = true;
+        }
+    }
+
+    pub(super) fn was_posted(&mut self, ip: Ipv4Addr, version: Version) -> Option<Holding> {
+        let entry = self.entries.get_mut(&ip).filter(|entry| entry.version == version)?;
+        entry.holding.posted = true;
+        entry.before = None;
+        Some(entry.holding.clone())
+    }
+}
+
+fn allows(choice: Choice<'_>, holding: &Holding, now: &Moment) -> bool {
+    match choice {
+        Choice::Cooled(cooldown) => !is_marked(holding, FIXED) && holding.let_go.age(now) >= cooldown,
+        Choice::Returning(name) => {
+            let holder = holding.holder.as_deref();
+            holder == Some(name) || holder.and_then(|holder| holder.strip_prefix(KEPT)) == Some(name)
+        }
+        Choice::Any => !is_marked(holding, KEPT),
+        Choice::This(ip) => holding.ip == ip,
+    }
+}
+
+fn is_marked(holding: &Holding, mark: &str) -> bool {
+    holding.holder.as_deref().is_some_and(|holder| holder.starts_with(mark))
+}
+
+fn age(holding: &Holding, now: &Moment) -> u64 {
+    holding.let_go.age(now).as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::id::{Boot, Kind, SubnetId};
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn at(seconds: u64) -> Moment {
+        Moment { boot: Arc::from("boot"), since_boot: Duration::from_secs(seconds), wall: Duration::from_secs(seconds) }
+    }
+
+    fn now() -> Moment {
+        at(10_000)
+    }
+
+    fn eni() -> EniId {
+        EniId::stored("eni-0123456789abcdef0".into())
+    }
+
+    fn ip(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, last)
+    }
+
+    fn idle(last: u8, idle: u64, holder: Option<&str>) -> Holding {
+        Holding {
+            ip: ip(last),
+            eni: eni(),
+            subnet: SubnetId::stored("subnet-0123456789abcdef0".into()),
+            held: Held::Idle,
+            holder: holder.map(str::to_owned),
+            let_go: at(10_000 - idle),
+            posted: true,
+            doubted: false,
+        }
+    }
+
+    fn token() -> Claim {
+        Boot::random().unwrap().claim(1, Kind::Lease)
+    }
+
+    fn chosen(book: &Book, choice: Choice<'_>, may_give: impl Fn(u8) -> bool) -> Option<u8> {
+        let (eni, token) = (eni(), token());
+        let wanted = Wanted { eni: &eni, sub_pool: None, choice, token: &token, holder: None };
+        book.choose(&wanted, &now(), |ip| may_give(ip.octets()[3])).map(|ip| ip.octets()[3])
+    }
+
+    #[test]
+    fn the_coldest_that_a_choice_allows_and_that_may_be_given_is_chosen() {
+        let book = Book::new(vec![
+            idle(10, 900, Some("fixed:db")),
+            idle(11, 800, Some("web")),
+            idle(12, 700, None),
+            idle(13, 5, None),
+            idle(14, 950, Some("fixed:reserved:mail")),
+            Holding { doubted: true, ..idle(15, 9000, None) },
+            Holding { held: Held::Lease(token()), ..idle(16, 9000, None) },
+            Holding { held: Held::Leaving(token()), ..idle(17, 9000, None) },
+            Holding { eni: EniId::stored("eni-0123456789abcdef1".into()), ..idle(18, 9000, None) },
+        ]);
+        let any = |_| true;
+        assert_eq!(chosen(&book, Choice::Cooled(MINUTE), any), Some(11));
+        assert_eq!(chosen(&book, Choice::Cooled(MINUTE), |last| last != 11), Some(12));
+        assert_eq!(chosen(&book, Choice::Cooled(MINUTE), |last| last > 12), None, "I10: it cools, or is somebody's");
+        assert_eq!(chosen(&book, Choice::Returning("web"), any), Some(11));
+        assert_eq!(chosen(&book, Choice::Returning("mail"), any), Some(14));
+        assert_eq!(chosen(&book, Choice::Returning("db"), any), None, "it named its address");
+        assert_eq!(chosen(&book, Choice::Any, |last| last != 11 && last != 12), Some(13));
+        assert_eq!(
+            chosen(&book, Choice::Any, |last| [10, 14].contains(&last)),
+            Some(10),
+            "I7: it is kept for somebody"
+        );
+        assert_eq!(chosen(&book, Choice::This(ip(10)), any), Some(10));
+        for last in [15, 16, 17, 18] {
+            assert_eq!(chosen(&book, Choice::This(ip(last)), any), None, "{last}");
+        }
+    }
+
+    #[test]
+    fn of_those_that_are_as_cold_none_comes_first_by_its_number() {
+        let book = Book::new((1..=50).map(|last| idle(last, 900, None)).collect());
+        let firsts: std::collections::HashSet<_> = (0..50).map(|_| chosen(&book, Choice::Any, |_| true)).collect();
+        assert!(firsts.len() > 10, "{firsts:?}");
+    }
+
+    #[test]
+    fn what_is_taken_back_is_what_it_was_and_the_table_is_not_told_of_what_it_never_heard() {
+        let (mut book, token) = (Book::new(vec![idle(10, 900, Some("db"))]), token());
+        let before = book.get(ip(10)).unwrap().clone();
+        let lease = book.lease(ip(10), token.clone(), Some("web")).unwrap();
+        assert_eq!(
+            (lease.held, lease.holder.as_deref(), lease.posted),
+            (Held::Lease(token.clone()), Some("web"), false)
+        );
+        assert_eq!(book.end(ip(10), &token, End::TakenBack, &now()), Some(before.clone()));
+        // The table may have heard of it.
+        book.lease(ip(10), token.clone(), Some("web"));
+        assert_eq!(book.to_post(&eni()).len(), 1);
+        let back = book.end(ip(10), &token, End::TakenBack, &now()).unwrap();
+        assert_eq!((back.held, back.let_go, back.posted), (Held::Idle, before.let_go, false));
+    }
+
+    #[test]
+    fn a_lease_ends_by_its_own_token_only_and_cools_from_then_on() {
+        let (mut book, first, second) = (Book::new(vec![idle(10, 900, None)]), token(), token());
+        book.lease(ip(10), second.clone(), None);
+        assert_eq!(book.end(ip(10), &first, End::Released, &now()), None);
+        let released = book.end(ip(10), &second, End::Released, &now()).unwrap();
+        assert_eq!((released.held, released.let_go, released.posted), (Held::Idle, now(), false));
+        assert_eq!(book.end(ip(10), &second, End::Released, &now()), None, "I8");
+    }
+
+    #[test]
+    fn what_leaves_never_turns_back() {
+        let (mut book, off) = (Book::new(vec![idle(10, 900, None)]), token());
+        book.leave(ip(10), &off).unwrap();
+        assert_eq!(chosen(&book, Choice::Any, |_| true), None);
+        assert_eq!(book.end(ip(10), &off, End::Released, &now()), None);
+        assert!(book.to_post(&eni()).is_empty(), "its row is told by whoever gives it back");
+        let mut leased = Book::new(vec![idle(10, 900, None)]);
+        leased.lease(ip(10), token(), None);
+        assert_eq!(leased.leave(ip(10), &off), None, "a container has it");
+    }
+
+    #[test]
+    fn what_changed_while_it_was_posted_is_posted_again() {
+        let (mut book, token) = (Book::new(vec![idle(10, 900, None)]), token());
+        book.lease(ip(10), token.clone(), None);
+        let (_, version) = book.to_post(&eni()).pop().unwrap();
+        book.end(ip(10), &token, End::Released, &now());
+        assert_eq!(book.was_posted(ip(10), version), None);
+        let (_, version) = book.to_post(&eni()).pop().unwrap();
+        assert!(book.was_posted(ip(10), version).unwrap().posted);
+        assert!(book.to_post(&eni()).is_empty());
+    }
+}

@@ -1,0 +1,247 @@
+//! The journal: what each address of this host's ENIs is to this host, durable in one file of its own.
+//!
+//! A container's start and stop are written here, and nowhere else, before Docker is answered; the table follows. All of it is
+//! in memory, and only writes touch the disk. Those that come at the same time share one commit.
+//!
+//! A file that takes no writes is put aside before anything is answered without it, so that it is not believed again later. As
+//! long as there is none, what is recorded stands in memory alone ([`Recorded::InMemory`]), and the table has to know it first.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use ipnet::Ipv4Net;
+
+use crate::domain::holding::{Held, Holding, Moment};
+use crate::domain::id::{Claim, EniId};
+
+mod book;
+mod clock;
+mod file;
+mod pen;
+
+use book::Book;
+pub use book::{Choice, Version};
+use clock::Clock;
+pub use file::{Mark, Opened};
+pub use pen::State;
+use pen::{Line, Pen};
+
+/// What was recorded where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Recorded {
+    /// On the disk.
+    Durable,
+    /// In this life's memory alone: the table has to know it before anybody is answered.
+    InMemory,
+}
+
+/// An idle address that is wanted.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Wanted<'a> {
+    pub eni: &'a EniId,
+    /// Only inside this block.
+    pub sub_pool: Option<Ipv4Net>,
+    /// Only of these.
+    pub choice: Choice<'a>,
+    /// A `lease` token, used for this alone.
+    pub token: &'a Claim,
+    /// The endpoint, if the Engine names it.
+    pub holder: Option<&'a str>,
+}
+
+/// How a lease ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Its container is gone: it cools from now on.
+    Released,
+    /// Its container never got it: it is what it was before.
+    TakenBack,
+}
+
+/// One for the life of a driver.
+pub struct Journal {
+    book: Arc<Mutex<Book>>,
+    pen: Pen,
+    clock: Clock,
+    opened: Mutex<Opened>,
+}
+
+impl Journal {
+    /// Opens the file, or makes a new one. What cannot be read is put aside; what cannot be made either is told by
+    /// [`Self::state`], and tried again.
+    pub fn open(path: &Path) -> Self {
+        let clock = Clock::new();
+        let now = clock.now();
+        let found = file::open(path, &now);
+        let book = Arc::new(Mutex::new(Book::new(found.holdings)));
+        let pen = Pen::new(path.to_owned(), found.file, Arc::clone(&book));
+        Self { book, pen, clock, opened: Mutex::new(found.opened) }
+    }
+
+    /// How it was found.
+    pub fn opened(&self) -> Opened {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This host's instance. What another one's journal says is not of this host: a disk was cloned. It is put aside.
+    pub fn belongs_to(&self, instance: &str) {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if opened.instance.as_deref() == Some(instance) {
+            return;
+        }
+        let mut lines = vec![Line::Belongs(instance.to_owned())];
+        if let Some(other) = opened.instance.replace(instance.to_owned()) {
+            tracing::error!("the journal is that of {other}: put aside, and a new one is begun");
+            opened.is_new = true;
+            self.book().clear();
+            lines.insert(0, Line::Anew);
+        }
+        self.pen.write_some_time(lines);
+    }
+
+    /// Whether it takes writes.
+    pub fn state(&self) -> State {
+        self.pen.state()
+    }
+
+    /// Which journal this is, for the table to know who spoke last.
+    pub fn mark(&self) -> Option<Mark> {
+        self.pen.mark()
+    }
+
+    /// The moment by its clocks.
+    pub fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// The addresses of an ENI.
+    pub fn of(&self, eni: &EniId) -> Vec<Holding> {
+        self.book().all().filter(|holding| holding.eni == *eni).cloned().collect()
+    }
+
+    /// One of them.
+    pub fn holding(&self, ip: Ipv4Addr) -> Option<Holding> {
+        self.book().get(ip).cloned()
+    }
+
+    /// The token of its lease.
+    pub fn lease(&self, ip: Ipv4Addr) -> Option<Claim> {
+        match self.book().get(ip)?.held {
+            Held::Lease(ref token) => Some(token.clone()),
+            Held::Idle | Held::Leaving(_) => None,
+        }
+    }
+
+    /// What the table does not say yet.
+    pub fn unposted(&self, eni: &EniId) -> Vec<Holding> {
+        self.book().unposted(eni).cloned().collect()
+    }
+
+    /// Since when the first of them has waited.
+    pub fn unposted_since(&self, eni: &EniId) -> Option<Instant> {
+        self.book().unposted_since(eni)
+    }
+
+    /// The same, to be told to it now, with what to give to [`Self::was_posted`].
+    pub fn to_post(&self, eni: &EniId) -> Vec<(Holding, Version)> {
+        self.book().to_post(eni)
+    }
+
+    /// The table says so; what was changed since is still to be posted.
+    pub fn was_posted(&self, posted: &[(Ipv4Addr, Version)]) {
+        let mut book = self.book();
+        let lines = posted.iter().filter_map(|(ip, version)| book.was_posted(*ip, *version)).map(Line::Put).collect();
+        // Lost, it would be posted once more.
+        self.pen.write_some_time(lines);
+    }
+
+    /// The table says that these are not this ENI's: it is not told again before something changes.
+    pub fn differs(&self, differing: &[(Ipv4Addr, Version)]) {
+        let mut book = self.book();
+        differing.iter().for_each(|(ip, version)| book.differs(*ip, *version));
+    }
+
+    /// The table says otherwise: it is to be told again.
+    pub fn to_be_posted(&self, ip: Ipv4Addr) {
+        let mut book = self.book();
+        let lines = book.change(ip, |holding| holding.posted = false).map(Line::Put).into_iter().collect();
+        self.pen.write_some_time(lines);
+    }
+
+    /// idle -> lease: the one that is chosen, of those that may be given.
+    pub async fn give(&self, wanted: &Wanted<'_>, may_give: impl Fn(Ipv4Addr) -> bool) -> Option<(Ipv4Addr, Recorded)> {
+        let now = self.clock.now();
+        let (ip, written) = {
+            let mut book = self.book();
+            let ip = book.choose(wanted, &now, may_give)?;
+            (ip, self.pen.write(vec![Line::Put(book.lease(ip, wanted.token.clone(), wanted.holder)?)]))
+        };
+        Some((ip, written.await))
+    }
+
+    /// lease -> idle, if it is this lease; says whether it was.
+    pub async fn end(&self, ip: Ipv4Addr, token: &Claim, end: End) -> Option<Recorded> {
+        let now = self.clock.now();
+        let written = self.pen.write(vec![Line::Put(self.book().end(ip, token, end, &now)?)]);
+        Some(written.await)
+    }
+
+    /// From now on these are this host's: EC2 has put them on the ENI, or the table has them there.
+    pub async fn enter(&self, holdings: Vec<Holding>) -> Recorded {
+        let written = {
+            let mut book = self.book();
+            let lines = holdings.iter().cloned().map(Line::Put).collect();
+            holdings.into_iter().for_each(|holding| book.put(holding));
+            self.pen.write(lines)
+        };
+        written.await
+    }
+
+    /// Changes those that are there still; for each whether it is.
+    pub async fn change(&self, ips: &[Ipv4Addr], change: impl Fn(&mut Holding)) -> Recorded {
+        let written = {
+            let mut book = self.book();
+            let lines = ips.iter().filter_map(|ip| book.change(*ip, &change)).map(Line::Put).collect();
+            self.pen.write(lines)
+        };
+        written.await
+    }
+
+    /// idle -> leaving; those that are.
+    pub async fn leave(&self, ips: &[Ipv4Addr], token: &Claim) -> (Vec<Ipv4Addr>, Recorded) {
+        let (left, written) = {
+            let mut book = self.book();
+            let left: Vec<Holding> = ips.iter().filter_map(|ip| book.leave(*ip, token)).collect();
+            let gone = left.iter().map(|holding| holding.ip).collect();
+            (gone, self.pen.write(left.into_iter().map(Line::Put).collect()))
+        };
+        (left, written.await)
+    }
+
+    /// They are not this host's any more, as far as they are still what `is` says.
+    pub async fn strike(&self, ips: &[Ipv4Addr], is: impl Fn(&Holding) -> bool) -> Recorded {
+        let written = {
+            let mut book = self.book();
+            let struck = ips.iter().filter(|ip| book.get(**ip).is_some_and(&is)).copied().collect::<Vec<_>>();
+            struck.iter().for_each(|ip| book.strike(*ip));
+            self.pen.write(struck.into_iter().map(Line::Strike).collect())
+        };
+        written.await
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        book(&self.book)
+    }
+}
+
+/// Nothing in a critical section of this lock can panic half-way through a change.
+fn book(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
+    book.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
