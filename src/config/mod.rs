@@ -115,8 +115,8 @@ impl FromStr for Secret {
 pub struct Settings {
     /// Where the table is.
     pub database: Database,
-    /// The journal's file.
-    pub journal: PathBuf,
+    /// The journal's file; none: this process serves no host.
+    pub journal: Option<PathBuf>,
     /// The parent interface of networks that name none.
     pub parent: Option<String>,
     /// The socket's path.
@@ -224,9 +224,17 @@ impl Given {
                 "EC2_IPAM_DATABASE_URL names the file {file:?}, but must name another than the driver's socket (EC2_IPAM_LISTEN)"
             );
         }
+        let journal = folder("EC2_IPAM_STATE_DIR", &self.state_dir, STATE)?.join("journal.db");
+        if let Database::Sqlite(file) = &database
+            && *file == journal
+        {
+            bail!(
+                "EC2_IPAM_DATABASE_URL names the file {file:?}, but must name another than the journal's (EC2_IPAM_STATE_DIR)"
+            );
+        }
         Ok(Settings {
             database,
-            journal: folder("EC2_IPAM_STATE_DIR", &self.state_dir, STATE)?.join("journal.db"),
+            journal: Some(journal),
             parent: interface("EC2_IPAM_PARENT", &self.parent)?,
             listen,
             warmth: Warmth {

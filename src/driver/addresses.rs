@@ -14,6 +14,7 @@ use crate::driver::interfaces::Interfaces;
 use crate::driver::served::Served;
 use crate::eni::{Lease, Outside};
 use crate::error::Error;
+use crate::journal::Recorded;
 use crate::supervise::supervised;
 
 /// Gives and takes back the addresses of Docker's pools.
@@ -96,6 +97,11 @@ impl Addresses {
     }
 
     async fn release_of(&self, id: EniId, ip: Ipv4Addr) {
+        // As an Engine starts it lets go of what its containers had before, and asks anew at once: before IMDS may have told
+        // which interfaces this host has. The journal knows what is to be done.
+        if !self.served.has(&id).await && self.outside.journal.release(&id, ip).await == Some(Recorded::Durable) {
+            return tracing::info!(eni = %id, %ip, "released {ip}");
+        }
         let (vain, mut backoff) = (std::sync::Mutex::default(), Backoff::default());
         loop {
             let until = Instant::now() + self.outside.request_timeout;

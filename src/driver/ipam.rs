@@ -58,6 +58,7 @@ impl Ipam {
     pub fn start(settings: Settings, tasks: TaskTracker, stop: CancellationToken) -> anyhow::Result<Arc<Self>> {
         if let Some(why) = &settings.wrong {
             let (store, ec2) = (Late::never(why.clone()), Late::never(why.clone()));
+            let settings = Settings { journal: None, ..settings };
             return Self::with(settings, store, ec2, Imds::new(), tasks, stop);
         }
         let database = settings.database.clone();
@@ -96,7 +97,7 @@ impl Ipam {
     ) -> anyhow::Result<Arc<Self>> {
         let outside = Arc::new(Outside {
             store,
-            journal: Arc::new(Journal::open(&settings.journal)),
+            journal: Arc::new(settings.journal.as_deref().map_or_else(Journal::nowhere, Journal::open)),
             ec2,
             imds,
             links: Links::new()?,

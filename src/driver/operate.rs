@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::domain::address::{AWS, EC2, Event, FIXED, Row, State};
 use crate::domain::id::{EniId, Kind, SubnetId};
@@ -134,6 +135,18 @@ impl Operator {
     }
 
     async fn change(&self, ip: Ipv4Addr, event: Event, until: Instant) -> Result<(), Error> {
+        for _ in 0..TRIES {
+            if self.changes(ip, event.clone(), until).await? {
+                return Ok(());
+            }
+            // Its row may have been about to follow its host's journal.
+            sleep(Duration::from_millis(200)).await;
+        }
+        Err(Error::Asked(format!("{ip} was taken at this moment; look again")))
+    }
+
+    /// Says whether the row still was what was read.
+    async fn changes(&self, ip: Ipv4Addr, event: Event, until: Instant) -> Result<bool, Error> {
         let store = self.outside.store(until).await?;
         let Some(row) = store.row(ip, until).await? else {
             return Err(Error::Asked(format!(
@@ -154,13 +167,12 @@ impl Operator {
             return Err(refused(&row));
         }
         let change = row.on(event).map_err(|_| refused(&row))?;
-        match store.apply(&[change], until).await?.as_slice() {
-            [true] => Ok(()),
-            _ => Err(Error::Asked(format!("{ip} was taken at this moment; look again"))),
-        }
+        Ok(store.apply(&[change], until).await? == [true])
     }
 }
 
+/// So often a row is read and changed.
+const TRIES: usize = 5;
 /// With its mark it has to fit into 255 characters.
 const LONGEST_NAME: usize = 240;
 

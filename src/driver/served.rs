@@ -8,12 +8,14 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::domain::address::Row;
 use crate::domain::id::EniId;
 use crate::domain::subnet::Subnet;
 use crate::driver::interfaces::Interfaces;
 use crate::eni::{Eni, Outside};
 use crate::error::Error;
 use crate::outside::imds::{Host, Nic};
+use crate::store::{Store, StoreError};
 
 /// All of them.
 pub struct Served {
@@ -43,6 +45,20 @@ impl Served {
     /// Whether this one is among them.
     pub(crate) async fn has_lost(&self, eni: &EniId) -> bool {
         self.enis.lock().await.get(eni).is_some_and(|eni| eni.lost().is_some())
+    }
+
+    /// The rows of an ENI, as they are once the table follows.
+    pub(crate) async fn rows(&self, store: &Store, id: &EniId, until: Instant) -> Result<Vec<Row>, StoreError> {
+        let mut rows = store.rows_of_eni(id, until).await?;
+        if let Some(eni) = self.enis.lock().await.get(id) {
+            eni.overlay(&mut rows);
+        }
+        Ok(rows)
+    }
+
+    /// Whether this one is served, or was until it left.
+    pub(crate) async fn has(&self, eni: &EniId) -> bool {
+        self.enis.lock().await.contains_key(eni)
     }
 
     /// Whether it waits to be taken up: it is not served, and if it was and left, it is back.

@@ -63,8 +63,12 @@ pub struct StoreStatus {
 /// The journal.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct JournalStatus {
+    /// Its file.
+    pub path: String,
     /// Why it takes no writes, so that the table is asked instead; none while it does.
     pub error: Option<String>,
+    /// Why the file that was there at the start was put aside; none where it was not.
+    pub put_aside: Option<String>,
     /// Addresses of which the table does not say yet what the journal says.
     pub unposted: usize,
     /// For how long the first of them has waited.
@@ -218,7 +222,9 @@ impl Picture {
             boot: self.outside.claims.boot().to_string(),
             store: described,
             journal: JournalStatus {
+                path: self.outside.journal.path().display().to_string(),
                 error: self.outside.journal.state().why(),
+                put_aside: self.outside.journal.opened().put_aside,
                 unposted: 0,
                 unposted_seconds: None,
                 in_doubt: 0,

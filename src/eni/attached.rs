@@ -8,11 +8,12 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Eni, Outside};
+use super::{Eni, Outside, Shared};
 use crate::domain::plan::attachment::{Attachment, Whose, Word};
 use crate::error::Error;
 use crate::outside::ec2::Ec2Error;
 use crate::outside::imds::{Instance, Nic};
+use crate::supervise::supervised;
 
 /// The ENI and the instance that it is attached to for as long as it is served.
 pub(super) struct Place {
@@ -34,6 +35,8 @@ pub(super) struct Place {
 const FRESH: Duration = Duration::from_secs(1);
 /// Neither silence nor EC2's word against IMDS's is asked for again for so long.
 const REST: Duration = Duration::from_secs(10);
+/// It answers within a few milliseconds where it is well.
+const BRIEF: Duration = Duration::from_millis(250);
 /// IMDS is a link-local hop away; what does not answer says nothing.
 const IMDS: Duration = Duration::from_secs(1);
 /// The same of EC2. Short, for requests wait for it.
@@ -90,7 +93,8 @@ impl Place {
         ))
     }
 
-    /// Before a grant or a release. It goes on unless the ENI is known to be another's: what nobody tells is no reason to stop.
+    /// Before anything is done with its addresses. It goes on unless the ENI is known to be another's: what nobody tells is no
+    /// reason to stop.
     pub(super) async fn is_ours(&self) -> Result<(), Error> {
         self.check()?;
         let mut sure_until = self.sure_until.lock().await;
@@ -131,6 +135,21 @@ impl Place {
             Err(Ec2Error::NoSuchEni { .. }) => Some(Attachment::Deleted),
             Err(_) => None,
         }
+    }
+}
+
+impl Shared {
+    /// Before a grant or a release, which wait for nothing outside this host: if IMDS is slow, what it says counts from the
+    /// next one on.
+    pub(super) async fn may_serve(self: &Arc<Self>) -> Result<(), Error> {
+        if self.place.sure_until.try_lock().is_ok_and(|sure_until| Instant::now() < *sure_until) {
+            return self.place.check();
+        }
+        let shared = Arc::clone(self);
+        let asking = async move { drop(shared.place.is_ours().await) };
+        let asked = self.outside.tasks.spawn(supervised("asking whose the interface is", asking));
+        let _ = timeout(BRIEF, asked).await;
+        self.place.check()
     }
 }
 

@@ -4,37 +4,58 @@
 //! address of which neither it nor the table has heard. Until Docker has shown its containers, by a read that began late enough
 //! for every one of them to be shown, nothing that came from the table alone is given, and nothing is given back.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
 
 use tokio::time::Instant;
 
-use super::{Shared, locked};
-use crate::domain::address::{Row, State};
+use super::{STORE_TIME, Shared, locked};
+use crate::domain::address::{FIXED, Row, State};
 use crate::domain::holding::{Follow, Held, Holding};
 use crate::domain::id::EniId;
+use crate::domain::on_eni::OnEni;
 use crate::domain::plan::settle_age;
 use crate::error::Error;
-use crate::journal::{Journal, Mark};
+use crate::journal::Journal;
+
+/// In place of a mark: whatever journal turns up is not to be believed.
+const NOBODY: &str = "none";
 
 pub(super) struct Doubt {
-    /// A whole journal of this boot knows the ENI: no witness is needed.
-    vouched: bool,
+    journal: Vouches,
+    /// Whether the table has said who spoke for the ENI last.
+    is_compared: tokio::sync::Mutex<bool>,
     is_in_doubt: Mutex<bool>,
+}
+
+/// How much a journal's word on an ENI is worth as its service begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Vouches {
+    /// It was written in this boot of the machine: no witness is needed.
+    Alone,
+    /// Before that: a list of what is on the ENI goes with it.
+    WithList,
+    /// It is new, or knows nothing of the ENI.
+    Not,
 }
 
 impl Doubt {
     pub(super) fn new(eni: &EniId, journal: &Journal) -> Self {
         let opened = journal.opened();
-        let vouched = !opened.is_new && opened.is_of_this_boot && !journal.of(eni).is_empty();
-        Self { vouched, is_in_doubt: Mutex::new(false) }
+        let journal = match opened.is_of_this_boot {
+            _ if opened.is_new || journal.of(eni).is_empty() => Vouches::Not,
+            true => Vouches::Alone,
+            false => Vouches::WithList,
+        };
+        Self { journal, is_compared: tokio::sync::Mutex::default(), is_in_doubt: Mutex::default() }
     }
 }
 
 impl Shared {
-    /// Whether idle addresses may be given before anybody else was asked.
-    pub(super) fn is_vouched(&self) -> bool {
-        self.doubt.vouched && !self.is_in_doubt()
+    /// Whether idle addresses may be given before the table was read.
+    pub(super) fn vouches(&self) -> Vouches {
+        self.doubt.journal
     }
 
     pub(super) fn is_in_doubt(&self) -> bool {
@@ -53,45 +74,91 @@ impl Shared {
         let is_leaving = |holding: &&Holding| matches!(holding.held, Held::Leaving(_));
         let leaving: Vec<Ipv4Addr> = holdings.iter().filter(is_leaving).map(|holding| holding.ip).collect();
         self.memory.taken_off(&leaving);
-        if self.doubt.vouched {
+        if self.doubt.journal == Vouches::Alone {
             self.memory.vouched(holdings.iter().filter(|holding| !is_leaving(holding)).map(|holding| holding.ip));
         }
         self.to_post.notify_one();
     }
 
-    /// Whether this journal is the one that spoke for the ENI last, by the table's word; from now on it is.
-    pub(super) async fn compare_marks(&self, until: Instant) -> Result<(), Error> {
+    /// The ENI is another instance's now. If it comes back, what is idle there is for the table to say.
+    pub(super) async fn has_left(&self) {
         let journal = self.journal();
-        let eni = &self.place.nic.eni;
-        let mark = journal.mark();
-        let said = mark.as_ref().map_or_else(|| "none".to_owned(), Mark::to_string);
-        let before = self.outside.store.now()?.speaks(eni, &said, until).await?;
-        let is_whole = match (before.as_deref(), mark) {
+        let ips: Vec<Ipv4Addr> = journal.of(&self.place.nic.eni).iter().map(|holding| holding.ip).collect();
+        let _ = journal.strike(&ips, |holding| holding.held == Held::Idle).await;
+    }
+
+    /// The machine was started anew, and this is on the ENI: what the journal knows of it may be given.
+    pub(super) fn has_listed(&self, listed: &OnEni) {
+        let listed: HashSet<Ipv4Addr> = listed.all().collect();
+        let stays = |holding: &Holding| !matches!(holding.held, Held::Leaving(_)) && listed.contains(&holding.ip);
+        let holdings = self.journal().of(&self.place.nic.eni).into_iter();
+        self.memory.vouched(holdings.filter(stays).map(|holding| holding.ip));
+    }
+
+    /// The first that is asked of the table: whether this journal is the one that spoke for the ENI last. If it is not, nothing
+    /// of it is told to the table before what both say was put together.
+    pub(super) async fn compare(&self) -> Result<(), Error> {
+        let mut is_compared = self.doubt.is_compared.lock().await;
+        if *is_compared {
+            return Ok(());
+        }
+        let (journal, eni) = (self.journal(), &self.place.nic.eni);
+        let until = Instant::now() + STORE_TIME;
+        let before = self.outside.store.now()?.spoke(eni, until).await?;
+        let is_whole = match (before, journal.mark()) {
             // No journal ever spoke for it: the table was told before anybody else.
             (None, _) => true,
-            (Some(before), Some(mark)) => !journal.opened().is_new && mark.follows(before) || before == said,
+            (Some(before), Some(mark)) => mark.follows(&before),
             (Some(_), None) => false,
         };
         if is_whole {
-            return Ok(());
+            self.speaks().await?;
+        } else {
+            tracing::warn!(
+                %eni,
+                "the journal is new, or older than the one that the table knows: what came from the table alone is not given \
+                 before Docker has shown its containers"
+            );
+            *locked(&self.doubt.is_in_doubt) = true;
+            let rows = self.fleet.look(eni, &[], STORE_TIME).await?;
+            self.put_together(&rows).await;
         }
-        tracing::warn!(
-            %eni,
-            "the journal is new, or older than the one that the table knows: what came from the table alone is not given before \
-             Docker has shown its containers"
-        );
-        *locked(&self.doubt.is_in_doubt) = true;
-        let idle = journal.of(eni).into_iter().filter(|holding| holding.held == Held::Idle);
-        let idle: Vec<Ipv4Addr> = idle.map(|holding| holding.ip).collect();
-        let recorded = journal.change(&idle, |holding| holding.doubted = true).await;
-        self.follow(recorded).await;
+        *is_compared = true;
         Ok(())
+    }
+
+    /// From now on this journal speaks for the ENI. As long as it is in doubt it does not: the next life is to be, too.
+    async fn speaks(&self) -> Result<(), Error> {
+        let mark = self.journal().mark().map_or_else(|| NOBODY.to_owned(), |mark| mark.to_string());
+        let until = Instant::now() + STORE_TIME;
+        Ok(self.outside.store.now()?.speaks(&self.place.nic.eni, &mark, until).await?)
+    }
+
+    /// Of an older journal and the table: an address is leased if either says so, and no other is given yet.
+    async fn put_together(&self, rows: &[Row]) {
+        let (journal, eni) = (self.journal(), &self.place.nic.eni);
+        let ips: Vec<Ipv4Addr> = journal.of(eni).iter().map(|holding| holding.ip).collect();
+        let recorded = journal
+            .change(&ips, |holding| {
+                let row = rows.iter().find(|row| row.ip == holding.ip && row.iface.as_ref() == Some(eni));
+                let leased = row.filter(|row| row.state() == State::Lease).and_then(|row| row.claim.clone());
+                match (&holding.held, leased) {
+                    (Held::Idle | Held::Lease(_), Some(claim)) => {
+                        (holding.held, holding.posted) = (Held::Lease(claim), true);
+                    }
+                    (Held::Idle, None) => holding.doubted = true,
+                    (Held::Lease(_), None) | (Held::Leaving(_), _) => {}
+                }
+            })
+            .await;
+        // Where no file takes it the next life finds out the same.
+        let _ = recorded;
     }
 
     /// A file that could be believed later, and takes no writes: the table learns that it speaks no more.
     pub(super) async fn disown(&self) -> Result<(), Error> {
         let store = self.outside.store.now()?;
-        store.speaks(&self.place.nic.eni, "none", Instant::now() + super::STORE_TIME).await?;
+        store.speaks(&self.place.nic.eni, NOBODY, Instant::now() + STORE_TIME).await?;
         Ok(())
     }
 
@@ -99,7 +166,9 @@ impl Shared {
     pub(super) async fn take_in(&self, rows: &[Row]) {
         let (journal, eni) = (self.journal(), &self.place.nic.eni);
         let now = journal.now();
-        let unknown = rows.iter().filter(|row| journal.holding(row.ip).is_none());
+        // An older table may have lost the mark of the primary address.
+        let primary = self.place.nic.addresses.first();
+        let unknown = rows.iter().filter(|row| Some(&row.ip) != primary && journal.holding(row.ip).is_none());
         let entered: Vec<Holding> = unknown
             .filter_map(|row| {
                 let mut holding = Holding::of_row(row, eni, &now)?;
@@ -121,33 +190,33 @@ impl Shared {
         }
     }
 
-    /// Holds the rows of the ENI, as they were read, against the journal; and Docker's word against what is in doubt.
-    pub(super) async fn has_seen(&self, rows: &[Row]) {
+    /// Holds the rows of the ENI, read since `asked`, against the journal; and Docker's word against what is in doubt.
+    pub(super) async fn has_seen(&self, rows: &[Row], asked: Instant) {
         let (journal, eni) = (self.journal(), &self.place.nic.eni);
         let now = journal.now();
-        let (mut gone, mut left) = (Vec::new(), Vec::new());
-        let leaving = self.memory.taken_off_lately();
-        let unposted: Vec<Ipv4Addr> = journal.unposted(eni).iter().map(|holding| holding.ip).collect();
-        for holding in journal.of(eni) {
-            let row = rows.iter().find(|row| row.ip == holding.ip);
-            let is_ours = row.is_some_and(|row| row.iface.as_ref() == Some(eni));
-            match &holding.held {
-                Held::Idle if !is_ours => gone.push(holding.ip),
-                Held::Leaving(_) if !is_ours && !leaving.contains(&holding.ip) => left.push(holding.ip),
-                // The database lost what it was told, or has come to say that it is this ENI's.
-                Held::Idle | Held::Lease(_) if is_ours => {
-                    let is_behind = matches!(holding.follow(row, &now), Follow::Change(_));
-                    if is_behind && !unposted.contains(&holding.ip) {
-                        journal.to_be_posted(holding.ip);
-                        self.to_post.notify_one();
-                    }
+        let (leaving, mut gone) = (self.memory.taken_off_lately(), Vec::new());
+        for holding in journal.settled(eni, asked.into_std()) {
+            let ip = holding.ip;
+            let Some(row) = rows.iter().find(|row| row.ip == ip && row.iface.as_ref() == Some(eni)) else {
+                match holding.held {
+                    Held::Idle => gone.push(ip),
+                    Held::Leaving(_) if !leaving.contains(&ip) => gone.push(ip),
+                    Held::Lease(_) | Held::Leaving(_) => {}
                 }
-                Held::Idle | Held::Lease(_) | Held::Leaving(_) => {}
+                continue;
+            };
+            if let Follow::Change(_) = holding.follow(Some(row), &now) {
+                tracing::error!(%eni, %ip, "the database lost what {ip} is, or was changed by hand: it is told again");
+                journal.to_be_posted(ip);
+                self.to_post.notify_one();
+            } else if let (Some(name), None) = (holding.row(&now).kept_for(), row.kept_for()) {
+                // An operator has let it go.
+                let recorded = journal.change(&[ip], |it| it.holder = Some(format!("{FIXED}{name}"))).await;
+                self.follow(recorded).await;
             }
         }
-        if !gone.is_empty() || !left.is_empty() {
-            let ips: Vec<Ipv4Addr> = gone.into_iter().chain(left).collect();
-            let _ = journal.strike(&ips, |holding| !matches!(holding.held, Held::Lease(_))).await;
+        if !gone.is_empty() {
+            let _ = journal.strike(&gone, |holding| !matches!(holding.held, Held::Lease(_))).await;
         }
         self.lift().await;
     }
@@ -158,15 +227,17 @@ impl Shared {
         if !self.outside.in_use.count().is_some_and(|(_, asked)| is_late(asked)) {
             return;
         }
-        let journal = self.journal();
-        let doubted = journal.of(&self.place.nic.eni).into_iter().filter(|holding| holding.doubted);
-        let open: Vec<Ipv4Addr> =
-            doubted.map(|holding| holding.ip).filter(|ip| !self.outside.in_use.contains(*ip)).collect();
-        if !open.is_empty() {
-            let recorded = journal.change(&open, |holding| holding.doubted = false).await;
-            self.follow(recorded).await;
+        if !self.is_in_doubt() {
+            return;
         }
-        *locked(&self.doubt.is_in_doubt) = false;
+        let journal = self.journal();
+        let open: Vec<Ipv4Addr> = journal.of(&self.place.nic.eni).iter().map(|holding| holding.ip).collect();
+        let recorded = journal.change(&open, |holding| holding.doubted = false).await;
+        self.follow(recorded).await;
+        match self.speaks().await {
+            Ok(()) => *locked(&self.doubt.is_in_doubt) = false,
+            Err(why) => tracing::debug!(eni = %self.place.nic.eni, "still in doubt: {why}"),
+        }
     }
 
     pub(super) fn has_unposted(&self) -> bool {
@@ -175,12 +246,21 @@ impl Shared {
 
     /// Rows that do not say yet what the journal says, as they will.
     pub(super) fn overlay(&self, rows: &mut [Row]) {
-        let journal = self.journal();
-        let (unposted, now) = (journal.unposted(&self.place.nic.eni), journal.now());
+        self.lay_over(rows, &self.journal().unposted(&self.place.nic.eni));
+    }
+
+    /// Rows as the journal has them, whenever they were read.
+    pub(super) fn as_journal_has(&self, rows: &mut [Row]) {
+        self.lay_over(rows, &self.journal().of(&self.place.nic.eni));
+    }
+
+    fn lay_over(&self, rows: &mut [Row], holdings: &[Holding]) {
+        let now = self.journal().now();
         for row in rows.iter_mut() {
-            let holding = unposted.iter().find(|holding| holding.ip == row.ip);
-            let may_follow = matches!(row.state(), State::Ready | State::Lease | State::On);
-            if let Some(holding) = holding.filter(|holding| may_follow && row.iface.as_ref() == Some(&holding.eni)) {
+            let holding = holdings.iter().find(|holding| holding.ip == row.ip);
+            let follows = matches!(row.state(), State::Ready | State::Lease | State::On)
+                && row.iface.as_ref() == Some(&self.place.nic.eni);
+            if let Some(holding) = holding.filter(|holding| follows && !matches!(holding.held, Held::Leaving(_))) {
                 *row = Row { primary: row.primary, ..holding.row(&now) };
             }
         }

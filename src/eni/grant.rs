@@ -33,7 +33,7 @@ impl Eni {
         until: Instant,
     ) -> Result<Lease, Error> {
         self.shared.memory.asked_in(sub_pool);
-        self.may_grant(until).await?;
+        self.survey_done(until).await?;
         let cooldown = self.shared.outside.warmth.cooldown;
         let name = holder.as_deref();
         if let Some(name) = name {
@@ -69,7 +69,7 @@ impl Eni {
     /// The address that the container named, exempt from cool-down and sub-pool.
     pub async fn lease_this(&self, ip: Ipv4Addr, holder: Option<String>, until: Instant) -> Result<Lease, Error> {
         self.shared.memory.asked();
-        self.may_grant(until).await?;
+        self.survey_done(until).await?;
         let holder = Some(format!("{FIXED}{}", holder.unwrap_or_default()));
         let patience = (until - LAST_WORD).min(Instant::now() + RELEASE_IN_FLIGHT);
         loop {
@@ -171,7 +171,7 @@ impl Eni {
         holder: Option<&str>,
         until: Instant,
     ) -> Result<Option<Lease>, Error> {
-        self.is_ours(until).await?;
+        self.shared.may_serve().await?;
         let parent = self.parent().await;
         let token = self.shared.outside.claims.next(Kind::Lease);
         let wanted = Wanted { eni: &self.nic.eni, sub_pool, choice, token: &token, holder };
@@ -193,15 +193,6 @@ impl Eni {
         let parent = self.shared.outside.links.parent(&self.nic.mac).await?;
         self.shared.memory.host_has(&parent.addresses);
         Ok(parent)
-    }
-
-    /// Nothing is granted before rows and EC2 were compared once, unless the journal was kept in this boot of the machine.
-    async fn may_grant(&self, until: Instant) -> Result<(), Error> {
-        if self.shared.is_vouched() { self.shared.place.check() } else { self.survey_done(until).await }
-    }
-
-    async fn is_ours(&self, until: Instant) -> Result<(), Error> {
-        timeout_at(until - LAST_WORD / 2, self.shared.place.is_ours()).await.unwrap_or(Ok(()))
     }
 
     /// The refusal of an address that its row has idle here, to whoever named it.

@@ -67,8 +67,8 @@ impl Shared {
         Lease { ip, held: Some((claim, Arc::clone(self))), span: Span::current() }
     }
 
-    pub(super) async fn release(&self, ip: Ipv4Addr) {
-        if let Err(why) = self.place.is_ours().await {
+    pub(super) async fn release(self: &Arc<Self>, ip: Ipv4Addr) {
+        if let Err(why) = self.may_serve().await {
             return tracing::info!(eni = %self.place.nic.eni, %ip, "nothing to release: {why}");
         }
         point("release:begun").await;

@@ -129,7 +129,7 @@ impl Memory {
         facts.listed.retain(|ip| missing.iter().all(|row| row.ip != *ip));
     }
 
-    /// A whole journal of this boot is witness enough that its addresses are on the ENI.
+    /// The journal is witness enough that these are on the ENI.
     pub(super) fn vouched(&self, ips: impl Iterator<Item = Ipv4Addr>) {
         self.facts().listed.extend(ips);
     }

@@ -49,7 +49,7 @@ mod trouble;
 mod unassign;
 
 use attached::Place;
-use doubt::Doubt;
+use doubt::{Doubt, Vouches};
 pub use lease::Lease;
 use memory::{Memory, WhyNot};
 pub use outside::{Claims, Outside};
@@ -150,11 +150,14 @@ impl Eni {
         outside: Arc<Outside>,
     ) -> Arc<Self> {
         let (wants, inbox) = mpsc::unbounded_channel();
-        let (sender, surveyed) = watch::channel(Err(Error::Missing(
-            "the first look at the ENI is not done yet: EC2 or the database is slow".into(),
-        )));
         let shared = Arc::new(Shared::new(nic.clone(), instance, Arc::clone(&outside)));
         shared.begins();
+        let (sender, surveyed) = watch::channel(match shared.vouches() {
+            Vouches::Alone => Ok(()),
+            Vouches::WithList | Vouches::Not => {
+                Err(Error::Missing("the first look at the ENI is not done yet: EC2 or the database is slow".into()))
+            }
+        });
         let task = task::Task::new(
             nic.clone(),
             subnet.clone(),
@@ -174,9 +177,18 @@ impl Eni {
         let stop = outside.stop.clone();
         let work = async move {
             let posting = async { posts.post_always().await };
-            left.run_until_cancelled(stop.run_until_cancelled(posting)).await
+            if left.run_until_cancelled(stop.run_until_cancelled(posting)).await.is_none() {
+                posts.has_left().await;
+            }
         };
         outside.tasks.spawn(supervised("posting", work));
+        let (reserved, left) = (Arc::clone(&shared), shared.place.left.clone());
+        let stop = outside.stop.clone();
+        let work = async move {
+            let reading = async { reserved.read_reserved_always().await };
+            left.run_until_cancelled(stop.run_until_cancelled(reading)).await
+        };
+        outside.tasks.spawn(supervised("reading what is reserved", work));
         Arc::new(Self { nic, subnet, wants, surveyed, shared })
     }
 
@@ -269,8 +281,8 @@ impl Eni {
         self.shared.shown.limit()
     }
 
-    /// Nothing is granted before rows and EC2 were compared once: claims of an earlier life are settled, and idle rows are
-    /// known to be on the ENI (I2).
+    /// Nothing is granted before rows and EC2 were compared once, so that idle rows are known to be on the ENI (I2), unless
+    /// the journal knows that.
     pub async fn survey_done(&self, until: Instant) -> Result<(), Error> {
         let mut surveyed = self.surveyed.clone();
         // Only a person can change some reasons: those are told at once.

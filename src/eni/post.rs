@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{STORE_TIME, Shared};
 use crate::backoff::Backoff;
@@ -15,6 +15,8 @@ use crate::journal::{Journal, Recorded, State, Version};
 
 /// What comes together is posted together.
 const GATHER: Duration = Duration::from_millis(50);
+/// So often the table is looked over: it may have lost its last commits, and a host that has nothing to tell it must notice.
+const LOOK: Duration = Duration::from_secs(10);
 /// Rows to a round trip.
 const MOST: usize = 500;
 
@@ -37,17 +39,31 @@ impl Shared {
         }
     }
 
-    /// Without end.
+    /// Without end: what changed is posted soon, and from time to time the table is asked whether it still says so.
     pub(super) async fn post_always(&self) {
         loop {
-            self.to_post.notified().await;
-            sleep(GATHER).await;
+            let mut looks = timeout(LOOK, self.to_post.notified()).await.is_err();
+            if !looks {
+                sleep(GATHER).await;
+            }
             let mut backoff = Backoff::default();
-            while let Err(why) = self.post().await {
+            while let Err(why) = self.keep_up(looks).await {
                 tracing::debug!(eni = %self.place.nic.eni, "not posted yet: {why}");
                 sleep(backoff.fails()).await;
+                // It may come back without its last commits.
+                looks = true;
             }
         }
+    }
+
+    async fn keep_up(&self, looks: bool) -> Result<(), Error> {
+        self.post().await?;
+        if looks {
+            let asked = Instant::now();
+            let rows = self.fleet.look(&self.place.nic.eni, &[], STORE_TIME).await?;
+            self.has_seen(&rows, asked).await;
+        }
+        Ok(())
     }
 
     /// Tells the table what it does not say yet. Those that differ stay unposted: reconciling finds them.
@@ -55,6 +71,7 @@ impl Shared {
     /// # Errors
     /// The table is away, or a file that could be believed later is still there.
     pub(super) async fn post(&self) -> Result<(), Error> {
+        self.compare().await?;
         // One at a time, so that none overtakes another.
         let _turn = self.posting.lock().await;
         if let State::Stuck(why) = self.journal().state() {

@@ -43,7 +43,8 @@ impl Task {
                 if row.kept_for().is_none() {
                     holding.holder = order.holder();
                 }
-                granted.push((self.shared.granted(row.ip, token), order));
+                let lease = order.span().in_scope(|| self.shared.granted(row.ip, token));
+                granted.push((lease, order));
             } else if self.outside.in_use.contains(row.ip) {
                 // A container has it of which only Docker knew.
                 holding.held = Held::Lease(self.outside.claims.next(Kind::Lease));
@@ -78,19 +79,19 @@ impl Task {
                 self.queue.put_back(order);
                 continue;
             };
-            let lease = self.shared.granted(ip, token.clone());
-            self.shared.follow(recorded).await;
             let span = order.span();
+            let lease = span.in_scope(|| self.shared.granted(ip, token.clone()));
+            self.shared.follow(recorded).await;
             let _in_span = span.enter();
             order.answer(Ok(lease));
         }
         Ok(())
     }
 
-    /// The rows of the ENI as they are once the table follows: what is decided on is never older than what was answered.
+    /// The rows of the ENI: what is decided on is never older than what was answered.
     pub(super) async fn rows(&self) -> Result<Vec<Row>, Error> {
         let mut rows = self.fleet.look(&self.nic.eni, &[], STORE_TIME).await?;
-        self.shared.overlay(&mut rows);
+        self.shared.as_journal_has(&mut rows);
         Ok(rows)
     }
 }

@@ -61,14 +61,15 @@ impl Task {
         let first = self.witness != Some(Witness::Ec2);
         self.shared.memory.surveyed(&listed, if first { &missing } else { &[] });
         if self.witness.is_none() {
-            self.shared.compare_marks(until).await?;
+            self.shared.compare().await?;
             self.began(&listed, &rows);
         }
         self.shared.take_in(&rows).await;
         // IMDS's word is not enough to give anything up, and neither is the table's before Docker has said what its
         // containers have (I1): reconciling looks again.
         let unused: Vec<Row> = missing.into_iter().filter(|row| !self.shared.memory.has_container(row.ip)).collect();
-        if first && witness == Witness::Ec2 && self.outside.in_use.count().is_some() && !unused.is_empty() {
+        let is_known = self.outside.in_use.count().is_some() && !self.shared.is_in_doubt();
+        if first && witness == Witness::Ec2 && is_known && !unused.is_empty() {
             let given = self.unassign(&unused).await?;
             self.note(Action::Unassign, given.trouble.as_ref());
         }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::pace::Pace;
 use super::queue::{Queue, Want};
 use super::room::Room;
-use super::{Outside, STORE_TIME, Shared};
+use super::{Outside, STORE_TIME, Shared, Vouches};
 use crate::domain::holding::Held;
 use crate::domain::plan::Burst;
 use crate::domain::plan::assign::Why;
@@ -106,8 +106,17 @@ impl Task {
     /// Works until the driver stops or the ENI's handle is dropped.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let first_look = async {
+            if self.shared.vouches() == Vouches::WithList
+                && let Ok(listed) = self.outside.imds.on_eni(&self.nic.mac).await
+            {
+                self.shared.has_listed(&listed);
+                let _ = self.surveyed.send_replace(Ok(()));
+            }
             while let Err(why) = self.look().await {
-                if self.surveyed.send_replace(Err(why.clone())).err().as_ref() != Some(&why) {
+                // Whoever may be served meanwhile is.
+                if self.surveyed.borrow().is_err()
+                    && self.surveyed.send_replace(Err(why.clone())).err().as_ref() != Some(&why)
+                {
                     tracing::warn!(eni = %self.nic.eni, "{why}");
                 }
                 sleep_until(self.pace.failed(Instant::now())).await;
@@ -250,9 +259,10 @@ impl Task {
         let memory = &self.shared.memory;
         // Before the rows are read: what is posted meanwhile may not show in them.
         let unposted = self.shared.has_unposted();
-        let rows = self.rows().await?;
+        let mut rows = self.fleet.look(&self.nic.eni, &[], STORE_TIME).await?;
         self.shared.take_in(&rows).await;
-        self.shared.has_seen(&rows).await;
+        self.shared.has_seen(&rows, now).await;
+        self.shared.as_journal_has(&mut rows);
         let holdings = self.shared.journal().of(&self.nic.eni);
         let link = self.outside.links.parent(&self.nic.mac).await.ok();
         let which = |may: &dyn Fn(Ipv4Addr) -> bool| rows.iter().map(|row| row.ip).filter(|ip| may(*ip)).collect();
@@ -264,7 +274,11 @@ impl Task {
         Ok(View {
             queue: self.queue.wishes(),
             unposted,
-            held: holdings.iter().map(|holding| holding.ip).collect(),
+            // In doubt it may know too little of any of them.
+            held: match self.shared.is_in_doubt() {
+                true => rows.iter().map(|row| row.ip).collect(),
+                false => holdings.iter().map(|holding| holding.ip).collect(),
+            },
             leaving: holdings
                 .iter()
                 .filter(|holding| matches!(holding.held, Held::Leaving(_)))

@@ -39,7 +39,10 @@ struct Entry {
     before: Option<Box<Holding>>,
     /// The table says that it is not this ENI's: it is not told again before something changes.
     differs: bool,
-    changed: Instant,
+    /// Since when the table does not say so.
+    behind: Instant,
+    /// When it was changed, or the table told, last.
+    touched: Instant,
 }
 
 impl Book {
@@ -60,8 +63,9 @@ impl Book {
     pub(super) fn put(&mut self, holding: Holding) {
         self.changes += 1;
         let version = Version(self.changes);
-        self.entries
-            .insert(holding.ip, Entry { holding, version, before: None, differs: false, changed: Instant::now() });
+        let now = Instant::now();
+        let entry = Entry { holding, version, before: None, differs: false, behind: now, touched: now };
+        self.entries.insert(entry.holding.ip, entry);
     }
 
     pub(super) fn clear(&mut self) {
@@ -77,8 +81,9 @@ impl Book {
         self.changes += 1;
         entry.version = Version(self.changes);
         (entry.before, entry.differs) = (None, false);
+        entry.touched = Instant::now();
         if entry.holding.posted {
-            entry.changed = Instant::now();
+            entry.behind = entry.touched;
         }
         change(&mut entry.holding);
         Some(entry.holding.clone())
@@ -150,7 +155,14 @@ impl Book {
 
     pub(super) fn unposted_since(&self, eni: &EniId) -> Option<Instant> {
         let behind = self.unposted(eni).filter_map(|holding| self.entries.get(&holding.ip));
-        behind.map(|entry| entry.changed).min()
+        behind.map(|entry| entry.behind).min()
+    }
+
+    /// Those of which the table has been told all there is, those that leave among them, with nothing since then.
+    pub(super) fn settled(&self, eni: &EniId, since: Instant) -> impl Iterator<Item = &Holding> {
+        let is_told = |holding: &Holding| holding.posted || matches!(holding.held, Held::Leaving(_));
+        let all = self.entries.values().filter(move |entry| is_told(&entry.holding) && entry.touched < since);
+        all.map(|entry| &entry.holding).filter(move |holding| holding.eni == *eni)
     }
 
     /// Whatever becomes of it, the table may have heard of it from now on.
@@ -173,7 +185,7 @@ impl Book {
     pub(super) fn was_posted(&mut self, ip: Ipv4Addr, version: Version) -> Option<Holding> {
         let entry = self.entries.get_mut(&ip).filter(|entry| entry.version == version)?;
         entry.holding.posted = true;
-        entry.before = None;
+        (entry.before, entry.touched) = (None, Instant::now());
         Some(entry.holding.clone())
     }
 }

@@ -82,6 +82,17 @@ impl Journal {
         Self { book, pen, clock, opened: Mutex::new(found.opened) }
     }
 
+    /// Without a file: for a process that serves no host.
+    pub fn nowhere() -> Self {
+        let opened = Opened { is_new: true, is_of_this_boot: true, instance: None, put_aside: None };
+        Self { book: Arc::default(), pen: Pen::without(), clock: Clock::new(), opened: Mutex::new(opened) }
+    }
+
+    /// Where it is, or is to be.
+    pub fn path(&self) -> &Path {
+        self.pen.path()
+    }
+
     /// How it was found.
     pub fn opened(&self) -> Opened {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -141,6 +152,11 @@ impl Journal {
         self.book().unposted(eni).cloned().collect()
     }
 
+    /// Of which the table has been told, with nothing since then.
+    pub fn settled(&self, eni: &EniId, since: Instant) -> Vec<Holding> {
+        self.book().settled(eni, since).cloned().collect()
+    }
+
     /// Since when the first of them has waited.
     pub fn unposted_since(&self, eni: &EniId) -> Option<Instant> {
         self.book().unposted_since(eni)
@@ -188,6 +204,12 @@ impl Journal {
         let now = self.clock.now();
         let written = self.pen.write(vec![Line::Put(self.book().end(ip, token, end, &now)?)]);
         Some(written.await)
+    }
+
+    /// lease -> idle, whichever lease it is; none where this ENI has none of it.
+    pub async fn release(&self, eni: &EniId, ip: Ipv4Addr) -> Option<Recorded> {
+        let holding = self.holding(ip).filter(|holding| holding.eni == *eni)?;
+        self.end(ip, holding.held.token()?, End::Released).await
     }
 
     /// From now on these are this host's: EC2 has put them on the ENI, or the table has them there.

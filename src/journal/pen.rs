@@ -1,7 +1,7 @@
 //! The thread that writes: whatever waits when it comes to write goes into one commit.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,6 +54,7 @@ struct Job {
 }
 
 pub(super) struct Pen {
+    path: PathBuf,
     jobs: mpsc::Sender<Job>,
     known: Arc<Mutex<Known>>,
 }
@@ -71,13 +72,23 @@ impl Pen {
         let (jobs, inbox) = mpsc::channel();
         let mark = file.as_ref().ok().map(|file| file.mark.clone());
         let known = Arc::new(Mutex::new(Known { state: State::Writable, mark }));
-        let mut writer = Writer { path, file: None, tried: None, book, known: Arc::clone(&known) };
+        let mut writer = Writer { path: path.clone(), file: None, tried: None, book, known: Arc::clone(&known) };
         match file {
             Ok(file) => writer.file = Some(file),
             Err(why) => writer.fails(why),
         }
         std::thread::spawn(move || writer.run(&inbox));
-        Self { jobs, known }
+        Self { path, jobs, known }
+    }
+
+    /// Writes nowhere.
+    pub(super) fn without() -> Self {
+        let known = Known { state: State::Without("this process has none".to_owned()), mark: None };
+        Self { path: PathBuf::new(), jobs: mpsc::channel().0, known: Arc::new(Mutex::new(known)) }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(super) fn state(&self) -> State {

@@ -307,8 +307,13 @@ impl Store {
         either!(self, s => s.insert_missing(subnet, rows, until))
     }
 
-    /// Which journal speaks for an ENI from now on (at most 64 characters); says which one did before.
-    pub async fn speaks(&self, eni: &EniId, mark: &str, until: Instant) -> Result<Option<String>> {
+    /// Which journal spoke last for an ENI.
+    pub async fn spoke(&self, eni: &EniId, until: Instant) -> Result<Option<String>> {
+        either!(self, s => s.spoke(&format!("journal:{eni}"), until))
+    }
+
+    /// Which journal speaks for an ENI from now on (at most 64 characters).
+    pub async fn speaks(&self, eni: &EniId, mark: &str, until: Instant) -> Result<()> {
         either!(self, s => s.speaks(&format!("journal:{eni}"), mark, until))
     }
 

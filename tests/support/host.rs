@@ -231,6 +231,10 @@ fn own_run(run: &Path) {
         |what: Option<&Path>, at: &str, how| nix::mount::mount(what, at, None::<&str>, how, None::<&str>).unwrap();
     mount(None, "/", MsFlags::MS_REC | MsFlags::MS_PRIVATE);
     mount(Some(run), "/run", MsFlags::MS_BIND);
+    let boot = run.join("boot_id");
+    if boot.exists() {
+        mount(Some(&boot), "/proc/sys/kernel/random/boot_id", MsFlags::MS_BIND);
+    }
 }
 
 pub struct Host {
@@ -407,6 +411,22 @@ impl Host {
     pub async fn restart(&mut self) {
         self.kill();
         self.start().await;
+    }
+
+    /// The machine goes down and is up again; the driver does not run yet.
+    pub fn reboot(&mut self) {
+        self.kill();
+        std::fs::write(self.run_dir().join("boot_id"), format!("{:x}\n", fastrand::u128(..))).unwrap();
+    }
+
+    /// The state folder is lost, but for the table.
+    pub fn lose_journal(&self) {
+        for entry in std::fs::read_dir(self.dir.path().join("state")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().unwrap().to_str().unwrap().starts_with("journal") {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
     }
 
     /// The command line in the host's namespace with the host's settings.

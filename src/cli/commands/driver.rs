@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cli::{Cli, Command};
+use crate::config::Settings;
 use crate::driver::doctor::{Check, bad, ok};
 use crate::driver::ipam::Ipam;
 use crate::late::Late;
@@ -144,7 +145,8 @@ impl Driver {
                  --database-url mysql://…"
             );
         }
-        let settings = cli.given.settings()?;
+        // A driver's own, which may begin at any moment.
+        let settings = Settings { journal: None, ..cli.given.settings()? };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let patience = settings.request_timeout;
         let is_doctor = matches!(cli.command, Command::Doctor { .. });

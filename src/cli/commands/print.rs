@@ -8,7 +8,7 @@ use super::driver::{Driver, note};
 use crate::domain::address::State;
 use crate::driver::doctor::{Check, Verdict};
 use crate::driver::found::Found;
-use crate::driver::status::{DockerStatus, EniStatus, Listed, Status};
+use crate::driver::status::{DockerStatus, EniStatus, JournalStatus, Listed, Status};
 use crate::plain::write_json;
 
 pub(super) fn json(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
@@ -54,6 +54,7 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> anyhow::Result<()
         }
         Some(why) => line(out, &format!("store     {why}"))?,
     }
+    journal(out, &status.journal)?;
     let ec2 = [&status.ec2.region, &status.ec2.error];
     line(out, &format!("EC2       {}", ec2.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join("; ")))?;
     docker(out, status.docker.as_ref())?;
@@ -76,6 +77,22 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> anyhow::Result<()
         line(out, &format!("subnet    {subnet}: {}", counted(counts)))?;
     }
     Ok(())
+}
+
+fn journal(out: &mut impl Write, journal: &JournalStatus) -> anyhow::Result<()> {
+    let JournalStatus { path, error, put_aside, unposted, unposted_seconds, in_doubt } = journal;
+    let mut parts = vec![match error {
+        None => path.clone(),
+        Some(why) => format!("{path} takes no writes, so the database is waited for: {why}"),
+    }];
+    parts.extend(put_aside.as_ref().map(|why| format!("the one before was put aside: {why}")));
+    if let (1.., Some(seconds)) = (unposted, unposted_seconds) {
+        parts.push(format!("{unposted} addresses not in the table yet, for {seconds} s"));
+    }
+    if *in_doubt > 0 {
+        parts.push(format!("{in_doubt} addresses in doubt until Docker has shown its containers"));
+    }
+    line(out, &format!("journal   {}", parts.join("; ")))
 }
 
 fn docker(out: &mut impl Write, docker: Option<&DockerStatus>) -> anyhow::Result<()> {

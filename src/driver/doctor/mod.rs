@@ -1,6 +1,7 @@
 //! Every prerequisite checked, each failure with its remedy.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub struct Doctor {
     served: Arc<Served>,
     docker: Arc<DockerWatch>,
     picture: Arc<Picture>,
+    /// The journal's file; none: this process serves nobody.
+    journal: Option<PathBuf>,
     /// Why nothing is done.
     wrong: Option<String>,
 }
@@ -62,6 +65,7 @@ impl Doctor {
             served: Arc::clone(served),
             docker: Arc::clone(docker),
             picture: Arc::clone(picture),
+            journal: settings.journal.clone(),
             wrong: settings.wrong.clone(),
         }
     }
@@ -101,16 +105,18 @@ impl Doctor {
             self.check_lock(nic, &mut checks).await;
             if let (Ok(ec2), Ok(host)) = (&ec2, &host) {
                 let rows = match &store {
-                    Some(store) => store.rows_of_eni(&nic.eni, by_then()).await.unwrap_or_default(),
+                    Some(store) => self.served.rows(store, &nic.eni, by_then()).await.unwrap_or_default(),
                     None => Vec::new(),
                 };
                 check_eni(&self.outside.links, ec2, host, nic, &rows, &mut checks).await;
                 check_permissions(ec2, nic, &mut checks).await;
             }
             if let Some(store) = &store {
-                check_subnet(store, nic, by_then(), &mut checks).await;
+                let rows = self.served.rows(store, &nic.eni, by_then()).await;
+                check_subnet(store, nic, rows, by_then(), &mut checks).await;
             }
         }
+        checks.extend(self.check_journal());
         checks.push(self.check_docker(host.ok().as_ref()).await);
         checks.extend(
             self.docker.warnings().into_iter().map(|found| {
@@ -170,6 +176,20 @@ impl Doctor {
                 "stop one of them (`docker plugin ls`, `systemctl status ec2-ipam`)",
             ));
         }
+    }
+
+    /// None where this process serves nobody.
+    fn check_journal(&self) -> Option<Check> {
+        let journal = &self.outside.journal;
+        let path = self.journal.as_ref()?.display();
+        Some(match journal.state().why() {
+            None => ok("journal", format!("{path} takes writes")),
+            Some(why) => bad(
+                "journal",
+                format!("{path}: {why}, so that each start and stop of a container waits for the database"),
+                "see that its disk has room and its folder can be written: a new one is then begun by itself",
+            ),
+        })
     }
 
     async fn check_docker(&self, host: Option<&Host>) -> Check {

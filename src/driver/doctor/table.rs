@@ -11,7 +11,7 @@ use crate::domain::subnet::Subnet;
 use crate::error::Error;
 use crate::fleet::fill;
 use crate::outside::imds::Nic;
-use crate::store::{Connections, Store};
+use crate::store::{Connections, Store, StoreError};
 
 /// As many as one host takes at most.
 const CONNECTIONS: u64 = 4;
@@ -68,7 +68,14 @@ fn check_connections(found: Connections) -> Check {
     }
 }
 
-pub(super) async fn check_subnet(store: &Store, nic: &Nic, until: Instant, checks: &mut Vec<Check>) {
+/// `rows`: the ENI's.
+pub(super) async fn check_subnet(
+    store: &Store,
+    nic: &Nic,
+    rows: Result<Vec<Row>, StoreError>,
+    until: Instant,
+    checks: &mut Vec<Check>,
+) {
     let name = "subnet";
     let remedy = format!("run `ec2-ipam init {}`; creating a network does it too", nic.subnet);
     let subnet = match Subnet::new(nic.subnet.clone(), nic.cidr) {
@@ -80,7 +87,7 @@ pub(super) async fn check_subnet(store: &Store, nic: &Nic, until: Instant, check
         Ok(false) => warning(name, format!("{} {} is not wholly in the table", subnet.id, subnet.cidr), remedy),
         Err(why) => bad(name, why, &remedy),
     });
-    if let Ok(rows) = store.rows_of_eni(&nic.eni, until).await {
+    if let Ok(rows) = rows {
         let leases = rows.iter().filter(|row: &&Row| row.state() == State::Lease).count();
         checks.push(ok(
             "addresses",

@@ -109,7 +109,11 @@ impl MySql {
         insert::insert_missing(&self.pool, subnet, rows, until).await
     }
 
-    pub(super) async fn speaks(&self, name: &str, mark: &str, until: Instant) -> Result<Option<String>> {
+    pub(super) async fn spoke(&self, name: &str, until: Instant) -> Result<Option<String>> {
+        task::spoke(&self.pool, name, until).await
+    }
+
+    pub(super) async fn speaks(&self, name: &str, mark: &str, until: Instant) -> Result<()> {
         task::speaks(&self.pool, name, mark, until).await
     }
 

@@ -46,17 +46,16 @@ async fn once(mut conn: Checkout, name: &str, holder: &str, seconds: u64) -> Res
     Ok(held)
 }
 
-/// Who was named there, and is replaced. One host alone writes it.
-pub(super) async fn speaks(
-    pool: &Arc<Pool>,
-    name: &str,
-    mark: &str,
-    until: Instant,
-) -> Result<Option<String>, StoreError> {
+/// Who is named there.
+pub(super) async fn spoke(pool: &Arc<Pool>, name: &str, until: Instant) -> Result<Option<String>, StoreError> {
+    let name = text(name);
+    Tries::new(pool, until).run(|conn, _| look(conn, &name)).await
+}
+
+/// Names another. One host alone does.
+pub(super) async fn speaks(pool: &Arc<Pool>, name: &str, mark: &str, until: Instant) -> Result<(), StoreError> {
     let (name, mark) = (text(name), text(mark));
-    let before = Tries::new(pool, until).run(|conn, _| look(conn, &name)).await?;
-    Tries::new(pool, until).run(|conn, _| name_now(conn, &name, &mark)).await?;
-    Ok(before)
+    Tries::new(pool, until).run(|conn, _| name_now(conn, &name, &mark)).await
 }
 
 async fn look(mut conn: Checkout, name: &str) -> Result<Option<String>, Trouble> {

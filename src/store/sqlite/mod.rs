@@ -185,7 +185,12 @@ impl Sqlite {
         Ok(inserted)
     }
 
-    pub(super) async fn speaks(&self, name: &str, mark: &str, until: Instant) -> Result<Option<String>> {
+    pub(super) async fn spoke(&self, name: &str, until: Instant) -> Result<Option<String>> {
+        let name = name.to_owned();
+        self.run(until, move |file, _| write::spoke(file, &name)).await
+    }
+
+    pub(super) async fn speaks(&self, name: &str, mark: &str, until: Instant) -> Result<()> {
         let (name, mark) = (name.to_owned(), mark.to_owned());
         self.run(until, move |file, _| write::speaks(file, &name, &mark)).await
     }

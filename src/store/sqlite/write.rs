@@ -217,11 +217,13 @@ pub(super) fn hold_task(file: &Connection, name: &str, holder: &str, span: Durat
 }
 
 /// Who was named there, and is replaced.
-pub(super) fn speaks(file: &mut Connection, name: &str, mark: &str) -> Result<Option<String>, Trouble> {
-    let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let before = change.query_row("SELECT holder FROM task WHERE name = ?1", [name], |row| row.get(0)).optional()?;
+pub(super) fn spoke(file: &Connection, name: &str) -> Result<Option<String>, Trouble> {
+    let look = file.query_row("SELECT holder FROM task WHERE name = ?1", [name], |row| row.get(0));
+    Ok(look.optional()?.flatten())
+}
+
+pub(super) fn speaks(file: &Connection, name: &str, mark: &str) -> Result<(), Trouble> {
     let put = "INSERT INTO task (name, holder) VALUES (?1, ?2) ON CONFLICT(name) DO UPDATE SET holder = ?2";
-    change.execute(put, [name, mark])?;
-    change.commit()?;
-    Ok(before.flatten())
+    file.execute(put, [name, mark])?;
+    Ok(())
 }

@@ -123,7 +123,7 @@ impl Setup {
             log_format: ec2_ipam::telemetry::Format::Text,
             wrong: None,
             database: bed.books.url(seat).parse().unwrap(),
-            journal: bed.hosts[seat].docker.with_extension("journal.db"),
+            journal: Some(bed.hosts[seat].docker.with_extension("journal.db")),
             parent: None,
             listen: "/nowhere".into(),
             warmth: Warmth { target: self.target, max: self.warm_max, cooldown: self.cooldown },
