@@ -113,6 +113,7 @@ async fn an_elastic_ip_on_an_idle_address_is_told(kind: Kind) {
     fleet.vpc.associate(&host.eni, ip, "203.0.113.7".parse().unwrap());
     // The first look shows it, and each thorough one after.
     host.restart().await;
+    eventually("the first look", async || host.log().matches("serving eni-").count() == 2).await;
     assert_eq!(host.lease(&pool).await, ip);
     let told = format!("WARN the Elastic IP 203.0.113.7 is on {ip}");
     assert!(host.log().contains(&told), "{}", host.log());

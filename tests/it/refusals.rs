@@ -113,6 +113,7 @@ async fn a_file_that_was_moved_away_is_made_anew_and_filled() {
     let fleet = Fleet::new(Kind::Sqlite).await;
     let (host, pool) = fleet.started(1, &[]).await;
     let first = host.lease(&pool).await;
+    host.rows().await;
     let state = host.dir.path().join("state");
     std::fs::rename(&state, host.dir.path().join("away")).unwrap();
     let second = host.lease(&pool).await;

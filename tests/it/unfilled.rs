@@ -42,6 +42,7 @@ async fn status(host: &Host) -> Status {
 async fn lose_the_table(host: &mut Host) {
     host.stop().await;
     host.sql("DELETE FROM allocation", "DELETE FROM allocation").await;
+    host.lose_journal();
 }
 
 async fn leases(host: &Host, pool: &str, count: usize) -> Vec<Ipv4Addr> {

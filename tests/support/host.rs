@@ -609,6 +609,10 @@ impl Host {
     pub async fn age(&self, seconds: u32) {
         // Once the table knows what is aged there.
         self.rows().await;
+        // Neither clock is to be seen ahead of the other.
+        if self.child.is_some() {
+            self.signal(Signal::SIGSTOP);
+        }
         let ahead = self.dir.path().join("ahead");
         let before: u32 = std::fs::read_to_string(&ahead).map_or(0, |text| text.parse().unwrap());
         std::fs::write(&ahead, (before + seconds).to_string()).unwrap();
@@ -619,6 +623,9 @@ impl Host {
             &format!("UPDATE allocation SET ts=ts-{seconds}, claimed=claimed-{seconds}000"),
         )
         .await;
+        if self.child.is_some() {
+            self.signal(Signal::SIGCONT);
+        }
     }
 
     /// The table, in order of address, once it stands still: it follows the driver within moments.
