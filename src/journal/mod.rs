@@ -20,6 +20,7 @@ mod book;
 mod clock;
 mod file;
 mod pen;
+mod row;
 
 use book::Book;
 pub use book::{Choice, Version};
@@ -76,10 +77,11 @@ impl Journal {
     pub fn open(path: &Path) -> Self {
         let clock = Clock::new();
         let now = clock.now();
-        let found = file::open(path, &now);
-        let book = Arc::new(Mutex::new(Book::new(found.holdings)));
-        let pen = Pen::new(path.to_owned(), found.file, Arc::clone(&book));
-        Self { book, pen, clock, opened: Mutex::new(found.opened) }
+        let mut found = file::open(path, &now);
+        let opened = Mutex::new(found.opened.clone());
+        let book = Arc::new(Mutex::new(Book::new(std::mem::take(&mut found.holdings))));
+        let pen = Pen::new(path.to_owned(), found, Arc::clone(&book));
+        Self { book, pen, clock, opened }
     }
 
     /// How it was found.
@@ -108,7 +110,12 @@ impl Journal {
         self.pen.state()
     }
 
-    /// Which journal this is, for the table to know who spoke last.
+    /// As what a file was last put aside in this life, and why.
+    pub fn put_aside(&self) -> Option<String> {
+        self.pen.put_aside()
+    }
+
+    /// Which journal this is and how far it has come, for the table to know who spoke last. None: none that lasts.
     pub fn mark(&self) -> Option<Mark> {
         self.pen.mark()
     }
@@ -172,7 +179,7 @@ impl Journal {
         self.pen.write_some_time(lines);
     }
 
-    /// idle -> lease: the one that is chosen, of those that may be given.
+    /// idle -> lease: the one that is chosen, of those that may be given. Whoever leaves before the answer did not get it.
     pub async fn give(&self, wanted: &Wanted<'_>, may_give: impl Fn(Ipv4Addr) -> bool) -> Option<(Ipv4Addr, Recorded)> {
         let now = self.clock.now();
         let (ip, written) = {
@@ -180,7 +187,10 @@ impl Journal {
             let ip = book.choose(wanted, &now, may_give)?;
             (ip, self.pen.write(vec![Line::Put(book.lease(ip, wanted.token.clone(), wanted.holder)?)]))
         };
-        Some((ip, written.await))
+        let mut unheard = Unheard { journal: self, ip, token: Some(wanted.token) };
+        let recorded = written.await;
+        unheard.token = None;
+        Some((ip, recorded))
     }
 
     /// lease -> idle, if it is this lease; says whether it was.
@@ -235,6 +245,25 @@ impl Journal {
 
     fn book(&self) -> MutexGuard<'_, Book> {
         book(&self.book)
+    }
+}
+
+/// A grant that nobody has heard of yet.
+struct Unheard<'a> {
+    journal: &'a Journal,
+    ip: Ipv4Addr,
+    /// None once somebody has.
+    token: Option<&'a Claim>,
+}
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        let Self { journal, ip, token } = self;
+        if let Some(token) = token {
+            let mut book = journal.book();
+            let ended = book.end(*ip, token, End::TakenBack, &journal.clock.now());
+            journal.pen.write_some_time(ended.map(Line::Put).into_iter().collect());
+        }
     }
 }
 
