@@ -16,11 +16,19 @@ pub async fn supervised<T>(what: &'static str, work: impl Future<Output = T>) ->
         panic_at(what);
         work.await
     };
-    match AssertUnwindSafe(work).catch_unwind().await {
-        Ok(done) => done,
-        Err(_) => {
-            tracing::error!("a fault in the driver ({what}): it ends, to begin anew");
-            std::process::abort();
-        }
-    }
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| end(what))
+}
+
+/// The same in a thread of its own, for work that blocks for as long as the process lives.
+pub fn supervised_thread(what: &'static str, work: impl FnOnce() + Send + 'static) {
+    let work = move || {
+        panic_at(what);
+        work();
+    };
+    std::thread::spawn(move || std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| end(what)));
+}
+
+fn end(what: &str) -> ! {
+    tracing::error!("a fault in the driver ({what}): it ends, to begin anew");
+    std::process::abort();
 }

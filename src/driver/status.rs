@@ -67,7 +67,7 @@ pub struct JournalStatus {
     pub path: String,
     /// Why it takes no writes, so that the table is asked instead; none while it does.
     pub error: Option<String>,
-    /// Why the file that was there at the start was put aside; none where it was not.
+    /// As what a file was last put aside in this life, and why; none where none was.
     pub put_aside: Option<String>,
     /// Addresses of which the table does not say yet what the journal says.
     pub unposted: usize,
@@ -224,7 +224,7 @@ impl Picture {
             journal: JournalStatus {
                 path: self.outside.journal.path().display().to_string(),
                 error: self.outside.journal.state().why(),
-                put_aside: self.outside.journal.opened().put_aside,
+                put_aside: self.outside.journal.put_aside(),
                 unposted: 0,
                 unposted_seconds: None,
                 in_doubt: 0,

@@ -105,13 +105,8 @@ impl Shared {
         let (journal, eni) = (self.journal(), &self.place.nic.eni);
         let until = Instant::now() + STORE_TIME;
         let before = self.outside.store.now()?.spoke(eni, until).await?;
-        let is_whole = match (before, journal.mark()) {
-            // No journal ever spoke for it: the table was told before anybody else.
-            (None, _) => true,
-            (Some(before), Some(mark)) => mark.follows(&before),
-            (Some(_), None) => false,
-        };
-        if is_whole {
+        // Where no journal ever spoke for it, the table was told before anybody else.
+        if before.is_none_or(|before| journal.follows(eni, &before)) {
             self.speaks().await?;
         } else {
             tracing::warn!(
@@ -127,11 +122,17 @@ impl Shared {
         Ok(())
     }
 
-    /// From now on this journal speaks for the ENI. As long as it is in doubt it does not: the next life is to be, too.
-    async fn speaks(&self) -> Result<(), Error> {
-        let mark = self.journal().mark().map_or_else(|| NOBODY.to_owned(), |mark| mark.to_string());
+    /// The table is to know that this journal speaks for the ENI, and how far it has come. As long as it is in doubt it does
+    /// not speak: the next life is to be in doubt, too.
+    pub(super) async fn speaks(&self) -> Result<(), Error> {
+        let (journal, eni) = (self.journal(), &self.place.nic.eni);
+        let Some(mark) = journal.mark().filter(|mark| !self.is_in_doubt() && !journal.last_spoke(eni, mark)) else {
+            return Ok(());
+        };
         let until = Instant::now() + STORE_TIME;
-        Ok(self.outside.store.now()?.speaks(&self.place.nic.eni, &mark, until).await?)
+        self.outside.store.now()?.speaks(eni, &mark.to_string(), until).await?;
+        journal.has_spoken(eni, mark);
+        Ok(())
     }
 
     /// Of an older journal and the table: an address is leased if either says so, and no other is given yet.
@@ -234,10 +235,7 @@ impl Shared {
         let open: Vec<Ipv4Addr> = journal.of(&self.place.nic.eni).iter().map(|holding| holding.ip).collect();
         let recorded = journal.change(&open, |holding| holding.doubted = false).await;
         self.follow(recorded).await;
-        match self.speaks().await {
-            Ok(()) => *locked(&self.doubt.is_in_doubt) = false,
-            Err(why) => tracing::debug!(eni = %self.place.nic.eni, "still in doubt: {why}"),
-        }
+        *locked(&self.doubt.is_in_doubt) = false;
     }
 
     pub(super) fn has_unposted(&self) -> bool {

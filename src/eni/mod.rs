@@ -152,12 +152,9 @@ impl Eni {
         let (wants, inbox) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::new(nic.clone(), instance, Arc::clone(&outside)));
         shared.begins();
-        let (sender, surveyed) = watch::channel(match shared.vouches() {
-            Vouches::Alone => Ok(()),
-            Vouches::WithList | Vouches::Not => {
-                Err(Error::Missing("the first look at the ENI is not done yet: EC2 or the database is slow".into()))
-            }
-        });
+        let (sender, surveyed) = watch::channel(Err(Error::Missing(
+            "the first look at the ENI is not done yet: EC2 or the database is slow".into(),
+        )));
         let task = task::Task::new(
             nic.clone(),
             subnet.clone(),

@@ -17,6 +17,8 @@ use crate::journal::{Journal, Recorded, State, Version};
 const GATHER: Duration = Duration::from_millis(50);
 /// So often the table is looked over: it may have lost its last commits, and a host that has nothing to tell it must notice.
 const LOOK: Duration = Duration::from_secs(10);
+/// Between two marks: what is posted need not be written twice.
+const SPEAK: Duration = Duration::from_secs(1);
 /// Rows to a round trip.
 const MOST: usize = 500;
 
@@ -41,13 +43,14 @@ impl Shared {
 
     /// Without end: what changed is posted soon, and from time to time the table is asked whether it still says so.
     pub(super) async fn post_always(&self) {
+        let mut spoke = Instant::now();
         loop {
             let mut looks = timeout(LOOK, self.to_post.notified()).await.is_err();
             if !looks {
                 sleep(GATHER).await;
             }
             let mut backoff = Backoff::default();
-            while let Err(why) = self.keep_up(looks).await {
+            while let Err(why) = self.keep_up(looks, &mut spoke).await {
                 tracing::debug!(eni = %self.place.nic.eni, "not posted yet: {why}");
                 sleep(backoff.fails()).await;
                 // It may come back without its last commits.
@@ -56,8 +59,13 @@ impl Shared {
         }
     }
 
-    async fn keep_up(&self, looks: bool) -> Result<(), Error> {
+    /// `spoke`: when the table last heard how far the journal has come.
+    async fn keep_up(&self, looks: bool, spoke: &mut Instant) -> Result<(), Error> {
         self.post().await?;
+        if looks || spoke.elapsed() >= SPEAK {
+            self.speaks().await?;
+            *spoke = Instant::now();
+        }
         if looks {
             let asked = Instant::now();
             let rows = self.fleet.look(&self.place.nic.eni, &[], STORE_TIME).await?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
@@ -29,6 +29,8 @@ use crate::outside::ec2::{Action, Ec2, Ec2Error};
 use crate::outside::imds::Nic;
 use crate::store::Store;
 
+/// Where the table does not answer, a start of a container waits no longer for it.
+const BRIEF: Duration = Duration::from_secs(1);
 /// Those who ask within so long go into one Assign.
 const GATHER: Duration = Duration::from_millis(8);
 
@@ -106,12 +108,7 @@ impl Task {
     /// Works until the driver stops or the ENI's handle is dropped.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let first_look = async {
-            if self.shared.vouches() == Vouches::WithList
-                && let Ok(listed) = self.outside.imds.on_eni(&self.nic.mac).await
-            {
-                self.shared.has_listed(&listed);
-                let _ = self.surveyed.send_replace(Ok(()));
-            }
+            self.vouch().await;
             while let Err(why) = self.look().await {
                 // Whoever may be served meanwhile is.
                 if self.surveyed.borrow().is_err()
@@ -156,6 +153,21 @@ impl Task {
             }
             wake = self.work().await;
         }
+    }
+
+    /// What the journal knows is served before the table was read, EC2 asked and claims settled.
+    async fn vouch(&self) {
+        // Where the table answers, it says first whether the journal is an older copy.
+        let _ = timeout(BRIEF, self.shared.compare()).await;
+        match self.shared.vouches() {
+            Vouches::Not => return,
+            Vouches::Alone => {}
+            Vouches::WithList => match self.outside.imds.on_eni(&self.nic.mac).await {
+                Ok(listed) => self.shared.has_listed(&listed),
+                Err(_) => return,
+            },
+        }
+        let _ = self.surveyed.send_replace(Ok(()));
     }
 
     #[tracing::instrument(level = "error", skip_all, fields(round = "look", eni = %self.nic.eni))]

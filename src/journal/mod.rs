@@ -6,6 +6,7 @@
 //! A file that takes no writes is put aside before anything is answered without it, so that it is not believed again later. As
 //! long as there is none, what is recorded stands in memory alone ([`Recorded::InMemory`]), and the table has to know it first.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,7 @@ mod book;
 mod clock;
 mod file;
 mod pen;
+mod row;
 
 use book::Book;
 pub use book::{Choice, Version};
@@ -68,6 +70,8 @@ pub struct Journal {
     pen: Pen,
     clock: Clock,
     opened: Mutex<Opened>,
+    /// As what it spoke to the table in this life.
+    spoken: Mutex<HashMap<EniId, Mark>>,
 }
 
 impl Journal {
@@ -76,16 +80,23 @@ impl Journal {
     pub fn open(path: &Path) -> Self {
         let clock = Clock::new();
         let now = clock.now();
-        let found = file::open(path, &now);
-        let book = Arc::new(Mutex::new(Book::new(found.holdings)));
-        let pen = Pen::new(path.to_owned(), found.file, Arc::clone(&book));
-        Self { book, pen, clock, opened: Mutex::new(found.opened) }
+        let mut found = file::open(path, &now);
+        let opened = Mutex::new(found.opened.clone());
+        let book = Arc::new(Mutex::new(Book::new(std::mem::take(&mut found.holdings))));
+        let pen = Pen::new(path.to_owned(), found, Arc::clone(&book));
+        Self { book, pen, clock, opened, spoken: Mutex::default() }
     }
 
     /// Without a file: for a process that serves no host.
     pub fn nowhere() -> Self {
-        let opened = Opened { is_new: true, is_of_this_boot: true, instance: None, put_aside: None };
-        Self { book: Arc::default(), pen: Pen::without(), clock: Clock::new(), opened: Mutex::new(opened) }
+        let opened = Opened { is_new: true, is_of_this_boot: true, instance: None, mark: None };
+        Self {
+            book: Arc::default(),
+            pen: Pen::without(),
+            clock: Clock::new(),
+            opened: Mutex::new(opened),
+            spoken: Mutex::default(),
+        }
     }
 
     /// Where it is, or is to be.
@@ -107,7 +118,7 @@ impl Journal {
         let mut lines = vec![Line::Belongs(instance.to_owned())];
         if let Some(other) = opened.instance.replace(instance.to_owned()) {
             tracing::error!("the journal is that of {other}: put aside, and a new one is begun");
-            opened.is_new = true;
+            (opened.is_new, opened.mark) = (true, None);
             self.book().clear();
             lines.insert(0, Line::Anew);
         }
@@ -119,9 +130,30 @@ impl Journal {
         self.pen.state()
     }
 
-    /// Which journal this is, for the table to know who spoke last.
+    /// As what a file was last put aside in this life, and why.
+    pub fn put_aside(&self) -> Option<String> {
+        self.pen.put_aside()
+    }
+
+    /// Which journal this is and how far it has come, for the table to know who spoke last. None: none that lasts.
     pub fn mark(&self) -> Option<Mark> {
         self.pen.mark()
+    }
+
+    /// This mark was told to the table.
+    pub fn has_spoken(&self, eni: &EniId, mark: Mark) {
+        self.spoken.lock().unwrap_or_else(PoisonError::into_inner).insert(eni.clone(), mark);
+    }
+
+    /// Whether the table was told this mark last.
+    pub fn last_spoke(&self, eni: &EniId, mark: &Mark) -> bool {
+        self.spoken.lock().unwrap_or_else(PoisonError::into_inner).get(eni) == Some(mark)
+    }
+
+    /// Whether it has all that the journal knew which left this mark with the table.
+    pub fn follows(&self, eni: &EniId, before: &str) -> bool {
+        let here = self.spoken.lock().unwrap_or_else(PoisonError::into_inner).get(eni).map(Mark::to_string);
+        here.as_deref() == Some(before) || self.opened().mark.is_some_and(|mark| mark.follows(before))
     }
 
     /// The moment by its clocks.
@@ -188,7 +220,7 @@ impl Journal {
         self.pen.write_some_time(lines);
     }
 
-    /// idle -> lease: the one that is chosen, of those that may be given.
+    /// idle -> lease: the one that is chosen, of those that may be given. Whoever leaves before the answer did not get it.
     pub async fn give(&self, wanted: &Wanted<'_>, may_give: impl Fn(Ipv4Addr) -> bool) -> Option<(Ipv4Addr, Recorded)> {
         let now = self.clock.now();
         let (ip, written) = {
@@ -196,7 +228,10 @@ impl Journal {
             let ip = book.choose(wanted, &now, may_give)?;
             (ip, self.pen.write(vec![Line::Put(book.lease(ip, wanted.token.clone(), wanted.holder)?)]))
         };
-        Some((ip, written.await))
+        let mut unheard = Unheard { journal: self, ip, token: Some(wanted.token) };
+        let recorded = written.await;
+        unheard.token = None;
+        Some((ip, recorded))
     }
 
     /// lease -> idle, if it is this lease; says whether it was.
@@ -257,6 +292,25 @@ impl Journal {
 
     fn book(&self) -> MutexGuard<'_, Book> {
         book(&self.book)
+    }
+}
+
+/// A grant that nobody has heard of yet.
+struct Unheard<'a> {
+    journal: &'a Journal,
+    ip: Ipv4Addr,
+    /// None once somebody has.
+    token: Option<&'a Claim>,
+}
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        let Self { journal, ip, token } = self;
+        if let Some(token) = token {
+            let mut book = journal.book();
+            let ended = book.end(*ip, token, End::TakenBack, &journal.clock.now());
+            journal.pen.write_some_time(ended.map(Line::Put).into_iter().collect());
+        }
     }
 }
 

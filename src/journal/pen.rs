@@ -1,9 +1,10 @@
-//! The thread that writes: whatever waits when it comes to write goes into one commit.
+//! The thread that writes: whatever waits when it comes to write goes into one commit. It never dies alone: a driver that
+//! answers and does not write would be worse than one that begins anew.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -11,9 +12,10 @@ use tokio::sync::oneshot;
 use super::Recorded;
 use super::book::Book;
 use super::clock::Clock;
-use super::file::{self, File, Mark};
+use super::file::{self, File, Found, Mark};
 use crate::domain::holding::Holding;
 use crate::fail_point::Underway;
+use crate::supervise::supervised_thread;
 
 /// What is written.
 pub(super) enum Line {
@@ -62,29 +64,32 @@ pub(super) struct Pen {
 struct Known {
     state: State,
     mark: Option<Mark>,
+    put_aside: Option<String>,
 }
 
 /// A new file is tried to be made so often.
-const AGAIN: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_secs(5);
 
 impl Pen {
-    pub(super) fn new(path: PathBuf, file: Result<File, String>, book: Arc<Mutex<Book>>) -> Self {
+    pub(super) fn new(path: PathBuf, found: Found, book: Arc<Mutex<Book>>) -> Self {
         let (jobs, inbox) = mpsc::channel();
-        let mark = file.as_ref().ok().map(|file| file.mark.clone());
-        let known = Arc::new(Mutex::new(Known { state: State::Writable, mark }));
-        let mut writer = Writer { path: path.clone(), file: None, tried: None, book, known: Arc::clone(&known) };
+        let Found { file, opened, put_aside, .. } = found;
+        let known = Arc::new(Mutex::new(Known { state: State::Writable, mark: None, put_aside }));
+        let (known_here, instance, here) = (Arc::clone(&known), opened.instance, path.clone());
+        let mut writer = Writer { path, file: None, why: String::new(), instance, tried: None, book, known };
         match file {
-            Ok(file) => writer.file = Some(file),
-            Err(why) => writer.fails(why),
+            Ok(file) => writer.has(file),
+            Err(why) => writer.fails(&why),
         }
-        std::thread::spawn(move || writer.run(&inbox));
-        Self { path, jobs, known }
+        supervised_thread("the journal", move || writer.run(&inbox));
+        Self { path: here, jobs, known: known_here }
     }
 
     /// Writes nowhere.
     pub(super) fn without() -> Self {
-        let known = Known { state: State::Without("this process has none".to_owned()), mark: None };
-        Self { path: PathBuf::new(), jobs: mpsc::channel().0, known: Arc::new(Mutex::new(known)) }
+        let state = State::Without("this process has none".to_owned());
+        let known = Arc::new(Mutex::new(Known { state, mark: None, put_aside: None }));
+        Self { path: PathBuf::new(), jobs: mpsc::channel().0, known }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -92,11 +97,15 @@ impl Pen {
     }
 
     pub(super) fn state(&self) -> State {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).state.clone()
+        known(&self.known).state.clone()
     }
 
     pub(super) fn mark(&self) -> Option<Mark> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).mark.clone()
+        known(&self.known).mark.clone()
+    }
+
+    pub(super) fn put_aside(&self) -> Option<String> {
+        known(&self.known).put_aside.clone()
     }
 
     /// In the order of the calls: to be called under the book's lock. Then it is waited for, or not.
@@ -118,9 +127,17 @@ impl Pen {
     }
 }
 
+fn known(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Writer {
     path: PathBuf,
     file: Option<File>,
+    /// Why there is none.
+    why: String,
+    /// Whose every file is.
+    instance: Option<String>,
     /// When a new one was last tried to be made.
     tried: Option<Instant>,
     book: Arc<Mutex<Book>>,
@@ -129,7 +146,18 @@ struct Writer {
 
 impl Writer {
     fn run(&mut self, inbox: &mpsc::Receiver<Job>) {
-        while let Ok(first) = inbox.recv() {
+        loop {
+            let first = match &self.file {
+                Some(_) => inbox.recv().ok(),
+                None => match inbox.recv_timeout(AGAIN) {
+                    Err(RecvTimeoutError::Timeout) => {
+                        let _ = self.begins_anew();
+                        continue;
+                    }
+                    first => first.ok(),
+                },
+            };
+            let Some(first) = first else { return };
             let mut jobs = vec![first];
             jobs.extend(inbox.try_iter());
             let recorded = self.write(&jobs);
@@ -140,59 +168,88 @@ impl Writer {
     }
 
     fn write(&mut self, jobs: &[Job]) -> Recorded {
-        if jobs.iter().flat_map(|job| &job.lines).any(|line| matches!(line, Line::Anew)) {
-            (self.file, self.tried) = (None, None);
-        }
-        let Some(file) = &mut self.file else { return self.begin_anew(jobs) };
         let lines: Vec<&Line> = jobs.iter().flat_map(|job| &job.lines).collect();
-        match file.write(&lines) {
-            Ok(()) => Recorded::Durable,
-            Err(why) => {
-                self.fails(why);
-                Recorded::InMemory
+        for line in &lines {
+            match line {
+                Line::Belongs(instance) => self.instance = Some(instance.clone()),
+                Line::Anew => self.fails("it is another instance's"),
+                Line::Put(_) | Line::Strike(_) => {}
             }
         }
-    }
-
-    /// It is put aside first, lest it be believed later.
-    fn fails(&mut self, why: String) {
-        self.file = None;
-        self.tried = Some(Instant::now());
-        let path = self.path.display();
-        let (state, becomes) = match file::aside(&self.path) {
-            Ok(to) => (State::Without(why.clone()), format!("put aside as {}", to.display())),
-            Err(stuck) => (State::Stuck(why.clone()), stuck),
-        };
-        tracing::error!(
-            "the journal {path} takes no writes and is {becomes}: {why}; until there is a new one the database is asked"
-        );
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        (known.state, known.mark) = (state, None);
-    }
-
-    /// A new file with all that is in memory, what is to be written among it.
-    fn begin_anew(&mut self, jobs: &[Job]) -> Recorded {
+        if let Some(file) = &mut self.file {
+            match file.write(&lines) {
+                Ok(()) => {
+                    known(&self.known).mark = Some(file.mark.clone());
+                    return Recorded::Durable;
+                }
+                Err(why) => self.fails(&why),
+            }
+        }
         if self.tried.is_some_and(|tried| tried.elapsed() < AGAIN) {
             return Recorded::InMemory;
         }
-        self.tried = Some(Instant::now());
-        let now = Clock::new().now();
-        let holdings: Vec<Holding> = super::book(&self.book).all().cloned().collect();
-        if self.path.exists() && file::aside(&self.path).is_err() {
-            return Recorded::InMemory;
+        self.begins_anew()
+    }
+
+    fn has(&mut self, file: File) {
+        let mut known = known(&self.known);
+        (known.state, known.mark) = (State::Writable, Some(file.mark.clone()));
+        drop(known);
+        self.file = Some(file);
+    }
+
+    /// It is put aside first, lest it be believed later.
+    fn fails(&mut self, why: &str) {
+        // Closed before it is renamed.
+        (self.file, self.tried, self.why) = (None, None, why.to_owned());
+        let becomes = match self.is_put_aside() {
+            Ok(None) => "not there".to_owned(),
+            Ok(Some(to)) => format!("put aside as {to}"),
+            Err(stays) => stays,
+        };
+        let path = self.path.display();
+        tracing::error!(
+            "the journal {path} takes no writes and is {becomes}: {why}; until there is a new one the database is asked"
+        );
+    }
+
+    /// To what it was renamed, if it was there; else what became of it.
+    fn is_put_aside(&mut self) -> Result<Option<String>, String> {
+        let why = &self.why;
+        let is_there = self.path.symlink_metadata().is_ok();
+        let outcome = if is_there { file::aside(&self.path).map(Some) } else { Ok(None) };
+        let mut known = known(&self.known);
+        known.mark = None;
+        known.state = match &outcome {
+            Ok(_) => State::Without(why.clone()),
+            Err(stays) => State::Stuck(format!("{why}; it is {stays}")),
+        };
+        if let Ok(Some(to)) = &outcome {
+            known.put_aside = Some(format!("{to} ({why})"));
         }
-        let belongs =
-            jobs.iter().flat_map(|job| &job.lines).filter(|line| matches!(line, Line::Belongs(_))).collect::<Vec<_>>();
-        let made = file::make(&self.path, &holdings, &now).and_then(|mut file| file.write(&belongs).map(|()| file));
-        match made {
+        outcome
+    }
+
+    /// A new file with all that is in memory, what is to be written among it.
+    fn begins_anew(&mut self) -> Recorded {
+        self.tried = Some(Instant::now());
+        match self.is_put_aside() {
+            Ok(None) => {}
+            Ok(Some(to)) => tracing::info!("the journal is put aside as {to}"),
+            Err(_) => return Recorded::InMemory,
+        }
+        let holdings: Vec<Holding> = super::book(&self.book).all().cloned().collect();
+        match file::make(&self.path, &holdings, self.instance.as_deref(), &Clock::new().now()) {
             Ok(file) => {
                 tracing::info!("a new journal {} was begun", self.path.display());
-                let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-                (known.state, known.mark) = (State::Writable, Some(file.mark.clone()));
-                self.file = Some(file);
+                self.has(file);
                 Recorded::Durable
             }
-            Err(_) => Recorded::InMemory,
+            Err(why) => {
+                known(&self.known).state = State::Without(why.clone());
+                self.why = why;
+                Recorded::InMemory
+            }
         }
     }
 }

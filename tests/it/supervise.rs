@@ -22,6 +22,7 @@ async fn no_work_in_the_background_dies_alone() {
         "scanning",
         "watching connections",
         "netlink",
+        "the journal",
         "an interface's task",
         "a release",
         "taking back",

@@ -85,7 +85,7 @@ fn journal(out: &mut impl Write, journal: &JournalStatus) -> anyhow::Result<()> 
         None => path.clone(),
         Some(why) => format!("{path} takes no writes, so the database is waited for: {why}"),
     }];
-    parts.extend(put_aside.as_ref().map(|why| format!("the one before was put aside: {why}")));
+    parts.extend(put_aside.as_ref().map(|why| format!("one was put aside as {why}")));
     if let (1.., Some(seconds)) = (unposted, unposted_seconds) {
         parts.push(format!("{unposted} addresses not in the table yet, for {seconds} s"));
     }
