@@ -143,8 +143,8 @@ impl Holding {
         if let (Some(name), None) = (wanted.kept_for(), row.kept_for()) {
             wanted.holder = Some(format!("{FIXED}{name}"));
         }
-        let is_idle_as_long = row.idle.abs_diff(wanted.idle) < SAME;
-        if row.status == wanted.status && row.claim == wanted.claim && row.holder == wanted.holder && is_idle_as_long {
+        let is_colder = row.idle >= wanted.idle + SAME;
+        if row.status == wanted.status && row.claim == wanted.claim && row.holder == wanted.holder && !is_colder {
             return Follow::Same;
         }
         let event = match &self.held {

@@ -206,11 +206,17 @@ impl Shared {
                 }
                 continue;
             };
-            if let Follow::Change(_) = holding.follow(Some(row), &now) {
-                tracing::error!(%eni, %ip, "the database lost what {ip} is, or was changed by hand: it is told again");
+            let wanted = holding.row(&now);
+            let is_lost = (row.status, &row.claim) != (wanted.status, &wanted.claim);
+            // Across boots ages are told by a clock that may have been set.
+            let counts = is_lost || row.holder != wanted.holder || holding.let_go.boot == now.boot;
+            if counts && matches!(holding.follow(Some(row), &now), Follow::Change(_)) {
+                if is_lost {
+                    tracing::error!(%eni, %ip, "the database lost what {ip} is, or was changed by hand: it is told again");
+                }
                 journal.to_be_posted(ip);
                 self.to_post.notify_one();
-            } else if let (Some(name), None) = (holding.row(&now).kept_for(), row.kept_for()) {
+            } else if let (Some(name), None) = (wanted.kept_for(), row.kept_for()) {
                 // An operator has let it go.
                 let recorded = journal.change(&[ip], |it| it.holder = Some(format!("{FIXED}{name}"))).await;
                 self.follow(recorded).await;
@@ -224,11 +230,14 @@ impl Shared {
 
     /// Docker has been read late enough: what it does not show, no container has.
     async fn lift(&self) {
-        let is_late = |asked: Instant| asked >= self.place.began + settle_age();
-        if !self.outside.in_use.count().is_some_and(|(_, asked)| is_late(asked)) {
+        if !self.is_in_doubt() {
             return;
         }
-        if !self.is_in_doubt() {
+        let is_late = |asked: Instant| asked >= self.place.began + settle_age();
+        if !self.outside.in_use.count().is_some_and(|(_, asked)| is_late(asked)) {
+            if is_late(Instant::now()) {
+                self.outside.poke.notify_one();
+            }
             return;
         }
         let journal = self.journal();

@@ -23,11 +23,21 @@ impl Clock {
 
     pub(super) fn now(&self) -> Moment {
         let since_boot = since_boot();
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = wall();
         // As they are written.
         let whole = |time: Duration| Duration::new(time.as_secs(), time.subsec_millis() * 1_000_000);
         Moment { boot: Arc::clone(&self.boot), since_boot: whole(since_boot), wall: whole(wall) }
     }
+}
+
+#[cfg(not(feature = "fail-points"))]
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(feature = "fail-points")]
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + ahead()
 }
 
 /// There is no machine without.

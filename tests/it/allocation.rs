@@ -583,7 +583,7 @@ async fn two_hosts_race_for_the_last_addresses_of_a_subnet() {
     let fleet = Fleet::with(Kind::Mariadb, "10.77.0.0/28", Switches::default()).await;
     let (mut a, mut b) = (fleet.host(1), fleet.host(2));
     for host in [&mut a, &mut b] {
-        host.set(&[("EC2_IPAM_COOLDOWN", "0s")]);
+        host.set(&[("EC2_IPAM_COOLDOWN", "0s"), ("EC2_IPAM_RECONCILE_INTERVAL", "1s")]);
         host.start().await;
     }
     fleet.vpc.latency_of(ASSIGN, Duration::from_millis(50));
@@ -621,7 +621,7 @@ async fn a_release_while_the_database_is_away_is_done_when_it_is_back() {
     assert_eq!(host.mine(State::Lease).await.len(), 2);
     let (is_well, status) = host.ask(&["status", "--json"]).await;
     assert!(
-        !is_well && status.contains("\"store\"") && status.contains("\"unposted\":2"),
+        !is_well && status.contains("\"store\"") && status.contains("\"unposted\": 2"),
         "it still answers: {status}"
     );
     proxy.stall(false);
