@@ -14,7 +14,7 @@ $(error No Docker Engine answers: start it, or set DOCKER_HOST)
 endif
 endif
 
-HEAVY  := crash:: contention:: docker_faults:: e2e:: model:: store::galera robustness::
+HEAVY  := crash:: contention:: docker_faults:: e2e:: model:: outage:: store::galera robustness::
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TAG    ?= latest
 IMAGE   = $(REGISTRY)/ec2-ipam:$(TAG)

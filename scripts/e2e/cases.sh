@@ -4,7 +4,7 @@
 # the simulator and Docker must agree. They build on each other, in this order.
 
 cases_quick=(install network reach route named)
-cases_all=("${cases_quick[@]}" black_hole restart live_restore upgrade parent_down reboot boot_parent_down boot_without_parent host_agent \
+cases_all=("${cases_quick[@]}" black_hole restart live_restore upgrade parent_down reboot boot_parent_down boot_without_parent boot_without_database host_agent \
     two_enis l3 imds database swarm)
 
 about() { echo "$*" >"$bed/about"; }
@@ -235,6 +235,37 @@ case_boot_parent_down() {
     eventually 60 is_running h1 always
     on h1 docker start a1 a2 >/dev/null
     pings h2 b1 "$(ip_of h1 always)"
+}
+
+# As a machine that is off: nobody answers, not even with a refusal.
+database_off() {
+    on vpc "systemctl stop mariadb; nft 'add table inet off; add chain inet off in { type filter hook input priority 0; };
+        add rule inet off in tcp dport 3306 drop'"
+}
+database_on() { on vpc 'nft delete table inet off; systemctl start mariadb'; }
+is_posted() { on "$1" ec2-ipam status --json | jq -e '.journal | .unposted == 0 and .in_doubt == 0 and .error == null'; } # HOST
+
+case_boot_without_database() {
+    about 'a host boots while the database is off: all that has to restart is up and reached; then all agree'
+    local n all=(always keep1 keep2 keep3 keep4 keep5 keep6 keep7)
+    remove h1 a1 a2
+    for n in {1..7}; do run h1 "keep$n" --restart always; done
+    eventually 60 is_posted h1
+    database_off
+    reboot_of h1
+    for n in "${all[@]}"; do eventually 180 is_running h1 "$n"; done
+    same "$(for n in "${all[@]}"; do ip_of h1 "$n"; done | sort -u | wc -l)" 8
+    for n in "${all[@]}"; do pings h2 b1 "$(ip_of h1 "$n")"; done
+    on h1 ec2-ipam status | grep -qF 'not in the table yet' || fail 'status does not tell what is not posted'
+    # And after that: a stop and a start.
+    remove h1 keep7
+    run h1 keep7 --restart always
+    pings h2 b1 "$(ip_of h1 keep7)"
+    database_on
+    eventually 60 is_posted h1
+    remove h1 keep{1..7}
+    run h1 a1
+    run h1 a2
 }
 
 case_host_agent() {

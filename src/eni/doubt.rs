@@ -115,6 +115,8 @@ impl Shared {
                  before Docker has shown its containers"
             );
             *locked(&self.doubt.is_in_doubt) = true;
+            // Neither the one that spoke before is whole from now on, nor the next life of this one.
+            self.disown().await?;
             let rows = self.fleet.look(eni, &[], STORE_TIME).await?;
             self.put_together(&rows).await;
         }
@@ -122,8 +124,8 @@ impl Shared {
         Ok(())
     }
 
-    /// The table is to know that this journal speaks for the ENI, and how far it has come. As long as it is in doubt it does
-    /// not speak: the next life is to be in doubt, too.
+    /// The table is to know that this journal speaks for the ENI, and how far it has come. As long as it is in doubt nobody
+    /// does.
     pub(super) async fn speaks(&self) -> Result<(), Error> {
         let (journal, eni) = (self.journal(), &self.place.nic.eni);
         let Some(mark) = journal.mark().filter(|mark| !self.is_in_doubt() && !journal.last_spoke(eni, mark)) else {

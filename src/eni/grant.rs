@@ -226,7 +226,7 @@ impl Eni {
             match timeout_at(until, lease).await {
                 Ok(outcome) => outcome.map_err(|_| self.closed())?,
                 Err(_) => {
-                    let why = self.last_error().unwrap_or_else(|| "EC2 has not answered yet".into());
+                    let why = self.last_error().unwrap_or_else(|| self.shared.outside.what_is_missing());
                     Err(Error::Late { waited: asked.elapsed(), why })
                 }
             }

@@ -29,6 +29,8 @@ use crate::outside::ec2::{Action, Ec2, Ec2Error};
 use crate::outside::imds::Nic;
 use crate::store::Store;
 
+/// For so long at least somebody waits for a table that is away.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Where the table does not answer, a start of a container waits no longer for it.
 const BRIEF: Duration = Duration::from_secs(1);
 /// Those who ask within so long go into one Assign.
@@ -219,8 +221,11 @@ impl Task {
                 Err(why) => {
                     self.shared.trouble.stepped(Some(why.to_string()));
                     tracing::warn!(eni = %self.nic.eni, "{why}");
-                    if matches!(why, Error::Store(_)) && !why.may_pass() {
-                        self.queue.refuse_all(&why);
+                    match why {
+                        Error::Store(_) if !why.may_pass() => self.queue.refuse_all(&why),
+                        // Nothing is to be had while the table is away, and what cools here is better than nothing (I10).
+                        Error::Store(_) | Error::Missing(_) => self.queue.refuse_any_after(PATIENCE, &why),
+                        _ => {}
                     }
                     self.pace.failed(Instant::now());
                 }

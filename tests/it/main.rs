@@ -38,6 +38,7 @@ mod link;
 #[cfg(feature = "fail-points")]
 mod model;
 mod moved;
+mod outage;
 mod packaging;
 mod parent;
 mod protocol;

@@ -131,7 +131,7 @@ impl Fleet {
         let (url, proxy) = match &self.db {
             None => (format!("sqlite://{}/state/ipam.db", dir.path().display()), None),
             Some(db) => {
-                let proxy = Proxy::on(namespace.listener(), mariadb::server().port);
+                let proxy = Proxy::on(namespace.listener(), db.server.port);
                 (db.url_at(proxy.port), Some(proxy))
             }
         };
