@@ -33,6 +33,7 @@ mod ec2;
 mod engine;
 mod environment;
 mod imds;
+mod journal;
 mod layers;
 mod link;
 #[cfg(feature = "fail-points")]

@@ -1,0 +1,157 @@
+//! The database, EC2 and IMDS away: containers start and stop all the same, and the table follows when it can.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ec2_ipam::domain::address::State;
+use serde_json::Value;
+use vpc_sim::ImdsMode;
+
+use super::{TABLE, fill, follows, status, warm};
+use crate::support::host::{ASSIGN, Fleet, Host, Kind, agree, eventually};
+
+/// How a database is away.
+#[derive(Clone, Copy, Debug)]
+enum Away {
+    /// It hangs up on whoever is connected, and on whoever comes.
+    Refuses,
+    /// Nothing passes, and nobody hangs up.
+    Hangs,
+    /// What was connected is a black hole.
+    Forgets,
+    /// A proxy without a server behind it.
+    Errs,
+}
+
+impl Away {
+    const ALL: [Self; 4] = [Self::Refuses, Self::Hangs, Self::Forgets, Self::Errs];
+
+    fn turn(self, host: &Host, is_away: bool) {
+        let proxy = host.proxy.as_ref().unwrap();
+        match self {
+            Self::Refuses => proxy.away(is_away),
+            Self::Hangs => proxy.stall(is_away),
+            Self::Forgets if is_away => proxy.forget(),
+            Self::Forgets => {}
+            Self::Errs => proxy.errs(if is_away { 1045 } else { 0 }),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_start_and_a_stop_need_nothing_outside_the_host() {
+    for away in Away::ALL {
+        let fleet = Fleet::new(Kind::Mariadb).await;
+        let (host, pool, idle) = warm(&fleet, &[], 4).await;
+        away.turn(&host, true);
+        fleet.vpc.ec2_down(true);
+        fleet.vpc.imds_mode(ImdsMode::Hang);
+        let mut leased = BTreeSet::new();
+        for _ in 0..4 {
+            assert!(leased.insert(host.lease(&pool).await), "I1, {away:?}");
+        }
+        assert_eq!(leased, idle, "{away:?}");
+        // One comes to another container, without EC2.
+        let stopped = *leased.first().unwrap();
+        host.release(&pool, stopped).await;
+        assert_eq!(host.lease(&pool).await, stopped, "{away:?}");
+        let named = *leased.last().unwrap();
+        host.release(&pool, named).await;
+        assert_eq!(host.request(&pool, &named.to_string()).await, Ok(named), "{away:?}");
+        if !matches!(away, Away::Forgets) {
+            let journal = status(&host).await.journal;
+            assert!((1..=4).contains(&journal.unposted) && journal.unposted_seconds.is_some(), "{away:?}: {journal:?}");
+            let text = host.ask(&["status"]).await.1;
+            assert!(text.contains("not in the table yet"), "{away:?}: {text}");
+        }
+        fleet.vpc.imds_mode(ImdsMode::Up);
+        fleet.vpc.ec2_down(false);
+        away.turn(&host, false);
+        follows(&host, &leased).await;
+        eventually("nothing is left to post", async || {
+            let (_, told): (bool, Value) = host.ask_json(&["status"]).await;
+            told["journal"]["unposted"] == 0 && told["journal"]["unposted_seconds"].is_null()
+        })
+        .await;
+        agree(&[&host]).await;
+    }
+}
+
+/// What the table never heard of is known to the next life, and told.
+#[tokio::test]
+async fn a_crash_while_the_table_is_away_loses_nothing() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let (mut host, pool, idle) = warm(&fleet, &[], 4).await;
+    let kept = host.lease(&pool).await;
+    follows(&host, &[kept].into()).await;
+    let proxy = host.proxy.as_ref().unwrap();
+    proxy.away(true);
+    let (first, second) = (host.lease(&pool).await, host.lease(&pool).await);
+    // Known to the table as leased, and idle by the journal.
+    host.release(&pool, kept).await;
+    host.restart().await;
+    let third = host.lease(&pool).await;
+    assert!(![first, second].contains(&third) && idle.contains(&third), "I1: {third}");
+    host.restart().await;
+    let fourth = host.lease(&pool).await;
+    assert_eq!(BTreeSet::from([first, second, third, fourth]), idle, "I1");
+    assert!(host.rows_now().await.iter().all(|row| row.ip == kept || row.state != State::Lease), "the table was away");
+    host.proxy.as_ref().unwrap().away(false);
+    follows(&host, &idle).await;
+    agree(&[&host]).await;
+}
+
+/// A failover that loses what was committed, again and again: nothing happens to a container.
+#[tokio::test]
+async fn a_database_that_forgets_is_told_again() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let (mut host, pool) = fleet.started(1, &super::QUICK).await;
+    let idle = fill(&host, &pool, 4).await;
+    let kept = host.lease(&pool).await;
+    follows(&host, &[kept].into()).await;
+    for statement in TABLE {
+        host.sql(statement, "").await;
+    }
+    let stays = host.lease(&pool).await;
+    host.release(&pool, kept).await;
+    follows(&host, &[stays].into()).await;
+    for is_killed in [false, true] {
+        let proxy = host.proxy.as_ref().unwrap();
+        proxy.away(true);
+        host.sql("DELETE FROM allocation", "").await;
+        host.sql("INSERT INTO allocation SELECT * FROM older", "").await;
+        proxy.away(false);
+        if is_killed {
+            host.restart().await;
+        }
+        follows(&host, &[stays].into()).await;
+        assert!(host.assigned().is_superset(&idle), "I2");
+        agree(&[&host]).await;
+    }
+    let mut given = BTreeSet::from([stays]);
+    for _ in 0..3 {
+        assert!(given.insert(host.lease(&pool).await), "I1");
+    }
+    assert_eq!(given, idle);
+}
+
+/// An address that EC2 has put on the ENI for a container is the container's, though the table cannot be told so just then.
+#[tokio::test]
+async fn a_database_that_goes_away_after_the_claim_keeps_no_container_waiting() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let (mut host, pool) = fleet.started(1, &[]).await;
+    fleet.vpc.latency_of(ASSIGN, Duration::from_secs(1));
+    let asked = async {
+        eventually("EC2 is asked", async || fleet.vpc.count(ASSIGN) == 1).await;
+        host.proxy.as_ref().unwrap().away(true);
+    };
+    let (given, ()) = tokio::join!(host.request(&pool, ""), asked);
+    let given = given.unwrap();
+    assert!(host.assigned().contains(&given), "I2");
+    assert_eq!(host.row(given).await.state, State::On, "the table does not know yet");
+    host.restart().await;
+    assert!(host.request(&pool, &given.to_string()).await.unwrap_err().contains("a container"), "I1");
+    host.proxy.as_ref().unwrap().away(false);
+    follows(&host, &[given].into()).await;
+    agree(&[&host]).await;
+}
