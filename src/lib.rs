@@ -13,6 +13,7 @@
 //! | warm | on the ENI, idle, usable at once |
 //! | cooling | on the ENI, idle, but let go too recently to be given to another container |
 //! | foreign | in use by something that is not ours: another ENI, a database, a load balancer, the host itself |
+//! | roll | the hosts that the table knows, as they enter themselves, and what each is asked |
 //! | settle | to find out what became of a call whose outcome is not known |
 //!
 //! # States of an address
@@ -57,8 +58,8 @@
 //! main                                     the process
 //! cli                                      the command line: arguments, what they do, the conformance of real EC2 and IMDS
 //! socket                                   connections, Docker's calls, the driver's own calls
-//! driver                                   composes: Docker's four calls, the ENIs served, reconcile, scan, take-up, status,
-//!                                          doctor, operators' wishes
+//! driver                                   composes: Docker's four calls, the ENIs served, reconcile, scan, take-up, roll,
+//!                                          status, doctor, operators' wishes
 //! eni                                      one ENI: grants, and the one task that calls EC2 for it
 //! fleet                                    between the table and EC2: acquire, give back, post, look, census; a subnet's rows
 //! config                                   settings

@@ -53,7 +53,7 @@ pub enum Command {
     Recycle {
         /// The subnet's id
         subnet: String,
-        /// Those of every other host too
+        /// Ask every other host for its own too; the exit status is 1 if one did not do it
         #[arg(long)]
         all: bool,
     },

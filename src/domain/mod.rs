@@ -5,4 +5,5 @@ pub mod holding;
 pub mod id;
 pub mod on_eni;
 pub mod plan;
+pub mod roll;
 pub mod subnet;

@@ -16,6 +16,8 @@ use crate::driver::interfaces::Interfaces;
 use crate::driver::operate::Operator;
 use crate::driver::pool::Pools;
 use crate::driver::reconcile::Reconciler;
+use crate::driver::recycle::Recycler;
+use crate::driver::roll::Roll;
 use crate::driver::scan::Scanner;
 use crate::driver::served::Served;
 use crate::driver::status::Picture;
@@ -50,6 +52,9 @@ pub struct Ipam {
     pub doctor: Doctor,
     /// What operators ask for.
     pub operator: Operator,
+    /// Idle addresses back to their subnet.
+    pub recycler: Recycler,
+    roll: Arc<Roll>,
     take_up: Arc<TakeUp>,
 }
 
@@ -120,7 +125,9 @@ impl Ipam {
             pools: Pools::new(&outside, &interfaces, &served),
             addresses: Arc::new(Addresses::new(&outside, &interfaces, &served)),
             doctor: Doctor::new(&outside, &interfaces, &served, &docker, &picture, &settings),
-            operator: Operator::new(&outside, &interfaces, &served, settings.database.clone()),
+            operator: Operator::new(&outside, &served, settings.database.clone()),
+            recycler: Recycler::new(&outside, &interfaces, &served),
+            roll: Arc::new(Roll::new(&outside, &served, &reconciler)),
             take_up: Arc::new(TakeUp::new(&outside, &interfaces, &served, rounds)),
             settings,
             outside,
@@ -133,9 +140,11 @@ impl Ipam {
     /// Starts what it does by itself, until it stops.
     pub fn work_by_itself(&self) {
         let (take_up, reconciler, scanner) = (self.take_up.clone(), self.reconciler.clone(), self.scanner.clone());
+        let roll = self.roll.clone();
         self.always("taking up", async move { take_up.run().await });
         self.always("reconciling", async move { reconciler.run().await });
         self.always("scanning", async move { scanner.run().await });
+        self.always("answering the table", async move { roll.run().await });
     }
 
     fn always(&self, what: &'static str, work: impl Future<Output = ()> + Send + 'static) {

@@ -9,6 +9,8 @@ pub mod ipam;
 pub mod operate;
 pub mod pool;
 pub mod reconcile;
+pub mod recycle;
+pub mod roll;
 pub mod scan;
 pub mod served;
 pub mod status;

@@ -1,6 +1,5 @@
-//! What operators ask of the driver: filling a subnet, taking idle addresses back, keeping addresses out.
+//! What operators ask of the driver: filling a subnet, keeping addresses out, and what the table lacks.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,33 +7,24 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::domain::address::{AWS, EC2, Event, FIXED, Row, State};
-use crate::domain::id::{EniId, Kind, SubnetId};
-use crate::domain::plan::next::is_due;
-use crate::driver::interfaces::Interfaces;
+use crate::domain::id::SubnetId;
 use crate::driver::served::Served;
-use crate::eni::{Outside, Recycled};
+use crate::eni::Outside;
 use crate::error::Error;
 use crate::fleet::fill::{self, Refreshed};
-use crate::fleet::{Fleet, GiveBack, STORE_TIME};
 use crate::plain::is_odd;
 use crate::store::{Database, Store};
 
 /// Does it.
 pub struct Operator {
     outside: Arc<Outside>,
-    interfaces: Arc<Interfaces>,
     served: Arc<Served>,
     database: Database,
 }
 
 impl Operator {
-    pub(crate) fn new(
-        outside: &Arc<Outside>,
-        interfaces: &Arc<Interfaces>,
-        served: &Arc<Served>,
-        database: Database,
-    ) -> Self {
-        Self { outside: Arc::clone(outside), interfaces: Arc::clone(interfaces), served: Arc::clone(served), database }
+    pub(crate) fn new(outside: &Arc<Outside>, served: &Arc<Served>, database: Database) -> Self {
+        Self { outside: Arc::clone(outside), served: Arc::clone(served), database }
     }
 
     /// `init`: every address of the subnet has its row afterwards.
@@ -48,63 +38,6 @@ impl Operator {
     /// `schema`: the statements that its tables lack.
     pub async fn schema(&self, until: Instant) -> Result<Vec<&'static str>, Error> {
         Ok(Store::lacking(&self.database, self.outside.at_most_a_request(until)).await?)
-    }
-
-    /// `recycle`: idle addresses of this host's interfaces in the subnet become free, with `all` those of every other host's
-    /// too.
-    pub async fn recycle(&self, subnet: &SubnetId, all: bool, until: Instant) -> Result<Recycled, Error> {
-        let store = self.outside.store(until).await?;
-        if all && store.is_private() {
-            return Err(Error::Asked(
-                "--all needs the MySQL table that the hosts share; this host's own file knows nothing of other hosts"
-                    .into(),
-            ));
-        }
-        self.outside.ec2(until).await?;
-        let host = self.interfaces.host().await;
-        if let (false, Err(why)) = (all, &host) {
-            return Err(why.clone());
-        }
-        let mut own: Vec<EniId> =
-            host.map(|h| h.interfaces.into_iter().map(|nic| nic.eni).collect()).unwrap_or_default();
-        // IMDS may be away, or an ENI detached a moment ago: what is served here is left to its task all the same.
-        own.extend(self.served.all().await.iter().map(|eni| eni.nic.eni.clone()));
-        let mut by_eni: BTreeMap<EniId, Vec<Row>> = BTreeMap::new();
-        for row in store.rows_taken(subnet, until).await? {
-            let idle = row.state() == State::Ready && !row.primary;
-            if let Some(eni) = row.iface.clone().filter(|_| idle || is_due(&row)) {
-                by_eni.entry(eni).or_default().push(row);
-            }
-        }
-        let fleet = Fleet::new(self.outside.store.clone(), self.outside.ec2.clone());
-        let mut total = Recycled::default();
-        let mut trouble = None;
-        for (eni, rows) in by_eni {
-            let outcome = if own.contains(&eni) {
-                // Its own task does it, so that nothing else of that ENI is in flight.
-                self.served.get(&eni, until).await?.recycle(until).await
-            } else if all {
-                let token = self.outside.claims.next(Kind::Off);
-                let request = GiveBack { eni: &eni, rows: &rows, token, budget: STORE_TIME };
-                fleet.give_back(request).await.map(|given| {
-                    trouble = given.trouble.map(Error::Ec2).or(trouble.take());
-                    Recycled { freed: given.freed.len(), pending: given.pending }
-                })
-            } else {
-                continue;
-            };
-            match outcome {
-                Ok(done) => {
-                    total.freed += done.freed;
-                    total.pending += done.pending;
-                }
-                Err(why) => trouble = Some(why),
-            }
-        }
-        match trouble {
-            Some(why) if total.freed == 0 => Err(why),
-            _ => Ok(total),
-        }
     }
 
     /// `reserve`: a free address is given to nobody, or with a name to the container of that name and to whoever asks for the

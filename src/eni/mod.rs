@@ -68,6 +68,14 @@ pub struct Recycled {
     pub pending: usize,
 }
 
+impl std::ops::Add for Recycled {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { freed: self.freed + other.freed, pending: self.pending + other.pending }
+    }
+}
+
 /// An ENI that this driver serves.
 pub struct Eni {
     /// As IMDS knows it.

@@ -125,7 +125,7 @@ impl Task {
             );
         }
         format!(
-            ": stop containers, run `ec2-ipam recycle {subnet} --all` to take idle addresses back from other hosts, or use a \
+            ": stop containers, run `ec2-ipam recycle {subnet} --all` to have every host give its idle addresses back, or use a \
              larger subnet"
         )
     }

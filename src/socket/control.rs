@@ -32,7 +32,7 @@ pub struct OfSubnet {
 pub struct ToRecycle {
     /// Its id.
     pub subnet: String,
-    /// Other hosts' addresses too.
+    /// Every other host is asked for its own.
     #[serde(default)]
     pub all: bool,
 }
@@ -82,7 +82,13 @@ async fn init(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Er
 
 async fn recycle(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
     let asked: ToRecycle = parse(body)?;
-    Ok(json!(ipam.operator.recycle(&asked.subnet.parse()?, asked.all, until).await?))
+    let subnet = asked.subnet.parse()?;
+    let report = if asked.all {
+        Box::pin(ipam.recycler.all(&subnet, until)).await?
+    } else {
+        ipam.recycler.own(&subnet, until).await?
+    };
+    Ok(json!(report))
 }
 
 async fn reconcile(ipam: &Arc<Ipam>, body: &[u8]) -> Result<Value, Error> {

@@ -7,6 +7,7 @@
 //! What somebody dropped under an open store is made again at the next call (`schema`); what a clock wrote that has been set
 //! since is not believed (`clock`); rows that cannot be read are left out (`raw`).
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::domain::address::{Change, NewRow, Row, State};
 use crate::domain::id::{Claim, EniId, SubnetId};
+use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
 use crate::fail_point::Underway;
 
 mod clock;
@@ -322,5 +324,36 @@ impl Store {
     /// seconds, so others get it up to a second later. `Duration::ZERO` lets go.
     pub async fn hold_task(&self, name: &str, holder: &str, span: Duration, until: Instant) -> Result<bool> {
         either!(self, s => s.hold_task(name, holder, span, until))
+    }
+
+    /// Enters this host, or anew, as seen now; says what it is asked, of what was asked within `open` by the database's clock,
+    /// and has not answered.
+    pub async fn enter(&self, host: &HostEntry, open: Duration, until: Instant) -> Result<Vec<Request>> {
+        either!(self, s => s.enter(host, open, until))
+    }
+
+    /// The hosts that have entered themselves.
+    pub async fn hosts(&self, until: Instant) -> Result<Vec<KnownHost>> {
+        either!(self, s => s.hosts(until))
+    }
+
+    /// Asks these hosts, by instance. What they were asked of the same subnet before is over, answered or not.
+    pub async fn ask(&self, hosts: &[String], request: &Request, until: Instant) -> Result<()> {
+        either!(self, s => s.ask(hosts, request, until))
+    }
+
+    /// This host's answer, unless it has been asked anew since.
+    pub async fn answer(&self, host: &str, request: &Request, answer: &Answer, until: Instant) -> Result<()> {
+        either!(self, s => s.answer(host, request, answer, until))
+    }
+
+    /// Which of these hosts have answered what they were asked of the subnet last, and what.
+    pub async fn answers(
+        &self,
+        hosts: &[String],
+        subnet: &SubnetId,
+        until: Instant,
+    ) -> Result<HashMap<String, Answer>> {
+        either!(self, s => s.answers(hosts, subnet, until))
     }
 }

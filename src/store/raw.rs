@@ -193,3 +193,22 @@ pub(super) fn other_subnet(ip: &str, theirs: &str, ours: &SubnetId) -> String {
         "{ip} stands in its table under {theirs}, and now {ours} has it too: one database serves one VPC, so give this one its own"
     )
 }
+
+/// Characters of the columns `host.version` and `recycle.trouble`.
+pub(super) const VERSION: usize = 64;
+pub(super) const TROUBLE: usize = 255;
+
+/// As much of a text as a column keeps.
+pub(super) fn at_most(text: &str, characters: usize) -> String {
+    text.chars().take(characters).collect()
+}
+
+/// The column `host.enis`.
+pub(super) fn enis(enis: &[EniId]) -> String {
+    enis.iter().map(EniId::as_str).collect::<Vec<_>>().join(",")
+}
+
+/// The interfaces in it.
+pub(super) fn enis_of(text: &str) -> Vec<EniId> {
+    text.split(',').filter(|eni| !eni.is_empty()).map(|eni| EniId::stored(eni.to_owned())).collect()
+}

@@ -3,6 +3,8 @@
 //! Columns and meanings are those of the original ec2-ipam, whose tables are taken over as they stand. Steps only add:
 //! the original goes on working beside us, and a table with more in it than we know is none of our business.
 
+use std::collections::BTreeMap;
+
 /// What a table of a MySQL server looks like, as `information_schema` tells it.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -10,8 +12,8 @@ pub(super) struct Found {
     pub(super) engine: Option<String>,
     pub(super) columns: Vec<Column>,
     pub(super) keys: Vec<Key>,
-    /// Of `task`; none if there is no such table.
-    pub(super) task: Vec<Column>,
+    /// Of the other tables that are there.
+    pub(super) beside: BTreeMap<String, Vec<Column>>,
 }
 
 #[derive(Debug)]
@@ -43,11 +45,12 @@ enum Adds {
     Allocation,
     Column(&'static str),
     Key(&'static str, &'static str),
-    Task,
+    /// A table beside that of addresses.
+    Beside(&'static str),
 }
 
 /// The steps in order; their numbers are their places.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 9] = [
     // 1: exactly the original's table.
     Step {
         adds: Adds::Allocation,
@@ -87,11 +90,28 @@ const STEPS: [Step; 7] = [
         sql: "ALTER TABLE `allocation` ADD KEY `mine` (`iface`,`status`,`ts`)",
     },
     Step {
-        adds: Adds::Task,
+        adds: Adds::Beside("task"),
         what: "the table `task`",
         sql: "CREATE TABLE IF NOT EXISTS `task` (\
               `name` varchar(64) NOT NULL PRIMARY KEY, `holder` varchar(64) DEFAULT NULL, \
               `until` timestamp NULL DEFAULT NULL) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
+    },
+    Step {
+        adds: Adds::Beside("host"),
+        what: "the table `host`",
+        sql: "CREATE TABLE IF NOT EXISTS `host` (\
+              `instance` varchar(64) NOT NULL PRIMARY KEY, `enis` text NOT NULL, `version` varchar(64) NOT NULL, \
+              `journal` varchar(64) DEFAULT NULL, `seen` timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP\
+              ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
+    },
+    Step {
+        adds: Adds::Beside("recycle"),
+        what: "the table `recycle`",
+        sql: "CREATE TABLE IF NOT EXISTS `recycle` (\
+              `instance` varchar(64) NOT NULL, `subnet` varchar(32) NOT NULL, `token` varchar(64) NOT NULL, \
+              `asked` timestamp(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3), `freed` int DEFAULT NULL, \
+              `pending` int DEFAULT NULL, `trouble` varchar(255) DEFAULT NULL, PRIMARY KEY (`instance`,`subnet`)\
+              ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
     },
 ];
 
@@ -110,16 +130,42 @@ const COLUMNS: [Must; 9] = [
     ("holder", 255, "varchar(", true),
 ];
 
-const TASK: [Must; 3] =
-    [("name", 64, "varchar(", false), ("holder", 64, "varchar(", true), ("until", 0, "timestamp", true)];
+/// Those of the other tables.
+const BESIDE: [(&str, &[Must]); 3] = [
+    ("task", &[("name", 64, "varchar(", false), ("holder", 64, "varchar(", true), ("until", 0, "timestamp", true)]),
+    (
+        "host",
+        &[
+            ("instance", 64, "varchar(", false),
+            ("enis", 0, "text", false),
+            ("version", 64, "varchar(", false),
+            ("journal", 64, "varchar(", true),
+            ("seen", 0, "timestamp", false),
+        ],
+    ),
+    (
+        "recycle",
+        &[
+            ("instance", 64, "varchar(", false),
+            ("subnet", 24, "varchar(", false),
+            ("token", 64, "varchar(", false),
+            ("asked", 0, "timestamp(3)", false),
+            ("freed", 0, "int", true),
+            ("pending", 0, "int", true),
+            ("trouble", 255, "varchar(", true),
+        ],
+    ),
+];
 
 /// The steps that are still to be taken; or why this can never become our table.
 pub(super) fn lacking(found: &Found) -> Result<Vec<&'static Step>, String> {
     if found.engine.is_some() {
         check(found)?;
     }
-    if !found.task.is_empty() {
-        check_columns(&TASK, &found.task, "task.")?;
+    for (table, columns) in BESIDE {
+        if let Some(found) = found.beside.get(table) {
+            check_columns(columns, found, &format!("{table}."))?;
+        }
     }
     let column = |name: &str| found.columns.iter().any(|column| column.name == name);
     let key = |name: &str| found.keys.iter().any(|key| key.name == name);
@@ -129,7 +175,7 @@ pub(super) fn lacking(found: &Found) -> Result<Vec<&'static Step>, String> {
             Adds::Allocation => found.engine.is_none(),
             Adds::Column(name) => !column(name),
             Adds::Key(name, _) => !key(name),
-            Adds::Task => found.task.is_empty(),
+            Adds::Beside(table) => !found.beside.contains_key(table),
         })
         .collect())
 }
@@ -189,9 +235,10 @@ fn check(found: &Found) -> Result<(), String> {
     Ok(())
 }
 
-/// The same tables for SQLite, a step for each `user_version`; repeating them adds what is lacking. `ts` and `until` are Unix
-/// seconds, `claimed` is Unix milliseconds.
-pub(super) const SQLITE: [&str; 1] = ["\
+/// The same tables for SQLite, a step for each `user_version`; repeating them adds what is lacking. `ts`, `until` and `seen` are
+/// Unix seconds, `claimed` and `asked` are Unix milliseconds.
+pub(super) const SQLITE: [&str; 2] = [
+    "\
 CREATE TABLE IF NOT EXISTS allocation (
   ip TEXT NOT NULL PRIMARY KEY, subnet TEXT NOT NULL,
   status TEXT NOT NULL DEFAULT 'free' CHECK (status IN ('free','ready','allocated','occupied','reserved')),
@@ -201,10 +248,20 @@ CREATE TABLE IF NOT EXISTS allocation (
 CREATE INDEX IF NOT EXISTS cold ON allocation (subnet, status, ts);
 CREATE INDEX IF NOT EXISTS mine ON allocation (iface, status, ts);
 CREATE TABLE IF NOT EXISTS task (name TEXT NOT NULL PRIMARY KEY, holder TEXT, until INTEGER) STRICT;
-"];
+",
+    "\
+CREATE TABLE IF NOT EXISTS host (
+  instance TEXT NOT NULL PRIMARY KEY, enis TEXT NOT NULL, version TEXT NOT NULL, journal TEXT, seen INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS recycle (
+  instance TEXT NOT NULL, subnet TEXT NOT NULL, token TEXT NOT NULL, asked INTEGER NOT NULL,
+  freed INTEGER, pending INTEGER, trouble TEXT, PRIMARY KEY (instance, subnet)
+) STRICT, WITHOUT ROWID;
+",
+];
 
 /// The columns of SQLite's tables, and the type of those that can be added to a table that has lost them.
-pub(super) const SQLITE_COLUMNS: [(&str, &str, Option<&str>); 12] = [
+pub(super) const SQLITE_COLUMNS: [(&str, &str, Option<&str>); 24] = [
     ("allocation", "ip", None),
     ("allocation", "subnet", None),
     ("allocation", "status", None),
@@ -217,6 +274,18 @@ pub(super) const SQLITE_COLUMNS: [(&str, &str, Option<&str>); 12] = [
     ("task", "name", None),
     ("task", "holder", Some("TEXT")),
     ("task", "until", Some("INTEGER")),
+    ("host", "instance", None),
+    ("host", "enis", None),
+    ("host", "version", None),
+    ("host", "journal", Some("TEXT")),
+    ("host", "seen", None),
+    ("recycle", "instance", None),
+    ("recycle", "subnet", None),
+    ("recycle", "token", None),
+    ("recycle", "asked", None),
+    ("recycle", "freed", Some("INTEGER")),
+    ("recycle", "pending", Some("INTEGER")),
+    ("recycle", "trouble", Some("TEXT")),
 ];
 
 #[cfg(test)]
@@ -236,7 +305,7 @@ mod tests {
                 column("ts", "timestamp", false),
             ],
             keys: vec![Key { name: "PRIMARY".into(), columns: "ip".into() }],
-            task: Vec::new(),
+            beside: BTreeMap::new(),
         }
     }
 
@@ -259,14 +328,26 @@ mod tests {
         let mut found = original();
         assert_eq!(
             what(&found),
-            ["column claim", "column claimed", "column holder", "key cold", "key mine", "the table `task`"]
+            [
+                "column claim",
+                "column claimed",
+                "column holder",
+                "key cold",
+                "key mine",
+                "the table `task`",
+                "the table `host`",
+                "the table `recycle`"
+            ]
         );
         found.columns.push(Column { name: "claim".into(), kind: "varchar(64)".into(), nullable: true });
         found.columns.push(Column { name: "note".into(), kind: "text".into(), nullable: true });
         found.keys.push(Key { name: "cold".into(), columns: "subnet,status,ts".into() });
         found.keys.push(Key { name: "theirs".into(), columns: "ts".into() });
-        found.task = task();
-        assert_eq!(what(&found), ["column claimed", "column holder", "key mine"]);
+        found.beside.insert("task".into(), task());
+        assert_eq!(
+            what(&found),
+            ["column claimed", "column holder", "key mine", "the table `host`", "the table `recycle`"]
+        );
     }
 
     #[test]
@@ -286,9 +367,9 @@ mod tests {
         let mut found = original();
         found.keys.push(Key { name: "cold".into(), columns: "ts".into() });
         assert_eq!(lacking(&found).unwrap_err(), "its key cold is not on subnet,status,ts");
-        let mut found = Found { task: task(), ..original() };
+        let mut found = Found { beside: [("task".to_owned(), task())].into(), ..original() };
         assert!(lacking(&found).is_ok());
-        found.task.pop();
+        found.beside.values_mut().for_each(|columns| drop(columns.pop()));
         assert_eq!(lacking(&found).unwrap_err(), "it has no column task.until");
     }
 }

@@ -583,7 +583,7 @@ async fn two_hosts_race_for_the_last_addresses_of_a_subnet() {
     let fleet = Fleet::with(Kind::Mariadb, "10.77.0.0/28", Switches::default()).await;
     let (mut a, mut b) = (fleet.host(1), fleet.host(2));
     for host in [&mut a, &mut b] {
-        host.set(&[("EC2_IPAM_COOLDOWN", "0s")]);
+        host.set(&[("EC2_IPAM_COOLDOWN", "0s"), ("EC2_IPAM_RECONCILE_INTERVAL", "1s")]);
         host.start().await;
     }
     fleet.vpc.latency_of(ASSIGN, Duration::from_millis(50));

@@ -83,8 +83,9 @@ async fn init_of_the_largest_subnet_survives_a_kill() {
 
 async fn recycle_frees_what_is_idle(kind: Kind) {
     let fleet = Fleet::new(kind).await;
-    let (host, pool) = fleet.started(1, &[]).await;
-    let (other, theirs) = fleet.started(2, &[]).await;
+    let often = [("EC2_IPAM_RECONCILE_INTERVAL", "1s")];
+    let (host, pool) = fleet.started(1, &often).await;
+    let (other, theirs) = fleet.started(2, &often).await;
     for (host, pool) in [(&host, &pool), (&other, &theirs)] {
         let (a, b) = (host.lease(pool).await, host.lease(pool).await);
         host.lease(pool).await;
@@ -100,9 +101,8 @@ async fn recycle_frees_what_is_idle(kind: Kind) {
     } else {
         assert!(done && text.contains("2 addresses are free again"), "{text}");
         assert_eq!(other.assigned().len(), 1);
-        // The other host sees it in its rows and goes on.
         other.lease(&theirs).await;
-        // Without a driver: EC2's and IMDS's word is enough for the idle ones of all.
+        // Without a driver: the hosts are asked all the same.
         let mut third = fleet.host(3);
         third.set(&[("EC2_IPAM_REQUEST_TIMEOUT", "5s")]);
         host.release(&pool, *host.assigned().first().unwrap()).await;
@@ -295,7 +295,8 @@ async fn doctor_and_driver_name_what_is_wrong_with_the_database() {
     for (url, says) in [
         (
             format!("mysql://{poor}:never-show-this@127.0.0.1:{port}/{name}"),
-            "lacks column claim, column claimed, column holder, key cold, key mine, the table `task`",
+            "lacks column claim, column claimed, column holder, key cold, key mine, the table `task`, \
+             the table `host`, the table `recycle`",
         ),
         (format!("mysql://ipam:never-show-this@127.0.0.1:{port}/{name}"), "refuses the driver"),
         (format!("mysql://ipam:never-show-this@127.0.0.1:{dead}/{name}"), "cannot be reached"),

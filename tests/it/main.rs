@@ -42,6 +42,7 @@ mod packaging;
 mod parent;
 mod protocol;
 mod reconcile;
+mod recycle;
 mod refusals;
 mod releases;
 mod robustness;

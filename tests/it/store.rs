@@ -16,6 +16,7 @@ mod locks;
 mod login;
 mod names;
 mod outages;
+mod roll;
 mod schema;
 mod sqlite;
 mod takeover;

@@ -20,6 +20,7 @@ async fn no_work_in_the_background_dies_alone() {
         "taking up",
         "reconciling",
         "scanning",
+        "answering the table",
         "watching connections",
         "netlink",
         "the journal",

@@ -11,15 +11,16 @@ use serde_json::{Value, json};
 use crate::cli::conformance;
 use crate::cli::{Cli, Command};
 use crate::domain::id::SubnetId;
+use crate::domain::roll::answer_age;
 use crate::driver::doctor::{Check, Verdict};
 use crate::driver::found::{Found, Manner};
+use crate::driver::recycle::Report;
 use crate::driver::status::{Listed, Status};
-use crate::eni::Recycled;
 use crate::fleet::fill::Refreshed;
 use crate::plain::PlainLines;
 use crate::socket::control::{OfAddress, OfSubnet, ToList, ToRecycle};
 use crate::store;
-use driver::{Driver, Sockets};
+use driver::{Driver, Sockets, note};
 
 /// Runs a command other than `serve` and prints what came of it.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -73,11 +74,13 @@ async fn answer(command: Command, driver: &Driver, sockets: &Sockets, out: &mut 
         }
         Command::Recycle { subnet, all } => {
             subnet.parse::<SubnetId>()?;
-            let done: Recycled = driver.ask("recycle", &ToRecycle { subnet: subnet.clone(), all }).await?;
-            writeln!(out, "{subnet}: {} addresses are free again", done.freed)?;
-            if done.pending > 0 {
-                writeln!(out, "{} more are not settled with EC2 yet; run it again in a minute", done.pending)?;
+            if all {
+                let most = answer_age().as_secs();
+                note(&format!("each host sees it within a minute; those that do not answer are waited for {most} s"));
             }
+            let report: Report = driver.ask("recycle", &ToRecycle { subnet: subnet.clone(), all }).await?;
+            is_well = report.parts.iter().all(|part| part.came.is_done());
+            print::recycled(out, &subnet, &report)?;
         }
         Command::Reconcile { dry_run, force, json } => {
             let manner = match (dry_run, force) {

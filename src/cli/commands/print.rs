@@ -8,7 +8,9 @@ use super::driver::{Driver, note};
 use crate::domain::address::State;
 use crate::driver::doctor::{Check, Verdict};
 use crate::driver::found::Found;
+use crate::driver::recycle::{Came, Part, Report};
 use crate::driver::status::{DockerStatus, EniStatus, JournalStatus, Listed, Status};
+use crate::eni::Recycled;
 use crate::plain::write_json;
 
 pub(super) fn json(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
@@ -41,6 +43,32 @@ pub(super) fn found(out: &mut impl Write, found: &[Found]) -> anyhow::Result<()>
             (false, Some(seconds)) => format!("seen for {seconds} s"),
         };
         line(out, &format!("{}: {} [{when}]", found.of, found.found))?;
+    }
+    Ok(())
+}
+
+pub(super) fn recycled(out: &mut impl Write, subnet: &str, report: &Report) -> anyhow::Result<()> {
+    line(out, &format!("{subnet}: {} addresses are free again", report.total.freed))?;
+    if report.total.pending > 0 {
+        line(out, &format!("{} more are not settled with EC2 yet; run it again in a minute", report.total.pending))?;
+    }
+    for Part { of, came } in &report.parts {
+        let text = match came {
+            Came::Done(Recycled { freed, pending: 0 }) => format!("{freed} freed"),
+            Came::Done(Recycled { freed, pending }) => format!("{freed} freed, {pending} pending"),
+            Came::Gone(freed) => format!("{freed} freed: EC2 does not know it any more"),
+            Came::Failed(why) => format!("FAILED: {why}"),
+            Came::Silent { version, seen_seconds } => format!(
+                "NO ANSWER (ec2-ipam {version}, seen {seen_seconds} s ago): what it has stays until it answers, or EC2 does not \
+                 know its interface any more"
+            ),
+            Came::Unserved => {
+                "NO HOST that the table knows serves it: its addresses stay; run `ec2-ipam recycle` on its \
+                               host, whose driver may be an older one"
+                    .to_owned()
+            }
+        };
+        line(out, &format!("  {of}: {text}"))?;
     }
     Ok(())
 }

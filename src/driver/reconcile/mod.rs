@@ -86,6 +86,11 @@ impl Reconciler {
         self.outcome.borrow().clone()
     }
 
+    /// Tells when a round is over.
+    pub(crate) fn rounds(&self) -> watch::Receiver<Outcome> {
+        self.outcome.subscribe()
+    }
+
     /// What only a person can put right, as of the last round; Docker's silence as it is now.
     pub(crate) fn problems(&self) -> Problems {
         let mut problems = self.outcome().problems;

@@ -10,7 +10,7 @@ use super::trouble::Trouble;
 const LOOK: &str = "\
     SELECT engine FROM information_schema.tables WHERE table_schema=DATABASE() AND table_name='allocation';\
     SELECT column_name,column_type,is_nullable,table_name FROM information_schema.columns \
-    WHERE table_schema=DATABASE() AND table_name IN ('allocation','task');\
+    WHERE table_schema=DATABASE() AND table_name IN ('allocation','task','host','recycle');\
     SELECT index_name,GROUP_CONCAT(IF(sub_part IS NULL,column_name,'part of a column') ORDER BY seq_in_index SEPARATOR ',') \
     FROM information_schema.statistics WHERE table_schema=DATABASE() AND table_name='allocation' GROUP BY index_name";
 
@@ -62,10 +62,9 @@ async fn look(conn: &mut Checkout) -> Result<Found, Trouble> {
         found.engine = Some(column::<Option<String>>(&mut row, 0)?.unwrap_or_default());
     }
     for mut row in answers.next().unwrap_or_default() {
-        let of = if column::<String>(&mut row, 3)?.eq_ignore_ascii_case("task") {
-            &mut found.task
-        } else {
-            &mut found.columns
+        let of = match column::<String>(&mut row, 3)?.to_lowercase() {
+            table if table == "allocation" => &mut found.columns,
+            table => found.beside.entry(table).or_default(),
         };
         of.push(Column {
             name: column::<String>(&mut row, 0)?.to_lowercase(),

@@ -4,6 +4,7 @@
 //! READ COMMITTED (in REPEATABLE READ an under-filled claim blocks other hosts' frees) and at +00:00 (an hour of DST
 //! breaks ages otherwise). Every UPDATE sets `ts=ts` unless it lets go.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::domain::address::{Change, NewRow, Row};
 use crate::domain::id::{EniId, SubnetId};
+use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
 use std::net::Ipv4Addr;
 
 use super::url::Server;
@@ -29,6 +31,7 @@ mod migrate;
 mod pool;
 mod pulse;
 mod read;
+mod roll;
 mod session;
 mod take;
 mod task;
@@ -119,6 +122,31 @@ impl MySql {
 
     pub(super) async fn hold_task(&self, name: &str, holder: &str, span: Duration, until: Instant) -> Result<bool> {
         task::hold(&self.pool, name, holder, span, until).await
+    }
+
+    pub(super) async fn enter(&self, host: &HostEntry, open: Duration, until: Instant) -> Result<Vec<Request>> {
+        roll::enter(&self.pool, host, open, until).await
+    }
+
+    pub(super) async fn hosts(&self, until: Instant) -> Result<Vec<KnownHost>> {
+        roll::hosts(&self.pool, until).await
+    }
+
+    pub(super) async fn ask(&self, hosts: &[String], request: &Request, until: Instant) -> Result<()> {
+        roll::ask(&self.pool, hosts, request, until).await
+    }
+
+    pub(super) async fn answer(&self, host: &str, request: &Request, answer: &Answer, until: Instant) -> Result<()> {
+        roll::answer(&self.pool, host, request, answer, until).await
+    }
+
+    pub(super) async fn answers(
+        &self,
+        hosts: &[String],
+        subnet: &SubnetId,
+        until: Instant,
+    ) -> Result<HashMap<String, Answer>> {
+        roll::answers(&self.pool, hosts, subnet, until).await
     }
 }
 

@@ -3,6 +3,7 @@
 //! One connection, used by one call at a time, on threads where blocking is allowed. Other hosts do not see the file,
 //! so EC2 alone tells what they have; hence free addresses are drawn at random, lest every host try the same ones.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::net::Ipv4Addr;
@@ -17,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::domain::address::{Change, NewRow, Row};
 use crate::domain::id::{EniId, SubnetId};
+use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
 use crate::fail_point::point;
 
 use super::clock::Clock;
@@ -25,6 +27,7 @@ use super::{Count, Description, FreeClaim, StoreError, WarmGrant, raw, schema};
 use trouble::Trouble;
 
 mod read;
+mod roll;
 mod trouble;
 mod write;
 
@@ -198,6 +201,35 @@ impl Sqlite {
     pub(super) async fn hold_task(&self, name: &str, holder: &str, span: Duration, until: Instant) -> Result<bool> {
         let (name, holder) = (name.to_owned(), holder.to_owned());
         self.run(until, move |file, _| write::hold_task(file, &name, &holder, span)).await
+    }
+
+    pub(super) async fn enter(&self, host: &HostEntry, open: Duration, until: Instant) -> Result<Vec<Request>> {
+        let host = host.clone();
+        self.run(until, move |file, _| roll::enter(file, &host, open)).await
+    }
+
+    pub(super) async fn hosts(&self, until: Instant) -> Result<Vec<KnownHost>> {
+        self.run(until, |file, _| roll::hosts(file)).await
+    }
+
+    pub(super) async fn ask(&self, hosts: &[String], request: &Request, until: Instant) -> Result<()> {
+        let (hosts, request) = (hosts.to_vec(), request.clone());
+        self.run(until, move |file, _| roll::ask(file, &hosts, &request)).await
+    }
+
+    pub(super) async fn answer(&self, host: &str, request: &Request, answer: &Answer, until: Instant) -> Result<()> {
+        let (host, request, answer) = (host.to_owned(), request.clone(), answer.clone());
+        self.run(until, move |file, _| roll::answer(file, &host, &request, &answer)).await
+    }
+
+    pub(super) async fn answers(
+        &self,
+        hosts: &[String],
+        subnet: &SubnetId,
+        until: Instant,
+    ) -> Result<HashMap<String, Answer>> {
+        let (hosts, subnet) = (hosts.to_vec(), subnet.clone());
+        self.run(until, move |file, _| roll::answers(file, &hosts, &subnet)).await
     }
 }
 

@@ -15,7 +15,7 @@ use super::trouble::Trouble;
 use super::{Known, read};
 
 /// `claimed`, in Unix milliseconds.
-const NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
+pub(super) const NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
 /// Let go at least `?3` seconds ago, none: at any time, by a clock that shows no more than `?4`.
 const COOLED: &str = "(?3 IS NULL OR ts <= min(unixepoch(), ?4) - ?3)";

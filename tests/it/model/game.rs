@@ -170,9 +170,6 @@ impl<'b> Game<'b> {
                 let mut ledger = shared.ledger();
                 if on.contains(ip) {
                     ledger.cut.remove(&(*ip, seat));
-                    ledger.recycled.remove(ip);
-                } else if ledger.open.values().any(|open| open.asked == Asked::Recycle && open.seat != seat) {
-                    ledger.recycled.insert(*ip);
                 }
                 // An Assign may land when a later one has been confirmed, and the address given up since: it was claimed when
                 // it was sent, harms nobody, and the next looks have to find it.

@@ -80,8 +80,6 @@ pub struct Ledger {
     pub cut: BTreeSet<(Ipv4Addr, usize)>,
     /// Addresses whose rows were set back, or do not know of what landed late, and in whose table, until they are right again.
     pub set_back: BTreeSet<(Ipv4Addr, usize)>,
-    /// Addresses that an operator on another host took off their ENI, until they are assigned again.
-    pub recycled: BTreeSet<Ipv4Addr>,
     pub cidr: Option<Ipv4Net>,
     /// AWS's five.
     pub aws: BTreeSet<Ipv4Addr>,

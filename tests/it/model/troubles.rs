@@ -189,9 +189,7 @@ impl Game<'_> {
                 let is_apt = last == row
                     && !matches!(row.state(), State::On | State::Off)
                     && older.state() != State::Off
-                    && !older.primary
-                    // Its own host learns of another one's `recycle --all` from the table, by its next look.
-                    && !(older.state() == State::Ready && self.bed.shared.ledger().recycled.contains(&row.ip));
+                    && !older.primary;
                 (is_apt && !self.is_told_by_the_table_alone(row.ip)).then(|| (row.clone(), older.clone()))
             })
             .collect();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ec2_ipam::domain::address::{Event, Status};
 use ec2_ipam::domain::id::Kind;
+use ec2_ipam::domain::roll::{HostEntry, Request};
 use ec2_ipam::store::{Choice, FreeClaim, Store, StoreError, WarmGrant};
 use mysql_async::prelude::Queryable;
 
@@ -22,13 +23,15 @@ on_servers! {
 }
 
 /// Damage that the driver's own steps mend.
-const DAMAGE: [(&str, &str); 6] = [
+const DAMAGE: [(&str, &str); 8] = [
     ("DROP TABLE allocation", "DROP TABLE allocation"),
     ("DROP TABLE allocation,task", "DROP TABLE allocation; DROP TABLE task"),
     ("ALTER TABLE allocation DROP COLUMN claim,DROP COLUMN claimed", "ALTER TABLE allocation DROP COLUMN claim"),
     ("ALTER TABLE allocation DROP COLUMN holder", "ALTER TABLE allocation DROP COLUMN holder"),
     ("ALTER TABLE allocation DROP KEY cold,DROP KEY mine", "DROP INDEX IF EXISTS cold; DROP INDEX IF EXISTS mine"),
     ("DROP TABLE task", "DROP TABLE task"),
+    ("DROP TABLE host,recycle", "DROP TABLE host; DROP TABLE recycle"),
+    ("DROP TABLE recycle", "ALTER TABLE recycle DROP COLUMN freed"),
 ];
 
 /// Every call of a store, each on its own terms; the first refusal.
@@ -59,6 +62,10 @@ async fn every_call(bed: &Bed) -> Result<(), StoreError> {
     store.claim_free(&wanted, until).await?;
     store.grant_warm(&warm, until).await?;
     assert!(store.hold_task("scan", "me", Duration::from_secs(60), until).await?);
+    let request = Request { subnet, token: "t".into() };
+    store.ask(&["i-1".into()], &request, until).await?;
+    let host = HostEntry { instance: "i-1".into(), enis: vec![eni], version: "1".into(), journal: None };
+    assert_eq!(store.enter(&host, Duration::from_secs(60), until).await?, [request]);
     Ok(())
 }
 
@@ -66,13 +73,15 @@ async fn what_was_dropped_under_an_open_store_is_there_again(bed: Bed) {
     every_call(&bed).await.unwrap();
     // Each call meets the damage first in its turn.
     for (mysql, sqlite) in DAMAGE {
-        for first in 0..5 {
+        for first in 0..7 {
             bed.exec(mysql, sqlite).await;
             let met = match first {
                 0 => bed.store.rows_of_eni(&eni(1), soon()).await.map(drop),
                 1 => bed.store.census(&subnet(), soon()).await.map(drop),
                 2 => bed.store.hold_task("scan", "me", Duration::from_secs(60), soon()).await.map(drop),
-                3 => bed.store.insert_missing(&subnet(), &[new_row(ip(10), Status::Free)], soon()).await.map(drop),
+                3 => bed.store.hosts(soon()).await.map(drop),
+                4 => bed.store.answers(&["i-1".into()], &subnet(), soon()).await.map(drop),
+                5 => bed.store.insert_missing(&subnet(), &[new_row(ip(10), Status::Free)], soon()).await.map(drop),
                 _ => Ok(()),
             };
             met.unwrap_or_else(|why| panic!("{mysql}: {why}"));
@@ -98,6 +107,8 @@ async fn without_the_right_to_change_it_a_schema_that_was_damaged_is_told_as_at_
         ("ALTER TABLE allocation DROP KEY mine", "key mine"),
         ("ALTER TABLE allocation DROP COLUMN claim", "column claim"),
         ("DROP TABLE task", "the table `task`"),
+        ("DROP TABLE host", "the table `host`"),
+        ("DROP TABLE recycle", "the table `recycle`"),
         ("DROP TABLE allocation", "the table `allocation`"),
     ] {
         db.exec(damage).await;
