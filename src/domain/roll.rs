@@ -3,7 +3,7 @@
 //! What a host's containers have is in its journal, and the table may be behind. So a host gives up only its own addresses, and
 //! whoever wants those of a whole subnet back asks each host, which sees it at its next look at the table.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::address::{Row, State};
@@ -86,12 +86,20 @@ pub fn is_a_drivers(row: &Row) -> bool {
 
 /// Whom to ask for these rows. A host with leases alone is asked too: what the table says of them may be old.
 pub fn whom<'h>(rows: &[Row], hosts: &'h [KnownHost]) -> Whom<'h> {
+    // An interface that moved may still stand with the host that had it before.
+    let mut serving: HashMap<&EniId, &KnownHost> = HashMap::new();
+    for host in hosts {
+        for eni in &host.entry.enis {
+            let last = serving.entry(eni).or_insert(host);
+            if host.seen < last.seen {
+                *last = host;
+            }
+        }
+    }
     let mut whom = Whom { hosts: BTreeMap::new(), strays: BTreeSet::new() };
     for row in rows.iter().filter(|row| is_a_drivers(row)) {
         let Some(eni) = &row.iface else { continue };
-        // An interface that moved may still stand with the host that had it before.
-        let serving = hosts.iter().filter(|host| host.entry.enis.contains(eni)).min_by_key(|host| host.seen);
-        match serving {
+        match serving.get(eni).copied() {
             Some(host) => drop(whom.hosts.insert(&host.entry.instance, host)),
             None if row.state() == State::Ready => drop(whom.strays.insert(eni.clone())),
             None => {}

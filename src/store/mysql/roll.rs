@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::domain::id::SubnetId;
 use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
 
+use super::super::clock::AHEAD;
 use super::super::{StoreError, raw};
 use super::pool::{Checkout, Pool};
 use super::tries::{Before, Tries};
@@ -29,7 +30,7 @@ pub(super) async fn enter(pool: &Arc<Pool>, host: &HostEntry, open: Duration, un
         "INSERT INTO host (instance,enis,version,journal,seen) VALUES ({instance},{enis},{version},{journal},NOW()) \
          ON DUPLICATE KEY UPDATE enis={enis},version={version},journal={journal},seen=NOW();\
          SELECT subnet,token FROM recycle WHERE instance={instance} AND freed IS NULL \
-         AND asked BETWEEN NOW(3)-INTERVAL {} MICROSECOND AND NOW(3)",
+         AND asked BETWEEN NOW(3)-INTERVAL {} MICROSECOND AND NOW(3)+INTERVAL {AHEAD} SECOND",
         open.as_micros()
     );
     let attempt = async |mut conn: Checkout, _: Before| {

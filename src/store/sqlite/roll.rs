@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use crate::domain::id::SubnetId;
 use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
 
+use super::super::clock::AHEAD;
 use super::super::raw;
 use super::trouble::Trouble;
 use super::write::NOW;
@@ -22,7 +23,8 @@ pub(super) fn enter(file: &mut Connection, host: &HostEntry, open: Duration) -> 
     )?;
     let asked = {
         let read = format!(
-            "SELECT subnet, token FROM recycle WHERE instance = ?1 AND freed IS NULL AND asked BETWEEN {NOW} - ?2 AND {NOW}"
+            "SELECT subnet, token FROM recycle WHERE instance = ?1 AND freed IS NULL AND asked BETWEEN {NOW} - ?2 \
+             AND {NOW} + {AHEAD} * 1000"
         );
         let mut read = change.prepare_cached(&read)?;
         let open = i64::try_from(open.as_millis()).unwrap_or(i64::MAX / 2);
