@@ -706,7 +706,7 @@ async fn while_ec2_is_slow_nothing_is_cut_off_and_asked_again() {
     assert_eq!(fleet.vpc.count(ASSIGN), 1, "{:?}", fleet.vpc.calls());
     fleet.vpc.latency_of(ASSIGN, Duration::from_secs(22));
     let refused = host.request(&pool, "").await.unwrap_err();
-    assert!(refused.contains("EC2 has not answered yet"), "{refused}");
+    assert!(refused.contains("EC2 is slow"), "{refused}");
     eventually("the answer comes late", async || !host.mine(State::Ready).await.is_empty()).await;
     let calls = fleet.vpc.count(ASSIGN);
     host.lease(&pool).await;
