@@ -363,7 +363,7 @@ case_database() {
     on vpc systemctl restart mariadb
     wait $load || true
     n=$(grep -c refused "$bed/load" || true)
-    # Each waits for the database within its time.
+    # Each gets what is idle, or waits for the database within its time.
     [ "$n" = 0 ] || fail "$n of 6 starts failed: $(cat "$bed/load")"
     remove h1 a2
     run h1 a2
