@@ -1,6 +1,6 @@
 //! Which addresses Docker has in use, by its own last word.
 //!
-//! A grant never gives one of these, whatever the table says: the database may have lost a commit, or the rows may be the
+//! A grant never gives one of these, whatever journal and table say: the journal may be lost, or the rows may be the
 //! original's, which called addresses of running containers ready. It is read in the background, since asking Docker from
 //! inside one of its calls deadlocks it.
 

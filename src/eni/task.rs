@@ -1,8 +1,8 @@
 //! The one task of an ENI: it does every Assign, Unassign and settling of that ENI, one at a time.
 //!
-//! It keeps little in memory: each step reads the ENI's rows and decides from them what is next, so that a step that failed
-//! half-way, or was cut short by a crash, is simply found again. Since it works alone, a claim that stands at the start of
-//! a step has no call of this process in flight.
+//! It keeps little in memory: each step reads the ENI's rows and the journal and decides from them what is next, so that a
+//! step that failed half-way, or was cut short by a crash, is simply found again. Since it works alone, a claim that stands at
+//! the start of a step has no call of this process in flight.
 
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixListener;
