@@ -49,20 +49,18 @@ impl Task {
                 Some(Mend::Insert(row)) => unknown.push(row),
                 Some(Mend::GiveUp(row)) => missing.push(row),
                 Some(Mend::Assign(row)) => cut_off.push(row),
+                // What containers have is the journal's to say, and the table follows.
+                Some(Mend::Lease(row, claim)) => {
+                    if self.stands_again(&row, claim).await {
+                        repaired.done.push(finding.ip);
+                    }
+                }
+                Some(Mend::Release(claim)) => {
+                    if self.shared.ends(finding.ip, &claim, End::Released).await {
+                        repaired.done.push(finding.ip);
+                    }
+                }
                 Some(Mend::Change(change)) => match &finding.what {
-                    // What containers have is the journal's to say, and the table follows.
-                    What::Forgotten { .. } => {
-                        if self.stands_again(&finding, &change).await {
-                            repaired.done.push(finding.ip);
-                        }
-                    }
-                    What::Ended => {
-                        if let Some(claim) = finding.row.as_ref().and_then(|row| row.claim.as_ref())
-                            && self.shared.ends(finding.ip, claim, End::Released).await
-                        {
-                            repaired.done.push(finding.ip);
-                        }
-                    }
                     // Docker may have let go of it since.
                     What::Lost { claim } if !self.has_container(finding.ip, claim.as_ref()) => {}
                     _ => changes.push((finding, change)),
@@ -100,13 +98,12 @@ impl Task {
     }
 
     /// A container has it, and its row does not say so. Docker may have let go of it since.
-    async fn stands_again(&self, finding: &Finding, change: &Change) -> bool {
-        let (ip, journal) = (finding.ip, self.shared.journal());
-        let (Some(row), Some(claim)) = (&finding.row, &change.to.claim) else { return false };
+    async fn stands_again(&self, row: &Row, claim: Claim) -> bool {
+        let (ip, journal) = (row.ip, self.shared.journal());
         if journal.lease(ip).is_some() {
             journal.to_be_posted(ip);
         } else if self.outside.in_use.contains(ip) {
-            let lease = Held::Lease(claim.clone());
+            let lease = Held::Lease(claim);
             let let_go = journal.now().before(row.idle);
             let (eni, subnet, holder) = (self.nic.eni.clone(), row.subnet.clone(), row.holder.clone());
             let holding = Holding { ip, eni, subnet, held: lease, holder, let_go, posted: false, doubted: false };

@@ -49,7 +49,7 @@ impl Task {
                 Some(Mend::GiveUp(row)) => missing.push(row),
                 Some(Mend::Insert(row)) => unknown.push(row),
                 Some(Mend::Change(change)) if finding.keeps_back() => changes.push(change),
-                Some(Mend::Change(_) | Mend::Assign(_)) | None => {}
+                Some(Mend::Change(_) | Mend::Assign(_) | Mend::Lease(..) | Mend::Release(_)) | None => {}
             }
         }
         store.apply(&changes, until).await?;

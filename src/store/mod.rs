@@ -94,37 +94,6 @@ pub struct FreeClaim<'a> {
     pub claim: &'a Claim,
 }
 
-/// Which of an ENI's idle addresses may be given; the coldest of them is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Choice {
-    /// Those let go at least so long ago, and that no container had named.
-    Cooled(Duration),
-    /// The one that is kept for this endpoint, or that it used last, cooled or not.
-    Returning,
-    /// Any but those that are kept for somebody; those that a container had named come last, and of those that were let go in
-    /// the same second none comes first by its number.
-    Any,
-}
-
-/// A warm address of an ENI to be given to a container.
-#[derive(Debug, Clone)]
-#[allow(missing_docs, reason = "the names say it")]
-pub struct WarmGrant<'a> {
-    pub eni: &'a EniId,
-    /// Only inside this block.
-    pub sub_pool: Option<Ipv4Net>,
-    /// Only of these.
-    pub choice: Choice,
-    /// This one before any other, if it may be given and lies in the block; an address that is likely to be the coldest.
-    pub first: Option<Ipv4Addr>,
-    /// Not these.
-    pub except: &'a [Ipv4Addr],
-    /// A `lease` token, used for this call only.
-    pub claim: &'a Claim,
-    /// The endpoint, if the Engine names it.
-    pub holder: Option<&'a str>,
-}
-
 /// What a store is, for `status` and `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Description {
@@ -288,15 +257,9 @@ impl Store {
         either!(self, s => s.claim_free(wanted, until))
     }
 
-    /// ready -> lease: the row of the ENI's coldest warm address, as it is now, in one round trip. A primary address is never
-    /// given (I7).
-    pub async fn grant_warm(&self, wanted: &WarmGrant<'_>, until: Instant) -> Result<Option<Row>> {
-        either!(self, s => s.grant_warm(wanted, until))
-    }
-
     /// Carries out guarded changes in one transaction, each on its own terms: `false` means that the row was not what the
-    /// change expected, so somebody else moved it: look again (I5); after `true` it is [`Change::after`]. Where the answer was lost on the way, they may have
-    /// moved it after the change.
+    /// change expected, so somebody else moved it: look again (I5); after `true` it is [`Change::after`]. Where the answer was
+    /// lost on the way, they may have moved it after the change.
     pub async fn apply(&self, changes: &[Change], until: Instant) -> Result<Vec<bool>> {
         if changes.is_empty() {
             return Ok(Vec::new());

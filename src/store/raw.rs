@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::domain::address::{FIXED, KEPT, Row, State, Status, cooldown_seconds};
+use crate::domain::address::{Row, State, Status, cooldown_seconds};
 use crate::domain::id::{Claim, EniId, SubnetId};
 
 use super::Count;
@@ -140,26 +140,6 @@ pub(super) const TAKEN: &str = " AND status IN ('ready','allocated','occupied','
 
 /// SQL that leaves out all but the reserved rows of a subnet; the same in both dialects.
 pub(super) const RESERVED: &str = " AND status='reserved'";
-
-/// SQL that is true of rows whose address no container had named; the same in both dialects.
-pub(super) fn not_fixed() -> String {
-    format!(" AND (holder IS NULL OR holder NOT LIKE '{FIXED}%')")
-}
-
-/// SQL that is true of rows that are kept for nobody; the same in both dialects.
-pub(super) fn not_kept() -> String {
-    format!(" AND (holder IS NULL OR holder NOT LIKE '{KEPT}%')")
-}
-
-/// SQL that is true of rows that are kept for a name; the same in both dialects.
-pub(super) fn kept() -> String {
-    format!("holder LIKE '{KEPT}%'")
-}
-
-/// SQL that is true of rows whose address a container had named; the same in both dialects.
-pub(super) fn fixed() -> String {
-    format!("COALESCE(holder LIKE '{FIXED}%',0)")
-}
 
 /// A holder as long as the column takes it.
 pub(super) fn holder(text: Option<&str>) -> Option<String> {

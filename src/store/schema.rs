@@ -84,6 +84,8 @@ const STEPS: [Step; 9] = [
         what: "key cold",
         sql: "ALTER TABLE `allocation` ADD KEY `cold` (`subnet`,`status`,`ts`)",
     },
+    // The rows of an ENI, and those that a claim has just taken. Drivers of before the journal, which may go on beside, also give
+    // the coldest idle row by it.
     Step {
         adds: Adds::Key("mine", "iface,status,ts"),
         what: "key mine",

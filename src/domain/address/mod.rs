@@ -181,14 +181,9 @@ impl Row {
         let free = || nobody(kept.map_or(Status::Free, |_| Status::Reserved), marked(""));
         let (to, let_go) = match (state, event) {
             // A primary address must never reach a container, whatever its status says (I7).
-            (
-                _,
-                Event::Claim { .. }
-                | Event::Lease { .. }
-                | Event::Restore { .. }
-                | Event::Adopt { .. }
-                | Event::GiveUp { .. },
-            ) if self.primary => {
+            (_, Event::Claim { .. } | Event::Follow { .. } | Event::Adopt { .. } | Event::GiveUp { .. })
+                if self.primary =>
+            {
                 return Err(Forbidden { ip: self.ip, state });
             }
             (Free, Event::Claim { eni, claim }) => {
@@ -200,22 +195,14 @@ impl Row {
                 (Target { status, iface, claim: Some(claim), holder, primary: None }, None)
             }
             // Off: an older one that a database brought back. What the journal gives back does not follow.
-            (On | Off | Ready | Lease, Event::Follow { lease, holder, idle }) if !self.primary => {
+            (On | Off | Ready | Lease, Event::Follow { lease, holder, idle }) => {
                 let status = if lease.is_some() { Status::Occupied } else { Status::Ready };
                 (Target { holder: Holder::set(holder), ..keep(status, lease) }, Some(idle))
             }
             // A container has what nobody knew whose it was.
-            (Foreign, Event::Follow { lease: Some(lease), holder, idle }) if !self.primary => {
+            (Foreign, Event::Follow { lease: Some(lease), holder, idle }) => {
                 (Target { holder: Holder::set(holder), ..keep(Status::Occupied, Some(lease)) }, Some(idle))
             }
-            (On, Event::Confirm) => (keep(Status::Ready, None), None),
-            (On | Ready, Event::Lease { claim, holder }) => {
-                let holder = if kept.is_some() { Holder::Keep } else { Holder::set(holder) };
-                (Target { holder, ..keep(Status::Occupied, Some(claim)) }, None)
-            }
-            (Lease | Ready | Foreign, Event::Restore { claim }) => (keep(Status::Occupied, Some(claim)), None),
-            (Lease, Event::Release) => (keep(Status::Ready, None), JUST_NOW),
-            (Lease, Event::TakeBack) => (keep(Status::Ready, None), None),
             (On | Ready | Off, Event::GiveUp { claim }) => (keep(Status::Allocated, Some(claim)), None),
             // Whoever used it until now may be remembered out there: it cools from now on.
             (Foreign, Event::Adopt { claim }) => (keep(Status::Allocated, Some(claim)), JUST_NOW),
@@ -271,20 +258,6 @@ pub enum Event {
         /// An `on` token.
         claim: Claim,
     },
-    /// EC2 has it on the ENI now.
-    Confirm,
-    /// Given to a container.
-    Lease {
-        /// A `lease` token.
-        claim: Claim,
-        /// The endpoint, if the Engine names it.
-        holder: Option<String>,
-    },
-    /// It is in use, and the database had forgotten: a lease stands again.
-    Restore {
-        /// The token of the lease that Docker still has, or a new one.
-        claim: Claim,
-    },
     /// What the journal says of it.
     Follow {
         /// The lease's token; none: it is idle.
@@ -299,10 +272,6 @@ pub enum Event {
         /// An `on` token.
         claim: Claim,
     },
-    /// The container is gone: it cools from now on.
-    Release,
-    /// Granted, but the answer never reached Docker: idle as before.
-    TakeBack,
     /// To be unassigned (or: to be unassigned once more, under a newer token).
     GiveUp {
         /// An `off` token.

@@ -33,15 +33,12 @@ fn every_state() -> Vec<Row> {
 fn every_event() -> Vec<(&'static str, Event)> {
     let boot = Boot::random().unwrap();
     let claim = |kind| boot.claim(2, kind);
-    let eni = EniId::stored("eni-0123456789abcdef0".into());
+    let (eni, idle) = (EniId::stored("eni-0123456789abcdef0".into()), Duration::from_secs(100));
     vec![
         ("claim", Event::Claim { eni: eni.clone(), claim: claim(Kind::On) }),
-        ("confirm", Event::Confirm),
-        ("lease", Event::Lease { claim: claim(Kind::Lease), holder: None }),
-        ("restore", Event::Restore { claim: claim(Kind::Lease) }),
+        ("lease", Event::Follow { lease: Some(claim(Kind::Lease)), holder: None, idle }),
+        ("idle", Event::Follow { lease: None, holder: None, idle }),
         ("adopt", Event::Adopt { claim: claim(Kind::On) }),
-        ("release", Event::Release),
-        ("take back", Event::TakeBack),
         ("give up", Event::GiveUp { claim: claim(Kind::Off) }),
         ("gone", Event::Gone),
         ("eni gone", Event::EniGone),
@@ -73,29 +70,30 @@ fn the_whole_transition_table() {
         (Free, "claim", On),
         (Free, "foreign", Foreign),
         (Free, "reserve", Reserved),
-        (On, "confirm", Ready),
         (On, "lease", Lease),
+        (On, "idle", Ready),
         (On, "give up", Off),
         (On, "eni gone", Free),
         (On, "refuse", Free),
         (On, "foreign", Foreign),
         (On, "reserve", Reserved),
+        (Off, "lease", Lease),
+        (Off, "idle", Ready),
         (Off, "give up", Off),
         (Off, "gone", Free),
         (Off, "eni gone", Free),
         (Off, "foreign", Foreign),
         (Ready, "lease", Lease),
-        (Ready, "restore", Lease),
+        (Ready, "idle", Ready),
         (Ready, "give up", Off),
         (Ready, "eni gone", Free),
         (Ready, "foreign", Foreign),
         (Ready, "mark primary", Foreign),
-        (Lease, "restore", Lease),
-        (Lease, "release", Ready),
-        (Lease, "take back", Ready),
+        (Lease, "lease", Lease),
+        (Lease, "idle", Ready),
         (Lease, "eni gone", Free),
         (Lease, "foreign", Foreign),
-        (Foreign, "restore", Lease),
+        (Foreign, "lease", Lease),
         (Foreign, "adopt", On),
         (Foreign, "gone", Free),
         (Foreign, "eni gone", Free),
@@ -106,13 +104,13 @@ fn the_whole_transition_table() {
     assert_eq!(seen, expected);
 }
 
-/// All but the primary mark, which outweighs it.
+/// All but the primary mark, which outweighs it; what the journal says bears the mark itself.
 #[test]
 fn what_is_kept_for_a_name_stays_so_until_it_is_unreserved() {
     for mut row in every_state().into_iter().filter(|row| row.state() != State::Free) {
         row.holder = Some(if row.status == Status::Reserved { "web".into() } else { format!("{KEPT}web") });
         assert_eq!((row.kept_for(), row.endpoint()), (Some("web"), Some("web")));
-        for (name, event) in every_event() {
+        for (name, event) in every_event().into_iter().filter(|(_, event)| !matches!(event, Event::Follow { .. })) {
             let Ok(change) = row.on(event) else { continue };
             let after = match &change.to.holder {
                 Holder::Keep => row.holder.clone(),
@@ -141,10 +139,12 @@ fn what_is_kept_for_a_name_stays_so_until_it_is_unreserved() {
 fn only_what_somebody_used_and_an_address_at_fault_are_let_go_now() {
     for row in every_state() {
         for (name, event) in every_event() {
+            let told = if let Event::Follow { idle, .. } = event { Some(idle) } else { None };
             if let Ok(change) = row.on(event) {
-                let was_used = matches!(name, "release" | "refuse" | "adopt" | "eni gone");
+                let was_used = matches!(name, "refuse" | "adopt" | "eni gone");
                 let was_used = was_used || name == "gone" && row.state() == State::Foreign;
-                assert_eq!(change.let_go.is_some(), was_used, "{:?} {name}", row.state());
+                let let_go = told.or(was_used.then_some(Duration::ZERO));
+                assert_eq!(change.let_go, let_go, "{:?} {name}", row.state());
             }
         }
     }
@@ -155,7 +155,7 @@ fn a_primary_address_is_never_given_whatever_its_status_says() {
     for mut row in every_state() {
         row.primary = true;
         for (name, event) in every_event() {
-            if matches!(name, "claim" | "lease" | "restore" | "adopt" | "give up") {
+            if matches!(name, "claim" | "lease" | "idle" | "adopt" | "give up") {
                 assert!(row.on(event).is_err(), "I7: {:?} {name}", row.state());
             }
         }

@@ -1,6 +1,6 @@
 //! The table on a MySQL or MariaDB server, shared by a fleet.
 //!
-//! Statements go as text, values escaped, several in one packet: a warm grant is one round trip. Every session runs in
+//! Statements go as text, values escaped, several in one packet: a claim is one round trip. Every session runs in
 //! READ COMMITTED (in REPEATABLE READ an under-filled claim blocks other hosts' frees) and at +00:00 (an hour of DST
 //! breaks ages otherwise). Every UPDATE sets `ts=ts` unless it lets go.
 
@@ -18,7 +18,7 @@ use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
 use std::net::Ipv4Addr;
 
 use super::url::Server;
-use super::{Count, Description, FreeClaim, StoreError, WarmGrant, raw};
+use super::{Count, Description, FreeClaim, StoreError, raw};
 use pool::Pool;
 use tries::Tries;
 use trouble::Trouble;
@@ -98,10 +98,6 @@ impl MySql {
 
     pub(super) async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Row>> {
         take::claim_free(&self.pool, wanted, until).await
-    }
-
-    pub(super) async fn grant_warm(&self, wanted: &WarmGrant<'_>, until: Instant) -> Result<Option<Row>> {
-        take::grant_warm(&self.pool, wanted, until).await
     }
 
     pub(super) async fn apply(&self, changes: &[Change], until: Instant) -> Result<Vec<bool>> {

@@ -1,11 +1,9 @@
-//! Claims: taking rows that no other host has its hand on.
+//! Claims: taking free rows that no other host has its hand on.
 //!
-//! A row that is named by its key is taken by it: the cheapest way there is. Otherwise it is an UPDATE joined to a locking
-//! read of the coldest rows that skips locked ones. Either way the rows that carry the token now are read in the same
-//! packet. On KEY cold (subnet,status,ts) and KEY mine (iface,status,ts) the locking read stops after the rows it takes
-//! and locks no others; on any other key it locks whatever it sorts. Where rows have to be chosen one by one (a sub-pool:
-//! `ip` sorts as text) or others were in the way, they are chosen by a plain read and locked by primary key. So they are
-//! where more than their age decides, since a sort locks all that it sorts.
+//! An UPDATE joined to a locking read of the coldest rows that skips locked ones; the rows that carry the token now are read
+//! in the same packet. On KEY cold (subnet,status,ts) the locking read stops after the rows it takes and locks no others; on
+//! any other key it locks whatever it sorts. Where rows have to be chosen one by one (a sub-pool: `ip` sorts as text) or
+//! others were in the way, they are chosen by a plain read and locked by primary key.
 //!
 //! The token also tells whether a packet whose answer was lost took effect, so it is looked up before anything else. A
 //! packet that was given up may not have come to its end yet (a Galera cluster that loses a node holds commits back for
@@ -17,36 +15,31 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
-use crate::domain::address::{KEPT, Row};
+use crate::domain::address::Row;
 
 use super::super::clock::AHEAD;
-use super::super::{Choice, FreeClaim, StoreError, WarmGrant, raw};
+use super::super::{FreeClaim, StoreError, raw};
 use super::pool::{Answer, Checkout, Pool};
 use super::read::{self, ROWS};
 use super::tries::{Before, Tries};
 use super::trouble::{By, Trouble};
-use super::{column, list, maybe, text};
+use super::{column, list, text};
 
 /// So many times more of the coldest rows are drawn from than are wanted, so that hosts choose different ones.
 const DRAW: usize = 8;
 
 struct Take {
     token: String,
-    key: &'static str,
+    /// The subnet, as SQL.
+    subnet: String,
     /// Which rows may be taken.
     eligible: String,
     /// What becomes of them; the table is `a`.
     becomes: String,
     /// Which rows carry the token.
     carries: String,
-    /// Which of them come first, where that is not the coldest alone.
-    order: Option<String>,
     count: usize,
     sub_pool: Option<Ipv4Net>,
-    /// Tried before any other.
-    first: Option<Ipv4Addr>,
-    /// The subnet, where rows are taken that other hosts take from too.
-    subnet: Option<String>,
 }
 
 pub(super) async fn claim_free(
@@ -58,69 +51,20 @@ pub(super) async fn claim_free(
         return Ok(Vec::new());
     }
     let (eni, claim) = (text(wanted.eni.as_str()), text(wanted.claim.as_str()));
+    let subnet = text(wanted.subnet.as_str());
+    let cooled = raw::cooling(wanted.cooldown, &pool.clock).map_or_else(String::new, |(seconds, latest)| {
+        format!(" AND ts<=LEAST(NOW(),FROM_UNIXTIME({latest}))-INTERVAL {seconds} SECOND")
+    });
     let take = Take {
         token: wanted.claim.to_string(),
-        key: "cold",
-        eligible: format!(
-            "subnet={} AND status='free' AND `primary`=0{}",
-            text(wanted.subnet.as_str()),
-            cooled(wanted.cooldown, pool)
-        ),
+        eligible: format!("subnet={subnet} AND status='free' AND `primary`=0{cooled}"),
         becomes: format!("a.status='allocated',a.iface={eni},a.claim={claim},a.claimed=NOW(3),a.holder=NULL,a.ts=a.ts"),
         carries: format!("iface={eni} AND status='allocated' AND claim={claim}"),
-        order: None,
         count: wanted.count,
         sub_pool: wanted.sub_pool,
-        first: None,
-        subnet: Some(text(wanted.subnet.as_str())),
+        subnet,
     };
     Tries::new(pool, until).run(|conn, before| take.once(conn, before)).await
-}
-
-pub(super) async fn grant_warm(
-    pool: &Arc<Pool>,
-    wanted: &WarmGrant<'_>,
-    until: Instant,
-) -> Result<Option<Row>, StoreError> {
-    let (eni, claim) = (text(wanted.eni.as_str()), text(wanted.claim.as_str()));
-    let holder = maybe(raw::holder(wanted.holder).as_deref());
-    let kept = maybe(wanted.holder.map(|name| format!("{KEPT}{name}")).as_deref());
-    let except =
-        if wanted.except.is_empty() { String::new() } else { format!(" AND ip NOT IN ({})", list(wanted.except)) };
-    let choice = match wanted.choice {
-        Choice::Cooled(cooldown) => cooled(cooldown, pool) + &raw::not_fixed(),
-        Choice::Returning => {
-            format!(" AND CAST(holder AS BINARY) IN (CAST({holder} AS BINARY),CAST({kept} AS BINARY))")
-        }
-        Choice::Any => raw::not_kept(),
-    };
-    let order = match wanted.choice {
-        Choice::Cooled(_) => None,
-        Choice::Returning => Some(format!("{} DESC,ts", raw::fixed())),
-        Choice::Any => Some(format!("{},ts,RAND()", raw::fixed())),
-    };
-    let take = Take {
-        token: wanted.claim.to_string(),
-        key: "mine",
-        eligible: format!("iface={eni} AND status='ready' AND `primary`=0{choice}{except}"),
-        becomes: format!(
-            "a.status='occupied',a.claim={claim},a.claimed=NOW(3),a.holder=IF(a.{},a.holder,{holder}),a.ts=a.ts",
-            raw::kept()
-        ),
-        carries: format!("iface={eni} AND status='occupied' AND claim={claim}"),
-        order,
-        count: 1,
-        sub_pool: wanted.sub_pool,
-        first: wanted.first.filter(|ip| wanted.sub_pool.is_none_or(|range| range.contains(ip))),
-        subnet: None,
-    };
-    Ok(Tries::new(pool, until).run(|conn, before| take.once(conn, before)).await?.pop())
-}
-
-fn cooled(cooldown: std::time::Duration, pool: &Pool) -> String {
-    raw::cooling(cooldown, &pool.clock).map_or_else(String::new, |(seconds, latest)| {
-        format!(" AND ts<=LEAST(NOW(),FROM_UNIXTIME({latest}))-INTERVAL {seconds} SECOND")
-    })
 }
 
 impl Take {
@@ -139,17 +83,7 @@ impl Take {
                 return Ok(taken);
             }
         }
-        if let Some(ip) = self.first {
-            let by_key = format!("WHERE ip='{ip}' AND");
-            let packet = format!("UPDATE allocation a SET {becomes} {by_key} {eligible};{ROWS} {by_key} {carries}");
-            let answer = conn.send(&packet, 2).await?.pop();
-            let taken = read::rows(answer.map_or_else(Vec::new, |answer| answer.rows), conn.pool())?;
-            if !taken.is_empty() {
-                conn.keep();
-                return Ok(taken);
-            }
-        }
-        let rows = if self.sub_pool.is_some() || self.order.is_some() || before.contended {
+        let rows = if self.sub_pool.is_some() || before.contended {
             let chosen = self.choose(&mut conn).await?;
             if chosen.is_empty() {
                 conn.keep();
@@ -157,7 +91,7 @@ impl Take {
             }
             format!("FORCE INDEX (PRIMARY) WHERE ip IN ({}) AND {eligible}", list(&chosen))
         } else {
-            format!("FORCE INDEX ({}) WHERE {eligible} ORDER BY ts", self.key)
+            format!("FORCE INDEX (cold) WHERE {eligible} ORDER BY ts")
         };
         // STRAIGHT_JOIN: a plan that began with `a` would lock all of it.
         let packet = format!(
@@ -177,11 +111,9 @@ impl Take {
             if !self.none(&mut conn).await? {
                 return Err(Trouble::Conflict(By::Rows));
             }
-            if let Some(subnet) = &self.subnet {
-                // Nobody reads free rows: without this they would cool until a clock that was set back has caught up.
-                let wrong = format!("subnet={subnet} AND status='free' AND ts>NOW()+INTERVAL {AHEAD} SECOND");
-                conn.send(&format!("UPDATE allocation FORCE INDEX (cold) SET ts=NOW() WHERE {wrong}"), 1).await?;
-            }
+            // Nobody reads free rows: without this they would cool until a clock that was set back has caught up.
+            let wrong = format!("subnet={} AND status='free' AND ts>NOW()+INTERVAL {AHEAD} SECOND", self.subnet);
+            conn.send(&format!("UPDATE allocation FORCE INDEX (cold) SET ts=NOW() WHERE {wrong}"), 1).await?;
         }
         conn.keep();
         Ok(taken)
@@ -204,26 +136,21 @@ impl Take {
         if self.sub_pool.is_some() {
             return Ok(self.choose(conn).await?.is_empty());
         }
-        let one = format!("SELECT 1 FROM allocation FORCE INDEX ({}) WHERE {} LIMIT 1", self.key, self.eligible);
+        let one = format!("SELECT 1 FROM allocation FORCE INDEX (cold) WHERE {} LIMIT 1", self.eligible);
         Ok(conn.rows(&one).await?.is_empty())
     }
 
-    /// The rows to lock by key: the coldest ones that an ENI has, or a draw from the coldest ones of a subnet.
+    /// The rows to lock by key: a draw from the coldest ones.
     async fn choose(&self, conn: &mut Checkout) -> Result<Vec<Ipv4Addr>, Trouble> {
         let draw = self.count.saturating_mul(DRAW).max(64);
         let limit = if self.sub_pool.is_some() { String::new() } else { format!(" LIMIT {draw}") };
-        let order = self.order.as_deref().unwrap_or("ts");
-        let read = format!(
-            "SELECT ip FROM allocation FORCE INDEX ({}) WHERE {} ORDER BY {order}{limit}",
-            self.key, self.eligible
-        );
+        let eligible = &self.eligible;
+        let read = format!("SELECT ip FROM allocation FORCE INDEX (cold) WHERE {eligible} ORDER BY ts{limit}");
         let rows = conn.rows(&read).await?;
         let mut ips = addresses(rows, conn.pool())?;
         ips.retain(|ip| self.sub_pool.is_none_or(|net| net.contains(ip)));
         ips.truncate(draw);
-        if self.subnet.is_some() {
-            fastrand::shuffle(&mut ips);
-        }
+        fastrand::shuffle(&mut ips);
         ips.truncate(self.count);
         Ok(ips)
     }

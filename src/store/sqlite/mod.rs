@@ -23,7 +23,7 @@ use crate::fail_point::point;
 
 use super::clock::Clock;
 use super::raw::LeftOut;
-use super::{Count, Description, FreeClaim, StoreError, WarmGrant, raw, schema};
+use super::{Count, Description, FreeClaim, StoreError, raw, schema};
 use trouble::Trouble;
 
 mod read;
@@ -161,13 +161,8 @@ impl Sqlite {
     }
 
     pub(super) async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Row>> {
-        let take = write::Take::free(wanted);
+        let take = write::Take::new(wanted);
         self.run(until, move |file, known| take.run(file, known)).await
-    }
-
-    pub(super) async fn grant_warm(&self, wanted: &WarmGrant<'_>, until: Instant) -> Result<Option<Row>> {
-        let take = write::Take::warm(wanted);
-        Ok(self.run(until, move |file, known| take.run(file, known)).await?.pop())
     }
 
     pub(super) async fn apply(&self, changes: &[Change], until: Instant) -> Result<Vec<bool>> {

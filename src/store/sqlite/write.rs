@@ -6,130 +6,69 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
 
-use crate::domain::address::{Change, Holder, KEPT, NewRow, Row};
+use crate::domain::address::{Change, Holder, NewRow, Row};
 use crate::domain::id::{Claim, EniId, SubnetId};
 
 use super::super::clock::AHEAD;
-use super::super::{Choice, FreeClaim, WarmGrant, raw};
+use super::super::{FreeClaim, raw};
 use super::trouble::Trouble;
 use super::{Known, read};
 
 /// `claimed`, in Unix milliseconds.
 pub(super) const NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
-/// Let go at least `?3` seconds ago, none: at any time, by a clock that shows no more than `?4`.
-const COOLED: &str = "(?3 IS NULL OR ts <= min(unixepoch(), ?4) - ?3)";
+/// Which rows of a subnet may be taken: let go at least `?2` seconds ago, none: at any time, by a clock that shows no more than
+/// `?3`.
+const ELIGIBLE: &str = "subnet = ?1 AND status = 'free' AND \"primary\" = 0 \
+                        AND (?2 IS NULL OR ts <= min(unixepoch(), ?3) - ?2)";
 
-/// A claim or a grant with all that it needs, to be carried to another thread.
+/// A claim with all that it needs, to be carried to another thread.
 pub(super) struct Take {
-    /// Which rows may be taken; `?1` is the subnet or the ENI.
-    eligible: &'static str,
-    /// Further conditions.
-    choice: String,
-    cooldown: Duration,
-    /// Which of them come first.
-    order: String,
-    of: String,
-    status: &'static str,
+    subnet: String,
     eni: String,
     claim: String,
-    holder: Option<String>,
-    first: Option<Ipv4Addr>,
-    except: Vec<Ipv4Addr>,
     sub_pool: Option<Ipv4Net>,
+    cooldown: Duration,
     count: usize,
-    /// Only those that this holder had last.
-    of_holder: Option<String>,
-    /// Whether to draw at random instead of taking the coldest.
-    draw: bool,
 }
 
 impl Take {
-    pub(super) fn free(wanted: &FreeClaim<'_>) -> Self {
+    pub(super) fn new(wanted: &FreeClaim<'_>) -> Self {
         Self {
-            eligible: "subnet = ?1 AND status = 'free' AND \"primary\" = 0",
+            subnet: wanted.subnet.as_str().to_owned(),
+            eni: wanted.eni.as_str().to_owned(),
+            claim: wanted.claim.as_str().to_owned(),
+            sub_pool: wanted.sub_pool,
             cooldown: wanted.cooldown,
-            choice: String::new(),
-            order: "ts".to_owned(),
-            of: wanted.subnet.as_str().to_owned(),
-            status: "allocated",
-            eni: wanted.eni.as_str().to_owned(),
-            claim: wanted.claim.as_str().to_owned(),
-            holder: None,
-            first: None,
-            except: Vec::new(),
-            sub_pool: wanted.sub_pool,
             count: wanted.count,
-            of_holder: None,
-            draw: true,
-        }
-    }
-
-    pub(super) fn warm(wanted: &WarmGrant<'_>) -> Self {
-        let cooldown = match wanted.choice {
-            Choice::Cooled(cooldown) => cooldown,
-            Choice::Returning | Choice::Any => Duration::ZERO,
-        };
-        let (choice, order) = match wanted.choice {
-            Choice::Cooled(_) => (raw::not_fixed(), "ts, random()".to_owned()),
-            Choice::Returning => (String::new(), format!("{} DESC, ts", raw::fixed())),
-            Choice::Any => (raw::not_kept(), format!("{}, ts, random()", raw::fixed())),
-        };
-        Self {
-            eligible: "iface = ?1 AND status = 'ready' AND \"primary\" = 0",
-            cooldown,
-            choice,
-            order,
-            of: wanted.eni.as_str().to_owned(),
-            status: "occupied",
-            eni: wanted.eni.as_str().to_owned(),
-            claim: wanted.claim.as_str().to_owned(),
-            holder: raw::holder(wanted.holder),
-            first: wanted.first,
-            except: wanted.except.to_vec(),
-            sub_pool: wanted.sub_pool,
-            count: 1,
-            of_holder: raw::holder(wanted.holder).filter(|_| wanted.choice == Choice::Returning),
-            draw: false,
         }
     }
 
     pub(super) fn run(&self, file: &mut Connection, known: &Known) -> Result<Vec<Row>, Trouble> {
         let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut ips = {
-            let Self { eligible, choice, order, .. } = self;
-            let of_holder = format!("(?2 IS NULL OR holder = ?2 OR holder = '{KEPT}' || ?2)");
-            let eligible = format!("{eligible}{choice} AND {of_holder} AND {COOLED}");
             let (seconds, latest) = raw::cooling(self.cooldown, &known.clock).unzip();
-            let read = format!("SELECT ip FROM allocation WHERE {eligible} ORDER BY {order}");
-            let mut read = change.prepare_cached(&read)?;
-            let rows =
-                read.query_map(params![self.of, self.of_holder, seconds, latest], |row| row.get::<_, String>(0))?;
+            let mut read = change.prepare_cached(&format!("SELECT ip FROM allocation WHERE {ELIGIBLE}"))?;
+            let rows = read.query_map(params![self.subnet, seconds, latest], |row| row.get::<_, String>(0))?;
             let ips = rows.collect::<Result<Vec<_>, _>>()?;
             known.left_out.keep(ips.iter().map(|ip| raw::address(ip)))
         };
-        if ips.is_empty() && self.draw {
+        if ips.is_empty() {
             // Nobody reads free rows: without this they would cool until a clock that was set back has caught up.
-            let wrong = format!("{} AND ts > unixepoch() + {AHEAD}", self.eligible);
-            change.execute(&format!("UPDATE allocation SET ts = unixepoch() WHERE {wrong}"), [&self.of])?;
+            let wrong = format!("subnet = ?1 AND status = 'free' AND ts > unixepoch() + {AHEAD}");
+            change.execute(&format!("UPDATE allocation SET ts = unixepoch() WHERE {wrong}"), [&self.subnet])?;
         }
-        ips.retain(|ip| !self.except.contains(ip) && self.sub_pool.is_none_or(|net| net.contains(ip)));
-        if let Some(at) = ips.iter().position(|ip| Some(*ip) == self.first) {
-            ips.swap(0, at);
-        }
-        if self.draw {
-            fastrand::shuffle(&mut ips);
-        }
+        ips.retain(|ip| self.sub_pool.is_none_or(|net| net.contains(ip)));
+        fastrand::shuffle(&mut ips);
         ips.truncate(self.count);
         {
             let update = format!(
-                "UPDATE allocation SET status = ?2, iface = ?3, claim = ?4, claimed = {NOW}, \
-                 holder = CASE WHEN {} THEN holder ELSE ?5 END WHERE ip = ?1",
-                raw::kept()
+                "UPDATE allocation SET status = 'allocated', iface = ?2, claim = ?3, claimed = {NOW}, holder = NULL \
+                 WHERE ip = ?1"
             );
             let mut update = change.prepare_cached(&update)?;
             for ip in &ips {
-                update.execute(params![ip.to_string(), self.status, self.eni, self.claim, self.holder])?;
+                update.execute(params![ip.to_string(), self.eni, self.claim])?;
             }
         }
         let taken = read::rows_at(&change, known, ips)?;

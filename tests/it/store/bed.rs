@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ec2_ipam::domain::address::{Change, Event, NewRow, Row, Status};
 use ec2_ipam::domain::id::{Boot, Claim, EniId, Kind, SubnetId};
-use ec2_ipam::store::{Choice, Database, FreeClaim, Store, WarmGrant};
+use ec2_ipam::store::{Database, FreeClaim, Store};
 use tokio::time::Instant;
 
 use crate::support::mariadb::Db;
@@ -53,6 +53,11 @@ pub async fn open(url: &str) -> Store {
 
 pub fn token(kind: Kind) -> Claim {
     Boot::random().unwrap().claim(1, kind)
+}
+
+/// What the table is told of an address on the ENI: who has it, or that it was let go so long ago.
+pub fn told(lease: Option<Claim>, idle: Duration) -> Event {
+    Event::Follow { lease, holder: Some("web".to_owned()), idle }
 }
 
 impl Bed {
@@ -166,19 +171,10 @@ impl Bed {
         ips
     }
 
-    pub async fn grant(&self, with: impl FnOnce(&mut WarmGrant<'_>)) -> Option<Ipv4Addr> {
-        let (eni, claim) = (eni(1), token(Kind::Lease));
-        let mut wanted = WarmGrant {
-            eni: &eni,
-            sub_pool: None,
-            choice: Choice::Any,
-            first: None,
-            except: &[],
-            claim: &claim,
-            holder: None,
-        };
-        with(&mut wanted);
-        self.store.grant_warm(&wanted, soon()).await.unwrap().map(|row| row.ip)
+    /// A container has it, by this token.
+    pub async fn lease(&self, last: u8, claim: Claim) {
+        let idle = self.row(last).await.idle;
+        assert!(self.event(last, told(Some(claim), idle)).await);
     }
 }
 

@@ -2,16 +2,15 @@
 
 use ec2_ipam::domain::address::{Change, Event, NewRow, Row, State, Status};
 use ec2_ipam::domain::id::{Claim, Kind};
-use ec2_ipam::store::{Choice, FreeClaim, Store, StoreError, WarmGrant};
+use ec2_ipam::store::{FreeClaim, Store, StoreError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-use super::bed::{Bed, eni, ip, new_row, soon, subnet};
+use super::bed::{Bed, eni, ip, new_row, soon, subnet, told};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     Claim,
-    Grant,
     Change,
     Changes,
     Insert,
@@ -26,12 +25,12 @@ pub struct Given {
 }
 
 impl Call {
-    pub const ALL: [Self; 6] = [Self::Claim, Self::Grant, Self::Change, Self::Changes, Self::Insert, Self::Hold];
+    pub const ALL: [Self; 5] = [Self::Claim, Self::Change, Self::Changes, Self::Insert, Self::Hold];
 
     /// What stands in the packet that makes it happen.
     pub fn mark(self) -> &'static str {
         match self {
-            Self::Claim | Self::Grant => "SKIP LOCKED",
+            Self::Claim => "SKIP LOCKED",
             Self::Change => "UPDATE allocation",
             Self::Changes => "COMMIT",
             Self::Insert => "INSERT INTO allocation",
@@ -44,16 +43,14 @@ impl Call {
         let mut changes = Vec::new();
         let (number, kind) = match self {
             Self::Claim => (100, Kind::On),
-            Self::Grant => (101, Kind::Lease),
-            Self::Change => (102, Kind::Lease),
-            Self::Changes => (103, Kind::Lease),
-            Self::Insert | Self::Hold => (104, Kind::Lease),
+            Self::Change => (101, Kind::Lease),
+            Self::Changes => (102, Kind::Lease),
+            Self::Insert | Self::Hold => (103, Kind::Lease),
         };
         let claim = bed.claim(number, kind);
-        let lease = |row: Row| row.on(Event::Lease { claim: claim.clone(), holder: Some("web".into()) }).unwrap();
+        let lease = |row: Row| row.on(told(Some(claim.clone()), row.idle)).unwrap();
         match self {
             Self::Claim => bed.free(10..=19).await,
-            Self::Grant => bed.warm(1, &[30, 31, 32], 100).await,
             Self::Change => {
                 bed.warm(2, &[40], 100).await;
                 changes.push(lease(bed.row(40).await));
@@ -93,11 +90,6 @@ impl Given {
                 ips.dedup();
                 assert_eq!((ips.len(), all), (3, 3), "I1: a claim of three says {ips:?}");
             }
-            Call::Grant => {
-                let (except, choice, claim) = (&[][..], Choice::Any, &self.claim);
-                let wanted = WarmGrant { eni: &eni, sub_pool: None, choice, first: None, except, claim, holder: None };
-                assert!(store.grant_warm(&wanted, until).await?.is_some(), "a grant found nothing warm");
-            }
             Call::Change => assert_eq!(store.apply(&self.changes, until).await?, [true], "I5: a change that happened"),
             Call::Changes => {
                 let found = store.apply(&self.changes, until).await?;
@@ -119,7 +111,7 @@ impl Given {
         let ours: Vec<_> = rows.iter().filter(|row| row.claim.as_ref() == Some(&self.claim)).collect();
         let (found, wanted) = match self.call {
             Call::Claim => (ours.iter().filter(|row| row.state() == State::On).count(), 3),
-            Call::Grant | Call::Change => (ours.iter().filter(|row| row.state() == State::Lease).count(), 1),
+            Call::Change => (ours.iter().filter(|row| row.state() == State::Lease).count(), 1),
             Call::Changes => (ours.iter().filter(|row| row.state() == State::Lease && row.ip != ip(51)).count(), 2),
             Call::Insert => (rows.iter().filter(|row| row.ip >= ip(200)).count(), 21),
             Call::Hold => {

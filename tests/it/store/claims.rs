@@ -1,12 +1,12 @@
-//! Claims and grants: which rows are eligible, and that no row is taken twice.
+//! Claims: which rows are eligible, and that no row is taken twice.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ec2_ipam::domain::address::{Event, NewRow, Row, State, Status};
+use ec2_ipam::domain::address::{NewRow, Row, State, Status};
 use ec2_ipam::domain::id::Kind;
-use ec2_ipam::store::{Choice, FreeClaim, WarmGrant};
+use ec2_ipam::store::FreeClaim;
 use ipnet::Ipv4Net;
 
 use super::bed::{Bed, eni, ip, new_row, on_all, soon, subnet, token};
@@ -18,14 +18,7 @@ on_all! {
     a_claim_keeps_to_its_subnet_and_sub_pool
     a_claim_leaves_what_is_cooling
     a_primary_address_is_never_taken
-    a_grant_takes_the_coldest_warm_row_of_its_eni
-    a_grant_leaves_what_is_cooling
-    a_grant_leaves_exceptions_and_fixed_addresses
-    a_grant_takes_the_address_that_it_names_first_if_it_may
-    a_grant_keeps_to_its_sub_pool
-    a_grant_to_an_endpoint_that_returns_is_the_address_it_had
     forty_claims_on_thirty_rows_take_each_once
-    forty_grants_on_thirty_rows_take_each_once
 }
 
 async fn a_claim_takes_free_rows_for_its_eni(bed: Bed) {
@@ -45,8 +38,6 @@ async fn a_claim_takes_free_rows_for_its_eni(bed: Bed) {
 
 async fn what_is_taken_is_told_as_it_is_now(bed: Bed) {
     bed.free(10..=20).await;
-    bed.warm(1, &[30, 31, 32], 100).await;
-    bed.age(ip(31), 900).await;
     let (eni, subnet, sub_pool) = (eni(1), subnet(), "10.0.0.0/24".parse().unwrap());
     let ageless = |row: &Row| Row { idle: Duration::ZERO, claimed: None, ..row.clone() };
     for (count, sub_pool) in [(3, None), (2, Some(sub_pool))] {
@@ -62,19 +53,6 @@ async fn what_is_taken_is_told_as_it_is_now(bed: Bed) {
         );
         assert!(taken.iter().all(|row| row.claim.as_ref() == Some(claim) && row.idle >= Duration::from_secs(86_400)));
         assert!(taken.iter().all(|row| row.claimed.is_some_and(|age| age < Duration::from_secs(60))));
-    }
-    // By its key, by its age, and where more than its age decides.
-    for (first, choice, ip) in [
-        (Some(ip(30)), Choice::Cooled(Duration::from_secs(60)), ip(30)),
-        (Some(ip(30)), Choice::Cooled(Duration::from_secs(60)), ip(31)),
-        (None, Choice::Any, ip(32)),
-    ] {
-        let (except, claim, holder) = (&[][..], &token(Kind::Lease), Some("web"));
-        let wanted = WarmGrant { eni: &eni, sub_pool: None, choice, first, except, claim, holder };
-        let row = bed.store.grant_warm(&wanted, soon()).await.unwrap().unwrap();
-        let read = bed.store.row(ip, soon()).await.unwrap().unwrap();
-        assert_eq!((ageless(&row), row.claim.as_ref()), (ageless(&read), Some(claim)));
-        assert!(row.idle >= Duration::from_secs(100) && row.claimed.is_some_and(|age| age < Duration::from_secs(60)));
     }
 }
 
@@ -119,120 +97,11 @@ async fn a_claim_leaves_what_is_cooling(bed: Bed) {
 }
 
 async fn a_primary_address_is_never_taken(bed: Bed) {
-    let rows = [
-        NewRow { primary: true, ..new_row(ip(10), Status::Free) },
-        NewRow { primary: true, iface: Some(eni(1)), ..new_row(ip(11), Status::Ready) },
-    ];
-    bed.store.insert_missing(&subnet(), &rows, soon()).await.unwrap();
+    let row = NewRow { primary: true, ..new_row(ip(10), Status::Free) };
+    bed.store.insert_missing(&subnet(), &[row], soon()).await.unwrap();
     assert!(bed.claim_free(&bed.claim(1, Kind::On), 9, |_| ()).await.is_empty());
     let all = Some("10.0.0.0/8".parse().unwrap());
     assert!(bed.claim_free(&bed.claim(1, Kind::On), 9, |w| w.sub_pool = all).await.is_empty());
-    assert_eq!(bed.grant(|_| ()).await, None);
-    assert_eq!(bed.grant(|w| w.sub_pool = all).await, None);
-}
-
-async fn a_grant_takes_the_coldest_warm_row_of_its_eni(bed: Bed) {
-    bed.free(1..=1).await;
-    bed.warm(1, &[10, 11, 12], 100).await;
-    bed.warm(2, &[20], 9000).await;
-    bed.age(ip(11), 500).await;
-    let (eni, claim) = (eni(1), bed.claim(1, Kind::Lease));
-    let wanted = WarmGrant {
-        eni: &eni,
-        sub_pool: None,
-        choice: Choice::Any,
-        first: None,
-        except: &[],
-        claim: &claim,
-        holder: Some("web"),
-    };
-    assert_eq!(bed.store.grant_warm(&wanted, soon()).await.unwrap().unwrap().ip, ip(11));
-    let row = bed.row(11).await;
-    assert_eq!((row.state(), row.claim, row.holder.as_deref()), (State::Lease, Some(claim.clone()), Some("web")));
-    assert!(row.idle >= Duration::from_secs(500) && row.claimed.is_some());
-    for _ in 0..2 {
-        assert!(bed.grant(|_| ()).await.is_some());
-    }
-    assert_eq!(bed.grant(|_| ()).await, None);
-}
-
-async fn a_grant_leaves_what_is_cooling(bed: Bed) {
-    bed.warm(1, &[10], 590).await;
-    let cooldown = Duration::from_secs(600);
-    assert_eq!(bed.grant(|w| w.choice = Choice::Cooled(cooldown)).await, None);
-    assert!(!bed.row(10).await.has_cooled(cooldown));
-    bed.age(ip(10), 602).await;
-    assert!(bed.row(10).await.has_cooled(cooldown));
-    assert_eq!(bed.grant(|w| w.choice = Choice::Cooled(cooldown)).await, Some(ip(10)));
-    assert!(bed.event(10, Event::Release).await);
-    assert_eq!(bed.grant(|w| w.choice = Choice::Cooled(cooldown)).await, None);
-    assert_eq!(bed.grant(|_| ()).await, Some(ip(10)));
-}
-
-async fn a_grant_takes_the_address_that_it_names_first_if_it_may(bed: Bed) {
-    bed.warm(1, &[10, 11, 12, 13], 100).await;
-    bed.warm(2, &[20], 100).await;
-    bed.age(ip(10), 900).await;
-    bed.age(ip(13), 1).await;
-    let grant =
-        async |first| bed.grant(|w| (w.first, w.choice) = (Some(first), Choice::Cooled(Duration::from_secs(60)))).await;
-    assert_eq!(grant(ip(12)).await, Some(ip(12)));
-    assert_eq!(bed.row(12).await.state(), State::Lease);
-    // In use by now, still cooling, another interface's, without a row: then it is the coldest.
-    assert_eq!(grant(ip(12)).await, Some(ip(10)));
-    assert_eq!(grant(ip(13)).await, Some(ip(11)));
-    assert_eq!(grant(ip(20)).await, None);
-    assert_eq!(grant(ip(99)).await, None);
-    // Outside the block, or not wanted.
-    let range = Some("10.0.0.12/31".parse().unwrap());
-    bed.warm(1, &[14], 900).await;
-    assert_eq!(bed.grant(|w| (w.first, w.sub_pool) = (Some(ip(14)), range)).await, Some(ip(13)));
-    let except: &'static [_] = vec![ip(14)].leak();
-    assert_eq!(bed.grant(|w| (w.first, w.except) = (Some(ip(14)), except)).await, None);
-}
-
-async fn a_grant_leaves_exceptions_and_fixed_addresses(bed: Bed) {
-    bed.warm(1, &[10, 11, 12], 100).await;
-    bed.age(ip(10), 300).await;
-    bed.age(ip(11), 200).await;
-    bed.exec(
-        "UPDATE allocation SET ts=ts,holder='fixed:db' WHERE ip='10.0.0.11'",
-        "UPDATE allocation SET holder='fixed:db' WHERE ip='10.0.0.11'",
-    )
-    .await;
-    let except: &'static [_] = vec![ip(10)].leak();
-    let cooled = Choice::Cooled(Duration::ZERO);
-    assert_eq!(bed.grant(|w| (w.except, w.choice) = (except, cooled)).await, Some(ip(12)));
-    assert_eq!(bed.grant(|w| (w.except, w.choice) = (except, cooled)).await, None);
-    assert_eq!(bed.grant(|w| w.except = except).await, Some(ip(11)));
-    assert_eq!(bed.grant(|w| w.choice = cooled).await, Some(ip(10)));
-}
-
-async fn a_grant_to_an_endpoint_that_returns_is_the_address_it_had(bed: Bed) {
-    bed.warm(1, &[10, 11, 12], 100).await;
-    bed.exec(
-        "UPDATE allocation SET ts=NOW(),holder='it''s' WHERE ip='10.0.0.11'",
-        "UPDATE allocation SET ts=unixepoch(),holder='it''s' WHERE ip='10.0.0.11'",
-    )
-    .await;
-    for other in ["It's", "it's ", "its"] {
-        assert_eq!(bed.grant(|w| (w.choice, w.holder) = (Choice::Returning, Some(other))).await, None, "{other}");
-    }
-    assert_eq!(bed.grant(|w| (w.choice, w.holder) = (Choice::Returning, Some("it's"))).await, Some(ip(11)));
-    assert_eq!(bed.grant(|w| (w.choice, w.holder) = (Choice::Returning, Some("it's"))).await, None);
-}
-
-async fn a_grant_keeps_to_its_sub_pool(bed: Bed) {
-    bed.warm(1, &[9, 100, 11, 10], 100).await;
-    bed.age(ip(100), 900).await;
-    bed.age(ip(10), 500).await;
-    let net: Ipv4Net = "10.0.0.8/30".parse().unwrap();
-    assert_eq!(bed.grant(|w| w.sub_pool = Some(net)).await, Some(ip(10)));
-    for _ in 0..2 {
-        assert!(bed.grant(|w| w.sub_pool = Some(net)).await.is_some_and(|ip| net.contains(&ip)));
-    }
-    assert_eq!(bed.grant(|w| w.sub_pool = Some(net)).await, None);
-    assert_eq!(bed.grant(|_| ()).await, Some(ip(100)));
 }
 
 async fn forty_claims_on_thirty_rows_take_each_once(bed: Bed) {
@@ -251,25 +120,6 @@ async fn forty_claims_on_thirty_rows_take_each_once(bed: Bed) {
             [] => refused += 1,
             [ip] => assert!(taken.insert(*ip), "{ip} twice"),
             more => panic!("{more:?}"),
-        }
-    }
-    assert_eq!((taken.len(), refused), (30, 10));
-}
-
-async fn forty_grants_on_thirty_rows_take_each_once(bed: Bed) {
-    bed.warm(1, &(1..=30).collect::<Vec<_>>(), 100).await;
-    let bed = Arc::new(bed);
-    let grants: Vec<_> = (0..40)
-        .map(|_| {
-            let bed = Arc::clone(&bed);
-            tokio::spawn(async move { bed.grant(|_| ()).await })
-        })
-        .collect();
-    let (mut taken, mut refused) = (HashSet::new(), 0);
-    for grant in grants {
-        match grant.await.unwrap() {
-            None => refused += 1,
-            Some(ip) => assert!(taken.insert(ip), "{ip} twice"),
         }
     }
     assert_eq!((taken.len(), refused), (30, 10));

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use ec2_ipam::domain::address::Event;
 use ec2_ipam::domain::id::Kind;
-use ec2_ipam::store::Choice;
 
 use super::bed::{Bed, eni, ip, on_all, open, soon};
 use crate::support::clock::Clock;
 use crate::support::mariadb::{Db, with_clock};
 
 const HOUR: Duration = Duration::from_secs(3600);
-const COOLED: Choice = Choice::Cooled(Duration::from_secs(60));
+const MINUTE: Duration = Duration::from_secs(60);
 
 mod everywhere {
     use super::*;
@@ -36,28 +35,27 @@ async fn what_a_clock_wrote_that_was_set_back_since_is_just_now_once_and_then_ag
         bed.age(ip(last), 10).await;
     }
     bed.warm(1, &[10, 11], 10).await;
-    assert!(bed.event(11, Event::Lease { claim: bed.claim(7, Kind::Lease), holder: None }).await);
+    bed.lease(11, bed.claim(7, Kind::Lease)).await;
     shift(&bed, "6 HOUR", 6 * 3600).await;
-    let cooled = async |number| {
-        bed.claim_free(&bed.claim(number, Kind::On), 1, |wanted| wanted.cooldown = Duration::from_secs(60)).await
-    };
+    let cooled =
+        async |number| bed.claim_free(&bed.claim(number, Kind::On), 1, |wanted| wanted.cooldown = MINUTE).await;
     let rows = bed.store.rows_of_eni(&eni(1), soon()).await.unwrap();
     assert!(rows.len() == 2 && rows.iter().all(|row| row.idle < HOUR && row.claimed.is_none_or(|age| age < HOUR)));
-    assert_eq!(bed.grant(|wanted| wanted.choice = COOLED).await, None);
+    assert!(rows.iter().all(|row| !row.has_cooled(MINUTE)), "I10: {rows:?}");
     assert!(cooled(1).await.is_empty());
     // It is a minute and a half later, and not six hours.
     shift(&bed, "-90 SECOND", -90).await;
     let rows = bed.store.rows_of_eni(&eni(1), soon()).await.unwrap();
     assert!(rows.iter().all(|row| (90..3600).contains(&row.idle.as_secs())), "{rows:?}");
     assert!(rows.iter().any(|row| row.claimed.is_some_and(|age| (90..3600).contains(&age.as_secs()))), "{rows:?}");
-    assert_eq!(bed.grant(|wanted| wanted.choice = COOLED).await, Some(ip(10)));
+    assert!(rows.iter().all(|row| row.has_cooled(MINUTE)), "{rows:?}");
     assert_eq!(cooled(2).await.len(), 1);
 }
 
 async fn what_a_clock_wrote_before_it_was_set_at_all_is_just_now_too(bed: Bed) {
     bed.warm(1, &[10], 10).await;
     bed.warm(1, &[11], 10).await;
-    assert!(bed.event(11, Event::Lease { claim: bed.claim(7, Kind::Lease), holder: None }).await);
+    bed.lease(11, bed.claim(7, Kind::Lease)).await;
     bed.exec(
         "UPDATE allocation SET ts='1970-01-01 00:10:00',claimed=NULL",
         "UPDATE allocation SET ts=600,claimed=NULL",
@@ -91,10 +89,9 @@ async fn a_servers_clock_set_forward_ends_no_cool_down() {
         if read {
             let rows = bed.store.rows_of_eni(&eni(1), soon()).await.unwrap();
             assert_eq!(rows.len(), before.len());
-            assert!(rows.iter().all(|row| row.idle < HOUR), "{rows:?}");
+            assert!(rows.iter().all(|row| row.idle < HOUR && !row.has_cooled(HOUR)), "I10: {rows:?}");
             assert!(rows.iter().all(|row| row.claimed.is_none_or(|age| age < HOUR)), "{rows:?}");
         }
-        assert_eq!(bed.grant(|wanted| wanted.choice = Choice::Cooled(HOUR)).await, None, "I10: it cools");
         let taken = bed.claim_free(&bed.claim(1, Kind::On), 1, |wanted| wanted.cooldown = HOUR).await;
         assert!(taken.is_empty(), "I10: it cools");
     }
@@ -106,5 +103,5 @@ async fn a_servers_clock_set_forward_ends_no_cool_down() {
     clock.set(0);
     bed.age(ip(10), 7200).await;
     assert!(bed.row(10).await.idle >= 2 * HOUR);
-    assert_eq!(bed.grant(|wanted| wanted.choice = Choice::Cooled(HOUR)).await, Some(ip(10)));
+    assert!(bed.row(10).await.has_cooled(HOUR));
 }

@@ -5,15 +5,15 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ec2_ipam::domain::address::{Event, Status};
+use ec2_ipam::domain::address::{Change, Event, Status};
 use ec2_ipam::domain::id::{Claim, Kind};
-use ec2_ipam::store::{Choice, FreeClaim, Store, WarmGrant};
+use ec2_ipam::store::{FreeClaim, Store};
 
-use super::bed::{Bed, eni, ip, new_row, on_all, soon, subnet, token};
+use super::bed::{Bed, eni, ip, new_row, on_all, soon, subnet, token, told};
 
 on_all! {
     of_many_hosts_at_once_each_address_goes_to_one_and_the_rest_are_told
-    grants_of_one_eni_give_each_address_once_and_the_rest_are_told
+    what_many_hosts_tell_at_once_of_their_addresses_is_what_the_table_says
     many_hosts_churn_a_nearly_full_subnet
 }
 
@@ -45,12 +45,6 @@ pub async fn claim_one(store: &Store, n: u8, claim: &Claim) -> Option<Ipv4Addr> 
     let rows = store.claim_free(&wanted, soon()).await.unwrap();
     assert!(rows.len() <= 1, "I1: asked for one, got {rows:?}");
     rows.first().map(|row| row.ip)
-}
-
-pub async fn grant_one(store: &Store, n: u8, claim: &Claim) -> Option<Ipv4Addr> {
-    let (eni, choice, holder) = (eni(n), Choice::Any, None);
-    let wanted = WarmGrant { eni: &eni, sub_pool: None, choice, first: None, except: &[], claim, holder };
-    store.grant_warm(&wanted, soon()).await.unwrap().map(|row| row.ip)
 }
 
 /// The row must be as this caller left it, so the change must find it.
@@ -109,15 +103,37 @@ async fn of_many_hosts_at_once_each_address_goes_to_one_and_the_rest_are_told(be
     }
 }
 
-async fn grants_of_one_eni_give_each_address_once_and_the_rest_are_told(bed: Bed) {
-    bed.warm(1, &(1..=20).collect::<Vec<_>>(), 100).await;
-    let hosts: Vec<_> = bed.hosts(HOSTS.into()).await.into_iter().map(Arc::new).collect();
-    let (held, empty) = at_once(&hosts, 2, |store| async move {
-        let claim = token(Kind::Lease);
-        Some((grant_one(&store, 1, &claim).await?, claim))
-    })
-    .await;
-    assert_eq!((held.all().len(), empty), (20, 4), "20 warm addresses, 24 grants");
+/// Each of its own interface, several addresses at a time, in an order of its own.
+async fn what_many_hosts_tell_at_once_of_their_addresses_is_what_the_table_says(bed: Bed) {
+    for n in 0..HOSTS {
+        // Beside one another in the table, each host's between those of others.
+        bed.warm(n, &[n, n + HOSTS, n + 2 * HOSTS], 100).await;
+    }
+    let hosts: Vec<_> = (0..HOSTS)
+        .zip(bed.hosts(HOSTS.into()).await)
+        .map(|(n, store)| {
+            tokio::spawn(async move {
+                let mut rows = store.rows_of_eni(&eni(n), soon()).await.unwrap();
+                for round in 0..8 {
+                    fastrand::shuffle(&mut rows);
+                    let lease = (round % 2 == 0).then(|| token(Kind::Lease));
+                    let idle = Duration::from_secs(100);
+                    let changes: Vec<Change> =
+                        rows.iter().map(|row| row.on(told(lease.clone(), idle)).unwrap()).collect();
+                    let done = store.apply(&changes, soon()).await.unwrap();
+                    assert_eq!(done, [true; 3], "I5: nobody else moves what is host {n}'s");
+                    rows = rows.iter().zip(&changes).map(|(row, change)| change.after(row)).collect();
+                    let mut read = store.rows_of_eni(&eni(n), soon()).await.unwrap();
+                    read.sort_unstable_by_key(|row| row.ip);
+                    let says: Vec<_> = read.iter().map(|row| (row.state(), row.claim.clone())).collect();
+                    assert_eq!(says, vec![(rows[0].state(), lease); 3], "host {n}, round {round}");
+                }
+            })
+        })
+        .collect();
+    for host in hosts {
+        host.await.unwrap();
+    }
 }
 
 /// As many free addresses as hosts, one for each at any moment: nobody may ever be told that there is none.

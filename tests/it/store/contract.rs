@@ -6,7 +6,7 @@ use ec2_ipam::domain::address::{Change, Event, Guard, Holder, NewRow, Row, State
 use ec2_ipam::domain::id::{Claim, Kind};
 use ec2_ipam::store::Count;
 
-use super::bed::{Bed, eni, ip, new_row, on_all, soon, subnet};
+use super::bed::{Bed, eni, ip, new_row, on_all, soon, subnet, told};
 
 on_all! {
     it_describes_itself
@@ -89,7 +89,7 @@ async fn the_states_are_counted(bed: Bed) {
     bed.free(10..=14).await;
     bed.warm(1, &[20, 21], 10).await;
     bed.claim_free(&bed.claim(1, Kind::On), 2, |_| ()).await;
-    bed.grant(|_| ()).await.unwrap();
+    bed.lease(20, bed.claim(2, Kind::Lease)).await;
     bed.exec(
         "UPDATE allocation SET status='occupied' WHERE ip='10.0.0.21' OR ip='10.0.0.20'",
         "UPDATE allocation SET status='occupied' WHERE ip='10.0.0.21' OR ip='10.0.0.20'",
@@ -119,7 +119,7 @@ async fn a_change_needs_its_row_as_it_was(bed: Bed) {
     );
     assert!(row.claimed.is_some());
     // Each part of the guard counts by itself.
-    let right = row.on(Event::Confirm).unwrap();
+    let right = row.on(told(None, row.idle)).unwrap();
     for wrong in [
         Guard { status: Status::Ready, ..right.from.clone() },
         Guard { iface: Some(eni(2)), ..right.from.clone() },
@@ -145,20 +145,19 @@ async fn null_equals_null_in_a_guard(bed: Bed) {
 async fn a_change_makes_of_its_row_what_it_says(bed: Bed) {
     bed.free(10..=10).await;
     bed.age(ip(10), 1000).await;
-    let (n, holder) = (eni(1), Some("web".to_owned()));
+    let (n, minute) = (eni(1), Duration::from_secs(60));
     for event in [
         Event::Claim { eni: n.clone(), claim: bed.claim(1, Kind::On) },
-        Event::Confirm,
-        Event::Lease { claim: bed.claim(2, Kind::Lease), holder },
-        Event::TakeBack,
-        Event::Restore { claim: bed.claim(2, Kind::Lease) },
-        Event::Release,
-        Event::GiveUp { claim: bed.claim(3, Kind::Off) },
+        told(None, Duration::from_secs(1000)),
+        told(Some(bed.claim(2, Kind::Lease)), Duration::from_secs(1000)),
+        told(None, minute),
+        told(Some(bed.claim(3, Kind::Lease)), minute),
+        Event::GiveUp { claim: bed.claim(4, Kind::Off) },
         Event::Gone,
         Event::Foreign { eni: Some(n), primary: true },
         Event::EniGone,
         Event::Reserve { holder: Some("db".into()) },
-        Event::Claim { eni: eni(2), claim: bed.claim(4, Kind::On) },
+        Event::Claim { eni: eni(2), claim: bed.claim(5, Kind::On) },
     ] {
         let row = bed.row(10).await;
         let change = row.on(event.clone()).unwrap();
@@ -196,30 +195,34 @@ async fn changes_of_one_call_report_each_for_itself(bed: Bed) {
 async fn only_letting_go_moves_ts(bed: Bed) {
     bed.free(10..=10).await;
     bed.age(ip(10), 1000).await;
-    let (on, lease) = (bed.claim(1, Kind::On), bed.claim(2, Kind::Lease));
+    let (on, lease, off) = (bed.claim(1, Kind::On), bed.claim(2, Kind::Lease), bed.claim(3, Kind::Off));
     let old = |row: Row| row.idle >= Duration::from_secs(1000);
     assert_eq!(bed.claim_free(&on, 1, |_| ()).await, [ip(10)]);
     assert!(old(bed.row(10).await));
-    assert!(bed.event(10, Event::Confirm).await);
+    bed.lease(10, lease).await;
     assert!(old(bed.row(10).await));
-    assert_eq!(bed.grant(|_| ()).await, Some(ip(10)));
-    assert!(old(bed.row(10).await));
-    assert!(bed.event(10, Event::TakeBack).await);
-    assert!(old(bed.row(10).await));
-    assert!(bed.event(10, Event::Lease { claim: lease, holder: None }).await);
-    assert!(bed.event(10, Event::Release).await);
-    assert!(bed.row(10).await.idle < Duration::from_secs(900));
+    assert!(bed.event(10, told(None, Duration::from_secs(500))).await);
+    assert!((500..900).contains(&bed.row(10).await.idle.as_secs()), "as long ago as it is told");
+    assert!(bed.event(10, Event::GiveUp { claim: off }).await);
+    assert!(bed.event(10, Event::Gone).await);
+    assert!((500..900).contains(&bed.row(10).await.idle.as_secs()));
+    assert!(bed.event(10, Event::Foreign { eni: Some(eni(7)), primary: false }).await);
+    assert!(bed.event(10, Event::Gone).await);
+    assert!(bed.row(10).await.idle < Duration::from_secs(400));
 }
 
 async fn a_holder_is_kept_cleared_or_set(bed: Bed) {
     bed.warm(1, &[10], 10).await;
     let (lease, off) = (bed.claim(1, Kind::Lease), bed.claim(2, Kind::Off));
     let long = "é".repeat(300);
-    assert!(bed.event(10, Event::Lease { claim: lease, holder: Some(long) }).await);
+    let follow = |lease, holder| Event::Follow { lease, holder, idle: Duration::ZERO };
+    assert!(bed.event(10, follow(Some(lease), Some(long))).await);
     assert_eq!(bed.row(10).await.holder, Some("é".repeat(255)));
-    assert!(bed.event(10, Event::Release).await);
-    assert_eq!(bed.row(10).await.holder, Some("é".repeat(255)));
+    assert!(bed.event(10, follow(None, None)).await);
+    assert_eq!(bed.row(10).await.holder, None);
+    assert!(bed.event(10, follow(None, Some("web".into()))).await);
     assert!(bed.event(10, Event::GiveUp { claim: off }).await);
+    assert_eq!(bed.row(10).await.holder.as_deref(), Some("web"));
     assert!(bed.event(10, Event::Gone).await);
     assert_eq!((bed.row(10).await.holder, bed.row(10).await.iface), (None, None));
     assert!(bed.event(10, Event::Foreign { eni: Some(eni(7)), primary: true }).await);
@@ -253,7 +256,7 @@ async fn a_look_now_and_then_counts_what_is_taken(bed: Bed) {
     let (whole, lately) = both().await;
     assert_eq!(whole, lately);
     bed.claim_free(&bed.claim(1, Kind::On), 3, |_| ()).await;
-    bed.grant(|_| ()).await.unwrap();
+    bed.lease(10, bed.claim(2, Kind::Lease)).await;
     let lately = bed.store.census_lately(&subnet(), soon()).await.unwrap();
     let rows = |state| lately.iter().filter(|count| count.state == state).map(|count| count.rows).sum::<u64>();
     assert_eq!([State::Free, State::On, State::Ready, State::Lease].map(rows), [8, 3, 1, 1]);
@@ -264,14 +267,12 @@ async fn a_look_now_and_then_counts_what_is_taken(bed: Bed) {
 async fn texts_are_not_sql(bed: Bed) {
     let nasty = r#"'; DROP TABLE allocation; -- \ " ` % _ \' 容器"#;
     bed.warm(1, &[10], 10).await;
-    assert_eq!(bed.grant(|w| w.holder = Some(nasty)).await, Some(ip(10)));
-    assert_eq!(bed.row(10).await.holder.as_deref(), Some(nasty));
-    let claim = bed.row(10).await.claim.unwrap();
     let odd = Claim::stored(r"it's \".into());
-    let change = bed.row(10).await.on(Event::Restore { claim: odd.clone() }).unwrap();
-    assert_eq!(bed.apply(&[change]).await, [true]);
-    assert_eq!(bed.row(10).await.claim, Some(odd));
-    assert_ne!(bed.row(10).await.claim, Some(claim));
+    let (lease, holder, idle) = (Some(odd.clone()), Some(nasty.to_owned()), Duration::ZERO);
+    assert!(bed.event(10, Event::Follow { lease, holder, idle }).await);
+    let row = bed.row(10).await;
+    assert_eq!((row.holder.as_deref(), row.claim.as_ref()), (Some(nasty), Some(&odd)));
+    assert!(bed.event(10, told(None, idle)).await, "it is found by what it is");
 }
 
 async fn a_row_that_is_no_row_is_left_out_and_named(bed: Bed) {
@@ -293,10 +294,6 @@ async fn a_row_that_is_no_row_is_left_out_and_named(bed: Bed) {
     bed.free(20..=21).await;
     bed.age(ip(20), 500).await;
     assert_eq!(bed.claim_free(&bed.claim(1, Kind::On), 1, |_| ()).await.len(), 1);
-    let cold = "INSERT INTO allocation (ip,subnet,status,iface,`primary`,ts) VALUES ('x','subnet-0123456789abcdef0',\
-                'ready','eni-0123456789abcde01',0,";
-    bed.exec(&format!("{cold}'1999-01-01')"), &format!("{cold}915148800)")).await;
-    assert_eq!(bed.grant(|_| ()).await, Some(ip(10)));
 }
 
 async fn a_whole_16_is_inserted_in_chunks(bed: Bed) {

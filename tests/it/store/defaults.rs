@@ -7,7 +7,7 @@ use ec2_ipam::domain::id::Kind;
 use ec2_ipam::store::{Store, StoreError};
 use tokio::time::Instant;
 
-use super::bed::{Bed, eni, new_row, subnet};
+use super::bed::{Bed, eni, new_row, subnet, told};
 use crate::support::server::{Db, Server};
 use crate::support::{mariadb, mysql};
 
@@ -81,18 +81,19 @@ async fn works(db: Db, url: String) -> Result<(), StoreError> {
     let mut changes = Vec::new();
     for row in store.rows_of_eni(&eni, until).await? {
         assert!(row.claimed.is_some_and(|age| age < Duration::from_secs(60)), "{row:?}");
-        changes.push(row.on(Event::Confirm).unwrap());
+        changes.push(row.on(told(None, row.idle)).unwrap());
     }
     assert_eq!(store.apply(&changes, until).await?, [true; 20]);
     // Twice, since a session may be another one after a COMMIT.
     for _ in 0..2 {
         let holder = Some(r#"it's a \ "web""#.to_owned());
         let row = store.rows_of_eni(&eni, until).await?.into_iter().find(|row| row.claim.is_none()).unwrap();
-        let lease = Event::Lease { claim: bed.claim(2, Kind::Lease), holder: holder.clone() };
+        let idle = Duration::from_secs(10);
+        let lease = Event::Follow { lease: Some(bed.claim(2, Kind::Lease)), holder: holder.clone(), idle };
         assert_eq!(store.apply(&[row.on(lease).unwrap()], until).await?, [true]);
         let row = store.row(row.ip, until).await?.unwrap();
         assert_eq!(row.holder, holder);
-        assert_eq!(store.apply(&[row.on(Event::Release).unwrap()], until).await?, [true]);
+        assert_eq!(store.apply(&[row.on(told(None, idle)).unwrap()], until).await?, [true]);
         let age = store.row(row.ip, until).await?.unwrap().idle;
         assert!(age < Duration::from_secs(60), "let go {age:?} ago");
     }

@@ -11,31 +11,31 @@ use futures_util::future::join_all;
 use mysql_async::prelude::Queryable;
 use tokio::time::Instant;
 
-use super::bed::{Bed, ip, open, soon, subnet, token};
+use super::bed::{Bed, ip, open, soon, subnet, token, told};
 use super::calls::{Call, assert_sentence};
-use super::contention::{Held, claim_one, free, grant_one, move_on};
+use super::contention::{Held, claim_one, free, move_on};
 use crate::support::galera::{self, Galera};
 use crate::support::host::eventually;
 
 const HOSTS: u8 = 9;
 
-/// One host's containers, coming and going: claim, confirm, grant, and sometimes release and give back.
+/// One host's containers, coming and going: claimed, idle, leased, and sometimes released and given back.
 async fn live(store: Store, n: u8, held: Arc<Held>, rounds: Arc<[AtomicUsize]>, stop: Arc<AtomicBool>) {
     let mut leases = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let claim = token(Kind::On);
         let ip = claim_one(&store, n, &claim).await.expect("there are more addresses than all hosts hold");
         held.take(ip, &claim);
-        move_on(&store, ip, Event::Confirm).await;
         let lease = token(Kind::Lease);
-        let granted = grant_one(&store, n, &lease).await;
-        assert_eq!(granted, Some(ip), "I1: host {n} has one warm address");
+        for lease in [None, Some(lease.clone())] {
+            move_on(&store, ip, told(lease, Duration::ZERO)).await;
+        }
         held.let_go(ip);
         held.take(ip, &lease);
         leases.push(ip);
         if leases.len() > 3 {
             let ip = leases.remove(0);
-            for event in [Event::Release, Event::GiveUp { claim: token(Kind::Off) }] {
+            for event in [told(None, Duration::ZERO), Event::GiveUp { claim: token(Kind::Off) }] {
                 move_on(&store, ip, event).await;
             }
             held.let_go(ip);
@@ -56,7 +56,7 @@ async fn collisions(cluster: &Galera) -> u64 {
 }
 
 #[tokio::test]
-async fn a_node_killed_under_claims_and_grants_on_all_nodes_loses_and_doubles_nothing() {
+async fn a_node_killed_under_claims_and_changes_on_all_nodes_loses_and_doubles_nothing() {
     let Some((cluster, _turn)) = galera::alone().await else { return };
     let db = cluster.db(0).await;
     let url = |host: usize| db.url_over(&cluster.ports_from(host));

@@ -8,7 +8,7 @@ use ec2_ipam::store::StoreError;
 use mysql_async::prelude::Queryable;
 use tokio::time::Instant;
 
-use super::bed::{Bed, Raw, eni, ip, on_servers, open, soon, subnet};
+use super::bed::{Bed, Raw, eni, on_servers, open, soon, subnet, told};
 use crate::support::mariadb::Db;
 
 on_servers! {
@@ -55,10 +55,10 @@ async fn a_claim_locks_its_own_rows_and_hinders_nobody(db: Db) {
     let sixteen = rows_locked(&mut wide).await;
     println!("records locked by a claim of 1: {one}, of 16: {sixteen}, of 1019 rows");
     assert!(one <= 4 && sixteen <= 16 * 4, "{one} {sixteen}");
-    // Beside both open claims: another claim, a confirm, a give-up, a free.
+    // Beside both open claims: another claim, what the journal says, a give-up, a free.
     assert_eq!(bed.claim_free(&bed.claim(2, Kind::On), 16, |w| w.cooldown = Duration::from_secs(60)).await.len(), 16);
     let last = taken[0].octets()[3];
-    assert!(bed.event(last, Event::Confirm).await);
+    assert!(bed.event(last, told(None, Duration::ZERO)).await);
     assert!(bed.event(last, Event::GiveUp { claim: bed.claim(3, Kind::Off) }).await);
     assert!(bed.event(last, Event::Gone).await);
     assert_eq!(bed.store.rows_of_eni(&eni(9), soon()).await.unwrap().len(), 0, "not committed");
@@ -88,26 +88,4 @@ async fn all_rows_locked_is_not_none(db: Db) {
     };
     let (taken, ()) = tokio::join!(claiming, ending);
     assert_eq!(taken.unwrap().len(), 2);
-}
-
-#[tokio::test]
-#[ignore = "figures, not a check: run it alone with --nocapture"]
-async fn figures() {
-    let bed = Bed::mariadb().await;
-    bed.warm(1, &[10], 100).await;
-    let Raw::MySql(db) = &bed.raw else { panic!() };
-    let mut conn = db.session().await;
-    let (mut bare, mut warm) = (Vec::new(), Vec::new());
-    for n in 0..500 {
-        let began = std::time::Instant::now();
-        conn.query_drop(format!("UPDATE allocation SET ts=ts,holder='{n}' WHERE ip='10.0.0.10'")).await.unwrap();
-        bare.push(began.elapsed());
-        let began = std::time::Instant::now();
-        assert_eq!(bed.grant(|_| ()).await, Some(ip(10)));
-        warm.push(began.elapsed());
-        assert!(bed.event(10, Event::TakeBack).await);
-    }
-    bare.sort_unstable();
-    warm.sort_unstable();
-    println!("p50 bare UPDATE {:?} over a socket, warm grant {:?} over TCP", bare[250], warm[250]);
 }

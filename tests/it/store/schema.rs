@@ -5,7 +5,7 @@ use std::time::Duration;
 use ec2_ipam::domain::address::{Event, Status};
 use ec2_ipam::domain::id::Kind;
 use ec2_ipam::domain::roll::{HostEntry, Request};
-use ec2_ipam::store::{Choice, FreeClaim, Store, StoreError, WarmGrant};
+use ec2_ipam::store::{FreeClaim, Store, StoreError};
 use mysql_async::prelude::Queryable;
 
 use super::bed::{Bed, Raw, eni, ip, new_row, on_all, on_servers, open, soon, subnet};
@@ -40,16 +40,6 @@ async fn every_call(bed: &Bed) -> Result<(), StoreError> {
     let (subnet, eni, claim) = (subnet(), eni(1), bed.claim(fastrand::u64(..), Kind::On));
     let wanted =
         FreeClaim { subnet: &subnet, eni: &eni, sub_pool: None, cooldown: Duration::ZERO, count: 1, claim: &claim };
-    let lease = bed.claim(fastrand::u64(..), Kind::Lease);
-    let warm = WarmGrant {
-        eni: &eni,
-        sub_pool: None,
-        choice: Choice::Any,
-        first: None,
-        except: &[],
-        claim: &lease,
-        holder: None,
-    };
     store.insert_missing(&subnet, &[new_row(ip(10), Status::Free), new_row(ip(11), Status::Free)], until).await?;
     let row = store.row(ip(10), until).await?.expect("a row");
     if let Ok(change) = row.on(Event::Reserve { holder: None }) {
@@ -60,7 +50,6 @@ async fn every_call(bed: &Bed) -> Result<(), StoreError> {
     store.rows_taken(&subnet, until).await?;
     store.census(&subnet, until).await?;
     store.claim_free(&wanted, until).await?;
-    store.grant_warm(&warm, until).await?;
     assert!(store.hold_task("scan", "me", Duration::from_secs(60), until).await?);
     let request = Request { subnet, token: "t".into() };
     store.ask(&["i-1".into()], &request, until).await?;

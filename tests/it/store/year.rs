@@ -203,7 +203,7 @@ async fn what_lasts_is_named() {
         ("FLUSH TABLES WITH READ LOCK", "UNLOCK TABLES", Call::Claim, TABLE),
         ("FLUSH TABLES WITH READ LOCK", "UNLOCK TABLES", Call::Insert, TABLE),
         ("LOCK TABLES allocation READ, task READ", "UNLOCK TABLES", Call::Changes, TABLE),
-        ("LOCK TABLES allocation WRITE, task WRITE", "UNLOCK TABLES", Call::Grant, TABLE),
+        ("LOCK TABLES allocation WRITE, task WRITE", "UNLOCK TABLES", Call::Change, TABLE),
         ("BEGIN; SELECT * FROM allocation FOR UPDATE", "COMMIT", Call::Change, ROWS),
         ("BEGIN; SELECT * FROM allocation FOR UPDATE", "COMMIT", Call::Claim, ROWS),
         ("SET GLOBAL read_only=ON", "SET GLOBAL read_only=OFF", Call::Change, "is read-only"),

@@ -94,6 +94,10 @@ pub enum Mend {
     Insert(NewRow),
     /// This change of its row.
     Change(Change),
+    /// The journal has it leased by this token, and its row follows.
+    Lease(Row, Claim),
+    /// The journal ends the lease of this token, and its row follows.
+    Release(Claim),
     /// Its idle address is given up.
     GiveUp(Row),
     /// Its lease's address is assigned again.
@@ -225,11 +229,15 @@ impl Finding {
             What::CutOff => return Some(Mend::Assign(row.clone())),
             What::Unknown { primary } => Event::Foreign { eni: Some(eni.clone()), primary: *primary },
             What::Unmarked => Event::MarkPrimary,
-            What::Forgotten { claim } => Event::Restore { claim: claim.clone().unwrap_or_else(|| next(Kind::Lease)) },
+            // I7: a primary address is no container's.
+            What::Forgotten { .. } if row.primary => return None,
+            What::Forgotten { claim } => {
+                return Some(Mend::Lease(row.clone(), claim.clone().unwrap_or_else(|| next(Kind::Lease))));
+            }
+            What::Ended => return row.claim.clone().map(Mend::Release),
             What::Lost { .. } => Event::Claim { eni: eni.clone(), claim: next(Kind::On) },
             What::Gone => Event::Gone,
             What::Unused => Event::Adopt { claim: next(Kind::On) },
-            What::Ended => Event::Release,
             What::Conflict | What::Contradiction => return None,
         };
         row.on(event).ok().map(Mend::Change)

@@ -238,23 +238,23 @@ fn each_finding_has_its_mend() {
     let leased = row(10, Status::Occupied, Some(ENI), Some(known.clone()));
     let foreign = row(10, Status::Occupied, Some(ENI), None);
     let change = |row: &Row, event| Some(Mend::Change(row.on(event).unwrap()));
-    let restored = |claim: &Claim| change(&idle, Event::Restore { claim: claim.clone() });
+    let leased_again = |claim: Claim| Some(Mend::Lease(idle.clone(), claim));
     let ours = || Event::Foreign { eni: Some(eni(ENI)), primary: true };
     for (what, row, mend) in [
         (What::Missing, &idle, Some(Mend::GiveUp(idle.clone()))),
         (What::CutOff, &leased, Some(Mend::Assign(leased.clone()))),
         (What::Unknown { primary: true }, &free, change(&free, ours())),
         (What::Unmarked, &idle, change(&idle, Event::MarkPrimary)),
-        (What::Forgotten { claim: None }, &idle, restored(&next(Kind::Lease))),
-        (What::Forgotten { claim: Some(known.clone()) }, &idle, restored(&known)),
+        (What::Forgotten { claim: None }, &idle, leased_again(next(Kind::Lease))),
+        (What::Forgotten { claim: Some(known.clone()) }, &idle, leased_again(known.clone())),
         (
-            What::Lost { claim: Some(known) },
+            What::Lost { claim: Some(known.clone()) },
             &free,
             change(&free, Event::Claim { eni: eni(ENI), claim: next(Kind::On) }),
         ),
         (What::Gone, &foreign, change(&foreign, Event::Gone)),
         (What::Unused, &foreign, change(&foreign, Event::Adopt { claim: next(Kind::On) })),
-        (What::Ended, &leased, change(&leased, Event::Release)),
+        (What::Ended, &leased, Some(Mend::Release(known))),
         (What::Conflict, &idle, None),
         (What::Contradiction, &idle, None),
     ] {
@@ -271,7 +271,6 @@ fn each_finding_has_its_mend() {
 fn every_finding_says_what_it_is_in_one_sentence() {
     let claim = lease();
     let row = row(10, Status::Ready, Some(ENI), None);
-    assert!(row.on(Event::Restore { claim: claim.clone() }).is_ok());
     let all = [
         What::Missing,
         What::CutOff,
