@@ -67,6 +67,7 @@ impl Table {
             eni: &eni,
             sub_pool: None,
             cooldown: Duration::from_secs(60),
+            except: &[],
             count: 1,
             claim: &claim,
         };
@@ -142,6 +143,7 @@ async fn against_hosts(report: &mut Report) {
                     eni: &eni,
                     sub_pool: None,
                     cooldown: Duration::ZERO,
+                    except: &[],
                     count: 1,
                     claim: &claim,
                 };

@@ -184,6 +184,7 @@ impl Given {
     fn forget(&mut self, why: &str) -> bool {
         let settings = [
             ("EC2_IPAM_DATABASE_URL", &mut self.database_url.0),
+            ("EC2_IPAM_STATE_DIR", &mut self.state_dir),
             ("EC2_IPAM_PARENT", &mut self.parent),
             ("EC2_IPAM_LISTEN", &mut self.listen),
             ("EC2_IPAM_WARM_TARGET", &mut self.warm_target),

@@ -198,7 +198,10 @@ impl Picture {
         let of_rows = self.reconciler.problems().into_values().chain(self.scanner.problems());
         let denied =
             self.served.all().await.into_iter().filter_map(|eni| Some(format!("{}: {}", eni.nic.eni, eni.denied()?)));
-        self.wrong.iter().cloned().chain(of_rows).chain(self.served.lost().await).chain(denied).collect()
+        let journal = self.outside.journal.state().why().filter(|_| self.outside.journal.is_somewhere());
+        let journal = journal
+            .map(|why| format!("the journal takes no writes, so that each start and stop waits for the table: {why}"));
+        self.wrong.iter().cloned().chain(journal).chain(of_rows).chain(self.served.lost().await).chain(denied).collect()
     }
 
     /// The picture now.

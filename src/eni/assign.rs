@@ -23,6 +23,7 @@ impl Task {
 
     pub(super) async fn acquire(&self, wanted: Wanted) -> Result<Acquired, Error> {
         let claims = &self.outside.claims;
+        let leaving = self.shared.leaving();
         let request = Acquire {
             eni: &self.nic.eni,
             subnet: &self.subnet.id,
@@ -30,6 +31,7 @@ impl Task {
             on: claims.next(Kind::On),
             off: claims.next(Kind::Off),
             doubted: self.shared.memory.taken_off_lately(),
+            leaving: &leaving,
             budget: STORE_TIME,
         };
         self.fleet.acquire(request).await

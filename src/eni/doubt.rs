@@ -71,9 +71,8 @@ impl Shared {
     pub(super) fn begins(&self) {
         let holdings = self.journal().of(&self.place.nic.eni);
         // Their Unassign may still land.
+        self.memory.taken_off(&self.leaving());
         let is_leaving = |holding: &&Holding| matches!(holding.held, Held::Leaving(_));
-        let leaving: Vec<Ipv4Addr> = holdings.iter().filter(is_leaving).map(|holding| holding.ip).collect();
-        self.memory.taken_off(&leaving);
         if self.doubt.journal == Vouches::Alone {
             self.memory.vouched(holdings.iter().filter(|holding| !is_leaving(holding)).map(|holding| holding.ip));
         }
@@ -105,8 +104,13 @@ impl Shared {
         let (journal, eni) = (self.journal(), &self.place.nic.eni);
         let until = Instant::now() + STORE_TIME;
         let before = self.outside.store.now()?.spoke(eni, until).await?;
+        let rows = self.fleet.look(eni, &[], STORE_TIME).await?;
+        // An older driver, which leaves no mark, may have given some since.
+        let is_known =
+            |row: &Row| journal.holding(row.ip).is_some_and(|it| !it.posted || it.held.token() == row.claim.as_ref());
+        let is_newer = || !rows.iter().filter(|row| row.state() == State::Lease).all(is_known);
         // Where no journal ever spoke for it, the table was told before anybody else.
-        if before.is_none_or(|before| journal.follows(eni, &before)) {
+        if before.is_none_or(|before| journal.follows(eni, &before) && !is_newer()) {
             self.speaks().await?;
         } else {
             tracing::warn!(
@@ -116,8 +120,9 @@ impl Shared {
             );
             *locked(&self.doubt.is_in_doubt) = true;
             // Neither the one that spoke before is whole from now on, nor the next life of this one.
-            self.disown().await?;
-            let rows = self.fleet.look(eni, &[], STORE_TIME).await?;
+            if journal.is_somewhere() {
+                self.disown().await?;
+            }
             self.put_together(&rows).await;
         }
         *is_compared = true;
@@ -247,6 +252,12 @@ impl Shared {
         let recorded = journal.change(&open, |holding| holding.doubted = false).await;
         self.follow(recorded).await;
         *locked(&self.doubt.is_in_doubt) = false;
+    }
+
+    /// What was given back, and is not known to be off.
+    pub(super) fn leaving(&self) -> Vec<Ipv4Addr> {
+        let leaving = self.journal().of(&self.place.nic.eni).into_iter();
+        leaving.filter(|holding| matches!(holding.held, Held::Leaving(_))).map(|holding| holding.ip).collect()
     }
 
     pub(super) fn has_unposted(&self) -> bool {

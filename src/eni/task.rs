@@ -17,7 +17,6 @@ use super::pace::Pace;
 use super::queue::{Queue, Want};
 use super::room::Room;
 use super::{Outside, STORE_TIME, Shared, Vouches};
-use crate::domain::holding::Held;
 use crate::domain::plan::Burst;
 use crate::domain::plan::assign::Why;
 use crate::domain::plan::next::{Need, Next, View, next};
@@ -296,11 +295,7 @@ impl Task {
                 true => rows.iter().map(|row| row.ip).collect(),
                 false => holdings.iter().map(|holding| holding.ip).collect(),
             },
-            leaving: holdings
-                .iter()
-                .filter(|holding| matches!(holding.held, Held::Leaving(_)))
-                .map(|holding| holding.ip)
-                .collect(),
+            leaving: self.shared.leaving().into_iter().collect(),
             in_use: which(&|ip| memory.has_container(ip) || self.shared.is_doubted(ip)),
             may_give: link.is_some().then(|| which(&may_give)),
             sub_pool: memory.sub_pool(),

@@ -70,6 +70,14 @@ impl Task {
     }
 
     async fn recycle(&mut self, idle: &[Row]) {
+        if idle.is_empty() && self.shared.is_in_doubt() {
+            let why = format!(
+                "what containers have of {} is in doubt until its driver has seen Docker show them, about a minute after it started: \
+                 try again then",
+                self.nic.eni
+            );
+            return self.queue.recycled(&Err(Error::Missing(why)));
+        }
         let outcome = self.unassign(idle).await.and_then(|given| match given.trouble {
             Some(why) if given.freed.is_empty() => Err(Error::Ec2(why)),
             _ => Ok(Recycled { freed: given.freed.len(), pending: given.pending }),

@@ -29,6 +29,8 @@ pub struct Acquire<'a> {
     pub off: Claim,
     /// Addresses that the caller took off the ENI so lately that a list which has them there may be one from before (I2).
     pub doubted: HashSet<Ipv4Addr>,
+    /// Addresses of which an earlier Unassign of this host may still land: they are not claimed, whatever the table says.
+    pub leaving: &'a [Ipv4Addr],
     /// How long each access to the table may take. EC2's calls have a bound of their own.
     pub budget: Duration,
 }
@@ -93,12 +95,12 @@ impl Fleet {
 
     /// The rows that the Assign is for, by what the table says now (I3).
     async fn claim(&self, request: &Acquire<'_>) -> Result<(Vec<Row>, Standing), Error> {
-        let Acquire { eni, subnet, on, .. } = request;
+        let Acquire { eni, subnet, on, leaving, .. } = request;
         let until = by(request.budget);
         Ok(match &request.wanted {
             Wanted::Free { count, sub_pool, cooldown } => {
                 let (sub_pool, cooldown, count) = (*sub_pool, *cooldown, *count);
-                let wanted = FreeClaim { subnet, eni, sub_pool, cooldown, count, claim: on };
+                let wanted = FreeClaim { subnet, eni, sub_pool, cooldown, except: leaving, count, claim: on };
                 let claimed = self.store.now()?.claim_free(&wanted, until).await?;
                 if !claimed.is_empty() {
                     point("refill:claimed").await;

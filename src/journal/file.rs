@@ -2,13 +2,13 @@
 
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
-use super::pen::Line;
 use super::row;
 use crate::domain::holding::{Holding, Moment};
 
@@ -19,6 +19,16 @@ const SCHEMA: &str = "\
 const FORMAT: u32 = 1;
 /// How long another process that has the file is waited for. Longer than a driver takes to end.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is written.
+pub(super) enum Line {
+    Put(Holding),
+    Strike(Ipv4Addr),
+    /// The instance that the journal belongs to.
+    Belongs(String),
+    /// This file is another instance's: it is put aside.
+    Anew,
+}
 
 /// Which journal speaks, and how far it has come: the table keeps it for each ENI, so that an older copy is known.
 #[derive(Debug, Clone, PartialEq, Eq)]

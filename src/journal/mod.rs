@@ -26,9 +26,10 @@ mod row;
 use book::Book;
 pub use book::{Choice, Version};
 use clock::Clock;
+use file::Line;
 pub use file::{Mark, Opened};
+use pen::Pen;
 pub use pen::State;
-use pen::{Line, Pen};
 
 /// What was recorded where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +98,11 @@ impl Journal {
             opened: Mutex::new(opened),
             spoken: Mutex::default(),
         }
+    }
+
+    /// Whether it has a file, or is to have one.
+    pub fn is_somewhere(&self) -> bool {
+        !self.path().as_os_str().is_empty()
     }
 
     /// Where it is, or is to be.

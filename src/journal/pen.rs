@@ -1,7 +1,6 @@
 //! The thread that writes: whatever waits when it comes to write goes into one commit. It never dies alone: a driver that
 //! answers and does not write would be worse than one that begins anew.
 
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,20 +11,10 @@ use tokio::sync::oneshot;
 use super::Recorded;
 use super::book::Book;
 use super::clock::Clock;
-use super::file::{self, File, Found, Mark};
+use super::file::{self, File, Found, Line, Mark};
 use crate::domain::holding::Holding;
 use crate::fail_point::Underway;
 use crate::supervise::supervised_thread;
-
-/// What is written.
-pub(super) enum Line {
-    Put(Holding),
-    Strike(Ipv4Addr),
-    /// The instance that the journal belongs to.
-    Belongs(String),
-    /// This file is another instance's: it is put aside.
-    Anew,
-}
 
 /// Whether the journal takes writes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -88,6 +88,8 @@ pub struct FreeClaim<'a> {
     pub sub_pool: Option<Ipv4Net>,
     /// Only those let go at least so long ago; zero: any.
     pub cooldown: Duration,
+    /// None of these.
+    pub except: &'a [Ipv4Addr],
     /// At most so many, coldest first.
     pub count: usize,
     /// An `on` token, used for this call only.

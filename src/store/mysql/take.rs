@@ -55,9 +55,11 @@ pub(super) async fn claim_free(
     let cooled = raw::cooling(wanted.cooldown, &pool.clock).map_or_else(String::new, |(seconds, latest)| {
         format!(" AND ts<=LEAST(NOW(),FROM_UNIXTIME({latest}))-INTERVAL {seconds} SECOND")
     });
+    let except =
+        if wanted.except.is_empty() { String::new() } else { format!(" AND ip NOT IN ({})", list(wanted.except)) };
     let take = Take {
         token: wanted.claim.to_string(),
-        eligible: format!("subnet={subnet} AND status='free' AND `primary`=0{cooled}"),
+        eligible: format!("subnet={subnet} AND status='free' AND `primary`=0{cooled}{except}"),
         becomes: format!("a.status='allocated',a.iface={eni},a.claim={claim},a.claimed=NOW(3),a.holder=NULL,a.ts=a.ts"),
         carries: format!("iface={eni} AND status='allocated' AND claim={claim}"),
         count: wanted.count,

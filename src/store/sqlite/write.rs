@@ -29,6 +29,7 @@ pub(super) struct Take {
     claim: String,
     sub_pool: Option<Ipv4Net>,
     cooldown: Duration,
+    except: Vec<Ipv4Addr>,
     count: usize,
 }
 
@@ -40,6 +41,7 @@ impl Take {
             claim: wanted.claim.as_str().to_owned(),
             sub_pool: wanted.sub_pool,
             cooldown: wanted.cooldown,
+            except: wanted.except.to_vec(),
             count: wanted.count,
         }
     }
@@ -58,7 +60,7 @@ impl Take {
             let wrong = format!("subnet = ?1 AND status = 'free' AND ts > unixepoch() + {AHEAD}");
             change.execute(&format!("UPDATE allocation SET ts = unixepoch() WHERE {wrong}"), [&self.subnet])?;
         }
-        ips.retain(|ip| self.sub_pool.is_none_or(|net| net.contains(ip)));
+        ips.retain(|ip| self.sub_pool.is_none_or(|net| net.contains(ip)) && !self.except.contains(ip));
         fastrand::shuffle(&mut ips);
         ips.truncate(self.count);
         {

@@ -162,8 +162,15 @@ impl Bed {
         with: impl FnOnce(&mut FreeClaim<'_>),
     ) -> Vec<Ipv4Addr> {
         let (eni, subnet) = (eni(1), subnet());
-        let mut wanted =
-            FreeClaim { subnet: &subnet, eni: &eni, sub_pool: None, cooldown: Duration::ZERO, count, claim };
+        let mut wanted = FreeClaim {
+            subnet: &subnet,
+            eni: &eni,
+            sub_pool: None,
+            cooldown: Duration::ZERO,
+            except: &[],
+            count,
+            claim,
+        };
         with(&mut wanted);
         let rows = self.store.claim_free(&wanted, soon()).await.unwrap();
         let mut ips: Vec<_> = rows.iter().map(|row| row.ip).collect();

@@ -82,7 +82,7 @@ impl Given {
         match call {
             Call::Claim => {
                 let (sub_pool, cooldown, claim) = (None, Duration::ZERO, &self.claim);
-                let wanted = FreeClaim { subnet: &subnet, eni: &eni, sub_pool, cooldown, count: 3, claim };
+                let wanted = FreeClaim { subnet: &subnet, eni: &eni, sub_pool, cooldown, except: &[], count: 3, claim };
                 let rows = store.claim_free(&wanted, until).await?;
                 let mut ips: Vec<_> = rows.iter().map(|row| row.ip).collect();
                 let all = ips.len();

@@ -42,7 +42,8 @@ async fn what_is_taken_is_told_as_it_is_now(bed: Bed) {
     let ageless = |row: &Row| Row { idle: Duration::ZERO, claimed: None, ..row.clone() };
     for (count, sub_pool) in [(3, None), (2, Some(sub_pool))] {
         let claim = &token(Kind::On);
-        let wanted = FreeClaim { subnet: &subnet, eni: &eni, sub_pool, cooldown: Duration::ZERO, count, claim };
+        let wanted =
+            FreeClaim { subnet: &subnet, eni: &eni, sub_pool, cooldown: Duration::ZERO, except: &[], count, claim };
         let mut taken = bed.store.claim_free(&wanted, soon()).await.unwrap();
         taken.sort_unstable_by_key(|row| row.ip);
         let ips: Vec<_> = taken.iter().map(|row| row.ip).collect();
@@ -73,8 +74,15 @@ async fn a_claim_keeps_to_its_subnet_and_sub_pool(bed: Bed) {
     let rows = bed.store.rows_of_eni(&eni(1), soon()).await.unwrap();
     assert!(rows.iter().all(|row| net.contains(&row.ip)) && rows.len() == 4);
     let (claim, eni, other) = (bed.claim(4, Kind::On), eni(1), "subnet-ffffffffffffffff0".parse().unwrap());
-    let wanted =
-        FreeClaim { subnet: &other, eni: &eni, sub_pool: None, cooldown: Duration::ZERO, count: 1, claim: &claim };
+    let wanted = FreeClaim {
+        subnet: &other,
+        eni: &eni,
+        sub_pool: None,
+        cooldown: Duration::ZERO,
+        except: &[],
+        count: 1,
+        claim: &claim,
+    };
     assert!(bed.store.claim_free(&wanted, soon()).await.unwrap().is_empty());
 }
 

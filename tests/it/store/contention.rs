@@ -41,7 +41,15 @@ impl Held {
 
 pub async fn claim_one(store: &Store, n: u8, claim: &Claim) -> Option<Ipv4Addr> {
     let (eni, subnet) = (eni(n), subnet());
-    let wanted = FreeClaim { subnet: &subnet, eni: &eni, sub_pool: None, cooldown: Duration::ZERO, count: 1, claim };
+    let wanted = FreeClaim {
+        subnet: &subnet,
+        eni: &eni,
+        sub_pool: None,
+        cooldown: Duration::ZERO,
+        except: &[],
+        count: 1,
+        claim,
+    };
     let rows = store.claim_free(&wanted, soon()).await.unwrap();
     assert!(rows.len() <= 1, "I1: asked for one, got {rows:?}");
     rows.first().map(|row| row.ip)

@@ -74,6 +74,7 @@ async fn works(db: Db, url: String) -> Result<(), StoreError> {
         eni: &eni,
         sub_pool: None,
         cooldown: Duration::from_secs(60),
+        except: &[],
         count: 20,
         claim: &claim,
     };

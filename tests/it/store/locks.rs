@@ -76,6 +76,7 @@ async fn all_rows_locked_is_not_none(db: Db) {
         eni: &eni,
         sub_pool: None,
         cooldown: Duration::ZERO,
+        except: &[],
         count: 2,
         claim: &claim,
     };

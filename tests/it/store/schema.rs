@@ -38,8 +38,15 @@ const DAMAGE: [(&str, &str); 8] = [
 async fn every_call(bed: &Bed) -> Result<(), StoreError> {
     let (store, until) = (&bed.store, soon());
     let (subnet, eni, claim) = (subnet(), eni(1), bed.claim(fastrand::u64(..), Kind::On));
-    let wanted =
-        FreeClaim { subnet: &subnet, eni: &eni, sub_pool: None, cooldown: Duration::ZERO, count: 1, claim: &claim };
+    let wanted = FreeClaim {
+        subnet: &subnet,
+        eni: &eni,
+        sub_pool: None,
+        cooldown: Duration::ZERO,
+        except: &[],
+        count: 1,
+        claim: &claim,
+    };
     store.insert_missing(&subnet, &[new_row(ip(10), Status::Free), new_row(ip(11), Status::Free)], until).await?;
     let row = store.row(ip(10), until).await?.expect("a row");
     if let Ok(change) = row.on(Event::Reserve { holder: None }) {

@@ -128,6 +128,7 @@ async fn without_the_right_to_alter_a_fitting_schema_is_used_as_it_is(db: Db) {
         eni: &eni,
         sub_pool: None,
         cooldown: Duration::ZERO,
+        except: &[],
         count: 9,
         claim: &bed_claim,
     };

@@ -211,7 +211,8 @@ impl View {
     fn settle(&self, now: Instant) -> Option<Next> {
         // Nobody is told that the ENI is full while some of its slots are only claimed.
         let in_the_way = !self.queue.is_empty() && self.capacity == 0;
-        let unsettled: Vec<Row> = self.in_state(State::On).cloned().collect();
+        let unsettled: Vec<Row> =
+            self.in_state(State::On).filter(|row| !self.leaving.contains(&row.ip)).cloned().collect();
         (!unsettled.is_empty() && (now >= self.times.settle_at || in_the_way))
             .then_some(Next::Acquire(Need::Settled(unsettled)))
     }
@@ -220,8 +221,8 @@ impl View {
         // The journal's word, and not the table's: one that came back from the dead would take an address from its container.
         let is_left = |row: &&Row| match row.state() {
             State::Off => is_due(row) && (!self.held.contains(&row.ip) || self.leaving.contains(&row.ip)),
-            State::Ready => self.leaving.contains(&row.ip),
-            State::Free | State::On | State::Lease | State::Foreign | State::Reserved => false,
+            State::Ready | State::On => self.leaving.contains(&row.ip),
+            State::Free | State::Lease | State::Foreign | State::Reserved => false,
         };
         let due: Vec<Row> = self.rows.iter().filter(is_left).cloned().collect();
         (!due.is_empty() && self.may_give_up(now)).then_some(Next::GiveBack(due, Because::LeftOff))
