@@ -138,7 +138,7 @@ pub(super) fn make(path: &Path, holdings: &[Holding], instance: Option<&str>, no
     let filled = fill(path, holdings, instance, now).and_then(|file| sync(folder).map(|()| file));
     if filled.is_err() {
         // Half of one is none.
-        for suffix in ["", "-wal"] {
+        for suffix in ["", "-wal", "-journal"] {
             let _ = std::fs::remove_file(beside(path, suffix));
         }
     }
@@ -162,7 +162,7 @@ fn fill(path: &Path, holdings: &[Holding], instance: Option<&str>, now: &Moment)
 }
 
 fn connect(path: &Path) -> Result<Connection> {
-    let connection = Connection::open(path).map_err(told)?;
+    let connection = Connection::open_with_flags(path, existing()).map_err(told)?;
     // The driver before this one may be about to end, or somebody looks at the file.
     connection.busy_timeout(PATIENCE).map_err(told)?;
     // Nobody else has it open then.
@@ -184,7 +184,7 @@ pub(super) fn aside(path: &Path) -> Result<String> {
     }
     let when = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
     // Its log first: without it a file is older than it was, and that is worse than none.
-    for suffix in ["-wal", "-shm", ""] {
+    for suffix in ["-wal", "-shm", "-journal", ""] {
         match std::fs::rename(beside(path, suffix), beside(path, &format!(".aside-{when}{suffix}"))) {
             Err(why) if !matches!(why.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 return Err(format!("left where it is, as it cannot be renamed ({why})"));
@@ -197,14 +197,18 @@ pub(super) fn aside(path: &Path) -> Result<String> {
     Ok(beside(path, &format!(".aside-{when}")).display().to_string())
 }
 
+/// Only what is there is opened.
+fn existing() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
 /// Renamed under another process it would be written on, and be missing here.
 fn is_in_use(path: &Path) -> bool {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let take = |file: Connection| {
         file.busy_timeout(Duration::ZERO)?;
         file.execute_batch("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE; ROLLBACK")
     };
-    let taken = Connection::open_with_flags(path, flags).and_then(take);
+    let taken = Connection::open_with_flags(path, existing()).and_then(take);
     taken.is_err_and(|why| why.sqlite_error_code() == Some(ErrorCode::DatabaseBusy))
 }
 
