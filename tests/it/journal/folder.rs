@@ -50,6 +50,27 @@ fn spoil(host: &Host, what: &str) {
     std::fs::write(&file, bytes).unwrap();
 }
 
+/// A host of its own loses journal and table at once: what Docker shows is its container's.
+#[tokio::test]
+async fn a_host_that_loses_both_files_gives_no_address_that_a_container_has() {
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let (mut host, docker, pool) = watched(&fleet, &[], 2).await;
+    let lives = host.lease(&pool).await;
+    docker.runs(&[lives]);
+    follows(&host, &[lives].into()).await;
+    host.kill();
+    std::fs::remove_dir_all(state(&host)).unwrap();
+    host.start().await;
+    assert_eq!(host.pool().await, pool);
+    let mut given = BTreeSet::from([lives]);
+    for _ in 0..3 {
+        assert!(given.insert(host.lease(&pool).await), "I1");
+        docker.with(|docker| docker.in_use = given.clone());
+    }
+    follows(&host, &given).await;
+    agree(&[&host]).await;
+}
+
 /// Without a journal and without the table nobody knows what containers have.
 #[tokio::test]
 async fn without_journal_and_table_nothing_is_granted_and_the_answer_says_why() {
