@@ -30,7 +30,7 @@ use crate::store::Store;
 
 /// For so long at least somebody waits for a table that is away.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Where the table does not answer, a start of a container waits no longer for it.
+/// Where they do not answer, a start of a container waits no longer for the table and for Docker.
 const BRIEF: Duration = Duration::from_secs(1);
 /// Those who ask within so long go into one Assign.
 const GATHER: Duration = Duration::from_millis(8);
@@ -158,8 +158,13 @@ impl Task {
 
     /// What the journal knows is served before the table was read, EC2 asked and claims settled.
     async fn vouch(&self) {
-        // Where the table answers, it says first whether the journal is an older copy.
-        let _ = timeout(BRIEF, self.shared.compare()).await;
+        // Where the table and Docker answer, they say first whether the journal is an older copy, and who has what.
+        let is_read = async {
+            while self.outside.reads_docker && !self.outside.in_use.is_read() {
+                sleep(GATHER).await;
+            }
+        };
+        let _ = timeout(BRIEF, async { tokio::join!(self.shared.compare(), is_read) }).await;
         match self.shared.vouches() {
             Vouches::Not => return,
             Vouches::Alone => {}

@@ -30,6 +30,9 @@ use table::{check_database, check_subnet};
 const CORRECT: &str = "correct it: docker plugin disable -f PLUGIN, docker plugin set PLUGIN NAME=VALUE (NAME= for the default), docker plugin \
                        enable PLUGIN";
 
+/// The table follows within so long where all is well.
+const LATE: Duration = Duration::from_secs(10);
+
 /// The table's time for an answer, whatever was slow before it: EC2 may take minutes of an operator's.
 fn by_then() -> Instant {
     Instant::now() + Duration::from_secs(20)
@@ -116,7 +119,7 @@ impl Doctor {
                 check_subnet(store, nic, rows, by_then(), &mut checks).await;
             }
         }
-        checks.extend(self.check_journal());
+        checks.extend(self.check_journal().await);
         checks.push(self.check_docker(host.ok().as_ref()).await);
         checks.extend(
             self.docker.warnings().into_iter().map(|found| {
@@ -179,16 +182,35 @@ impl Doctor {
     }
 
     /// None where this process serves nobody.
-    fn check_journal(&self) -> Option<Check> {
+    async fn check_journal(&self) -> Option<Check> {
         let journal = &self.outside.journal;
         let path = self.journal.as_ref()?.display();
         Some(match journal.state().why() {
-            None => ok("journal", format!("{path} takes writes")),
+            None => match self.warning_of_journal().await {
+                Some((found, remedy)) => warning("journal", found, remedy),
+                None => ok("journal", format!("{path} takes writes")),
+            },
             Some(why) => bad(
                 "journal",
                 format!("{path}: {why}, so that each start and stop of a container waits for the database"),
                 "see that its disk has room and its folder can be written: a new one is then begun by itself",
             ),
+        })
+    }
+
+    /// What is not as it should be though it takes writes, and what helps.
+    async fn warning_of_journal(&self) -> Option<(String, &'static str)> {
+        let journal = &self.outside.journal;
+        if let Some(aside) = journal.put_aside() {
+            let remedy = "see the log for what became of it; that file is not needed any more, and this is said until the driver starts anew";
+            return Some((format!("a file was put aside as {aside}"), remedy));
+        }
+        let served = self.served.all().await;
+        let waits =
+            served.iter().filter_map(|eni| journal.unposted_since(&eni.nic.eni)).map(|since| since.elapsed()).max()?;
+        let is_late = waits > LATE && self.outside.store.now().is_ok();
+        is_late.then(|| {
+            (format!("the table has not been told for {} s", waits.as_secs()), "see what the log says of the database")
         })
     }
 
