@@ -213,6 +213,10 @@ impl Shared {
                 }
                 continue;
             };
+            // An Assign settles that.
+            if row.state() == State::On {
+                continue;
+            }
             let wanted = holding.row(&now);
             let is_lost = (row.status, &row.claim) != (wanted.status, &wanted.claim);
             // Across boots ages are told by a clock that may have been set.
@@ -266,20 +270,21 @@ impl Shared {
 
     /// Rows that do not say yet what the journal says, as they will.
     pub(super) fn overlay(&self, rows: &mut [Row]) {
-        self.lay_over(rows, &self.journal().unposted(&self.place.nic.eni));
+        let unposted = self.journal().unposted(&self.place.nic.eni);
+        self.lay_over(rows, &unposted, &[State::Ready, State::Lease, State::On]);
     }
 
-    /// Rows as the journal has them, whenever they were read.
+    /// Rows as the journal has them, whenever they were read. A claim that the table knows best is settled by an Assign.
     pub(super) fn as_journal_has(&self, rows: &mut [Row]) {
-        self.lay_over(rows, &self.journal().of(&self.place.nic.eni));
+        self.overlay(rows);
+        self.lay_over(rows, &self.journal().of(&self.place.nic.eni), &[State::Ready, State::Lease]);
     }
 
-    fn lay_over(&self, rows: &mut [Row], holdings: &[Holding]) {
+    fn lay_over(&self, rows: &mut [Row], holdings: &[Holding], states: &[State]) {
         let now = self.journal().now();
         for row in rows.iter_mut() {
+            let follows = states.contains(&row.state()) && row.iface.as_ref() == Some(&self.place.nic.eni);
             let holding = holdings.iter().find(|holding| holding.ip == row.ip);
-            let follows = matches!(row.state(), State::Ready | State::Lease | State::On)
-                && row.iface.as_ref() == Some(&self.place.nic.eni);
             if let Some(holding) = holding.filter(|holding| follows && !matches!(holding.held, Held::Leaving(_))) {
                 *row = Row { primary: row.primary, ..holding.row(&now) };
             }

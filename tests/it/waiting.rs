@@ -203,13 +203,13 @@ async fn a_release_is_not_lost_while_imds_leaves_the_interface_out() {
     eventually("it is released", async || host.row(a).await.state == State::Ready).await;
     assert_eq!(host.row(b).await.state, State::Lease);
 
-    // What is not attached here any more is nobody's to release here.
+    // Of what is not attached here any more the table is told nothing.
     host.kill();
     fleet.vpc.detach_eni(&eni(1));
     fleet.vpc.settle();
     host.start().await;
     host.release(&pool, b).await;
-    eventually("it is let be", async || host.log().contains("nothing to release")).await;
+    eventually("the journal has it", async || host.log().contains(&format!("released {b}"))).await;
     assert_eq!(host.row(b).await.state, State::Lease);
 }
 

@@ -630,11 +630,12 @@ impl Host {
 
     /// The table, in order of address, once it stands still: it follows the driver within moments.
     pub async fn rows(&self) -> Vec<Row> {
-        let mut rows = self.rows_now().await;
+        let (mut rows, mut same) = (self.rows_now().await, 0);
         for _ in 0..20 {
-            tokio::time::sleep(Duration::from_millis(120)).await;
+            tokio::time::sleep(Duration::from_millis(150)).await;
             let before = std::mem::replace(&mut rows, self.rows_now().await);
-            if before == rows {
+            same = if before == rows { same + 1 } else { 0 };
+            if same == 2 {
                 break;
             }
         }
