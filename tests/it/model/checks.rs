@@ -19,6 +19,8 @@ pub struct Picture {
     on_eni: BTreeSet<Ipv4Addr>,
 }
 
+/// Within so long the table follows, and what it has lost is told again, found twice and put right.
+const POSTED: Duration = Duration::from_secs(240);
 /// Trouble so long ago is over for whoever asks now.
 const AFTERMATH: Duration = Duration::from_secs(200);
 
@@ -34,11 +36,36 @@ impl Game<'_> {
             let again = self.look();
             wrong.retain(|why| again.contains(why));
         }
+        wrong.extend(self.lags_behind());
         let mut ledger = self.bed.shared.ledger();
         if let Some(why) = ledger.broken.pop().or(wrong.pop()) {
             return Err(why);
         }
         Ok(())
+    }
+
+    /// I12: a container that the table does not know, though for long nothing has kept its host from telling it.
+    fn lags_behind(&mut self) -> Option<Broken> {
+        let live: Vec<(Ipv4Addr, usize)> = {
+            let ledger = self.bed.shared.ledger();
+            ledger.live.iter().map(|(ip, seat)| (*ip, *seat)).filter(|(ip, _)| !ledger.is_set_back(*ip)).collect()
+        };
+        self.behind.retain(|one, _| live.contains(one));
+        let enis: BTreeMap<usize, String> = self.existing().into_iter().collect();
+        let now = self.now();
+        for (ip, seat) in live {
+            let Some(eni) = enis.get(&seat) else { continue };
+            let row = self.bed.books.row(seat, ip);
+            if row.as_ref().is_some_and(|row| row.is_of(eni) && row.state() == State::Lease) {
+                self.behind.remove(&(ip, seat));
+            } else if !self.is_up(seat) || !self.wrong.is_empty() {
+                self.behind.insert((ip, seat), now);
+            } else if now - *self.behind.entry((ip, seat)).or_insert(now) > POSTED {
+                let row = row.as_ref().map(Entry::shown);
+                return Some(format!("I1, I8, I12: a container on h{seat} has {ip}, and its row is {row:?}"));
+            }
+        }
+        None
     }
 
     /// Notes the rows' versions.
@@ -88,11 +115,6 @@ impl Game<'_> {
                 }
             }
             for (ip, _) in live.iter().filter(|(ip, on)| **on == seat && !is_set_back(ip)) {
-                let row = rows.get(ip);
-                if !row.is_some_and(|row| row.is_of(&eni) && row.state() == State::Lease) {
-                    let row = row.map(Entry::shown);
-                    wrong.push(format!("I1, I8: a container on h{seat} has {ip}, and its row is {row:?}"));
-                }
                 if !truth.contains(ip) && !cut.contains(&(*ip, seat)) {
                     wrong.push(format!("I2: a container on h{seat} has {ip}, and {eni} has it no more"));
                 }

@@ -66,6 +66,8 @@ pub struct Game<'b> {
     pub servers: Vec<Option<[Server; 2]>>,
     /// What is wrong until it is put right: EC2 down, an action denied, lag.
     pub wrong: BTreeSet<&'static str>,
+    /// Containers of which the table has not heard, and since when it might have.
+    pub behind: BTreeMap<(Ipv4Addr, usize), Duration>,
 }
 
 /// Real time without any sign of work after which only time can bring more.
@@ -112,6 +114,7 @@ impl<'b> Game<'b> {
             last_call: 0,
             answers: BTreeMap::new(),
             trouble_at: None,
+            behind: BTreeMap::new(),
             foreign: Vec::new(),
             seed,
             lives: 0,
