@@ -123,12 +123,16 @@ async fn what_a_silent_host_has_stays_until_ec2_does_not_know_its_interface() {
     fleet.vpc.settle();
     let (done, text) = a.ask(&ALL).await;
     assert!(!done && line(&text, &b.instance).contains("NO ANSWER"), "{text}");
-    assert_eq!((b.mine(State::Ready).await, b.assigned().len()), (idle, 3));
-    // To credentials that show nothing of this fleet, each interface is unknown.
-    fleet.vpc.describe_lag(Duration::from_secs(600));
-    let (done, text) = a.ask(&ALL).await;
+    assert_eq!((b.mine(State::Ready).await, b.assigned().len()), (idle.clone(), 3));
+    // To credentials of another account, which show interfaces of its own, each of these is unknown.
+    let stranger = Fleet::new(Kind::Sqlite).await;
+    let _theirs = stranger.host(9);
+    let mut c = fleet.host(3);
+    c.set(&QUICK);
+    let ec2 = stranger.vpc.serve_ec2(c.listener());
+    let (done, text) = c.run_with(&ALL, &[("AWS_ENDPOINT_URL_EC2", &ec2.url())]).await;
     assert!(!done && line(&text, &b.instance).contains("NO ANSWER"), "{text}");
-    fleet.vpc.describe_lag(Duration::ZERO);
+    assert_eq!((b.mine(State::Ready).await, b.assigned().len()), (idle, 3));
     fleet.vpc.remove_eni(&b.eni);
     fleet.vpc.settle();
     let text = a.tell(&ALL).await;
