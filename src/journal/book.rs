@@ -166,7 +166,7 @@ impl Book {
     }
 
     /// Whatever becomes of it, the table may have heard of it from now on.
-    pub(super) fn to_post(&mut self, eni: &EniId) -> Vec<(Holding, Version)> {
+    pub(super) fn begin_post(&mut self, eni: &EniId) -> Vec<(Holding, Version)> {
         let unposted: Vec<Ipv4Addr> = self.unposted(eni).map(|holding| holding.ip).collect();
         let told = unposted.iter().filter_map(|ip| {
             let entry = self.entries.get_mut(ip)?;
@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(book.end(ip(10), &token, End::TakenBack, &now()), Some(before.clone()));
         // The table may have heard of it.
         book.lease(ip(10), token.clone(), Some("web"));
-        assert_eq!(book.to_post(&eni()).len(), 1);
+        assert_eq!(book.begin_post(&eni()).len(), 1);
         let back = book.end(ip(10), &token, End::TakenBack, &now()).unwrap();
         assert_eq!((back.held, back.let_go, back.posted), (Held::Idle, before.let_go, false));
     }
@@ -330,7 +330,7 @@ mod tests {
         book.leave(ip(10), &off).unwrap();
         assert_eq!(chosen(&book, Choice::Any, |_| true), None);
         assert_eq!(book.end(ip(10), &off, End::Released, &now()), None);
-        assert!(book.to_post(&eni()).is_empty(), "its row is told by whoever gives it back");
+        assert!(book.begin_post(&eni()).is_empty(), "its row is told by whoever gives it back");
         let mut leased = Book::new(vec![idle(10, 900, None)]);
         leased.lease(ip(10), token(), None);
         assert_eq!(leased.leave(ip(10), &off), None, "a container has it");
@@ -340,11 +340,11 @@ mod tests {
     fn what_changed_while_it_was_posted_is_posted_again() {
         let (mut book, token) = (Book::new(vec![idle(10, 900, None)]), token());
         book.lease(ip(10), token.clone(), None);
-        let (_, version) = book.to_post(&eni()).pop().unwrap();
+        let (_, version) = book.begin_post(&eni()).pop().unwrap();
         book.end(ip(10), &token, End::Released, &now());
         assert_eq!(book.was_posted(ip(10), version), None);
-        let (_, version) = book.to_post(&eni()).pop().unwrap();
+        let (_, version) = book.begin_post(&eni()).pop().unwrap();
         assert!(book.was_posted(ip(10), version).unwrap().posted);
-        assert!(book.to_post(&eni()).is_empty());
+        assert!(book.begin_post(&eni()).is_empty());
     }
 }

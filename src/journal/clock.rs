@@ -30,14 +30,13 @@ impl Clock {
     }
 }
 
-#[cfg(not(feature = "fail-points"))]
-fn wall() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-#[cfg(feature = "fail-points")]
-fn wall() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + ahead()
+/// Since 1970.
+#[allow(clippy::disallowed_methods, reason = "across boots this host has no other clock")]
+pub(super) fn wall() -> Duration {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    #[cfg(feature = "fail-points")]
+    let wall = wall + ahead();
+    wall
 }
 
 /// There is no machine without.

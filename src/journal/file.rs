@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
+use super::clock::wall;
 use super::row;
 use crate::domain::holding::{Holding, Moment};
 
@@ -182,7 +183,7 @@ pub(super) fn aside(path: &Path) -> Result<String> {
     if is_in_use(path) {
         return Err("in use by another process".to_owned());
     }
-    let when = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
+    let when = wall().as_millis();
     // Its log first: without it a file is older than it was, and that is worse than none.
     for suffix in ["-wal", "-shm", "-journal", ""] {
         match std::fs::rename(beside(path, suffix), beside(path, &format!(".aside-{when}{suffix}"))) {

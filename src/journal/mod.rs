@@ -202,7 +202,7 @@ impl Journal {
 
     /// The same, to be told to it now, with what to give to [`Self::was_posted`].
     pub fn to_post(&self, eni: &EniId) -> Vec<(Holding, Version)> {
-        self.book().to_post(eni)
+        self.book().begin_post(eni)
     }
 
     /// The table says so; what was changed since is still to be posted.

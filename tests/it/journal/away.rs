@@ -7,7 +7,7 @@ use ec2_ipam::domain::address::State;
 use serde_json::Value;
 use vpc_sim::ImdsMode;
 
-use super::{TABLE, fill, follows, status, warm};
+use super::{TABLE, follows, status, warm, watched};
 use crate::support::host::{ASSIGN, Fleet, Host, Kind, agree, eventually};
 
 /// How a database is away.
@@ -105,14 +105,15 @@ async fn a_crash_while_the_table_is_away_loses_nothing() {
 #[tokio::test]
 async fn a_database_that_forgets_is_told_again() {
     let fleet = Fleet::new(Kind::Mariadb).await;
-    let (mut host, pool) = fleet.started(1, &super::QUICK).await;
-    let idle = fill(&host, &pool, 4).await;
+    let (mut host, docker, pool) = watched(&fleet, &[], 4).await;
+    let idle = host.mine(State::Ready).await;
     let kept = host.lease(&pool).await;
     follows(&host, &[kept].into()).await;
     for statement in TABLE {
         host.sql(statement, "").await;
     }
     let stays = host.lease(&pool).await;
+    docker.runs(&[stays]);
     host.release(&pool, kept).await;
     follows(&host, &[stays].into()).await;
     for is_killed in [false, true] {
@@ -128,6 +129,7 @@ async fn a_database_that_forgets_is_told_again() {
         assert!(host.assigned().is_superset(&idle), "I2");
         agree(&[&host]).await;
     }
+    eventually("nothing is in doubt", async || status(&host).await.journal.in_doubt == 0).await;
     let mut given = BTreeSet::from([stays]);
     for _ in 0..3 {
         assert!(given.insert(host.lease(&pool).await), "I1");
