@@ -18,6 +18,10 @@ impl Times {
         times.into_iter().for_each(|time| self.push(time));
     }
 
+    pub fn join(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     pub fn all(&self) -> &[f64] {
         &self.0
     }
