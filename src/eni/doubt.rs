@@ -103,14 +103,11 @@ impl Shared {
         }
         let (journal, eni) = (self.journal(), &self.place.nic.eni);
         let until = Instant::now() + STORE_TIME;
-        let before = self.outside.store.now()?.spoke(eni, until).await?;
+        let before = self.outside.store.get(until).await?.spoke(eni, until).await?;
         let rows = self.fleet.look(eni, &[], STORE_TIME).await?;
-        // An older driver, which leaves no mark, may have given some since.
-        let is_known =
-            |row: &Row| journal.holding(row.ip).is_some_and(|it| !it.posted || it.held.token() == row.claim.as_ref());
-        let is_newer = || !rows.iter().filter(|row| row.state() == State::Lease).all(is_known);
         // Where no journal ever spoke for it, the table was told before anybody else.
-        if before.is_none_or(|before| journal.follows(eni, &before) && !is_newer()) {
+        if before.is_none_or(|before| journal.follows(eni, &before)) {
+            self.heed_older(&rows).await;
             self.speaks().await?;
         } else {
             tracing::warn!(
@@ -119,11 +116,11 @@ impl Shared {
                  before Docker has shown its containers"
             );
             *locked(&self.doubt.is_in_doubt) = true;
+            self.put_together(&rows).await;
             // Neither the one that spoke before is whole from now on, nor the next life of this one.
             if journal.is_somewhere() {
                 self.disown().await?;
             }
-            self.put_together(&rows).await;
         }
         *is_compared = true;
         Ok(())
@@ -133,13 +130,24 @@ impl Shared {
     /// does.
     pub(super) async fn speaks(&self) -> Result<(), Error> {
         let (journal, eni) = (self.journal(), &self.place.nic.eni);
-        let Some(mark) = journal.mark().filter(|mark| !self.is_in_doubt() && !journal.last_spoke(eni, mark)) else {
+        if self.is_in_doubt() {
             return Ok(());
-        };
+        }
+        let Some(mark) = journal.is_to_speak(eni) else { return Ok(()) };
         let until = Instant::now() + STORE_TIME;
         self.outside.store.now()?.speaks(eni, &mark.to_string(), until).await?;
         journal.has_spoken(eni, mark);
         Ok(())
+    }
+
+    /// An older driver, which leaves no mark, may have given what the journal has idle: that is for Docker to say.
+    async fn heed_older(&self, rows: &[Row]) {
+        let journal = self.journal();
+        let is_idle = |ip: &Ipv4Addr| journal.holding(*ip).is_some_and(|it| it.posted && it.held == Held::Idle);
+        let leased = rows.iter().filter(|row| row.state() == State::Lease).map(|row| row.ip);
+        let doubted: Vec<Ipv4Addr> = leased.filter(is_idle).collect();
+        // Where no file takes it the next life finds out the same.
+        let _ = journal.change(&doubted, |holding| holding.doubted = true).await;
     }
 
     /// Of an older journal and the table: an address is leased if either says so, and no other is given yet.
@@ -213,8 +221,8 @@ impl Shared {
                 }
                 continue;
             };
-            // An Assign settles that.
-            if row.state() == State::On {
+            // An Assign settles the one, Docker the other.
+            if row.state() == State::On || holding.doubted {
                 continue;
             }
             let wanted = holding.row(&now);
@@ -241,7 +249,8 @@ impl Shared {
 
     /// Docker has been read late enough: what it does not show, no container has.
     async fn lift(&self) {
-        if !self.is_in_doubt() {
+        let held = self.journal().of(&self.place.nic.eni);
+        if !self.is_in_doubt() && !held.iter().any(|holding| holding.doubted) {
             return;
         }
         let is_late = |asked: Instant| asked >= self.place.began + settle_age();
@@ -251,9 +260,8 @@ impl Shared {
             }
             return;
         }
-        let journal = self.journal();
-        let open: Vec<Ipv4Addr> = journal.of(&self.place.nic.eni).iter().map(|holding| holding.ip).collect();
-        let recorded = journal.change(&open, |holding| holding.doubted = false).await;
+        let doubted: Vec<Ipv4Addr> = held.iter().filter(|holding| holding.doubted).map(|holding| holding.ip).collect();
+        let recorded = self.journal().change(&doubted, |holding| holding.doubted = false).await;
         self.follow(recorded).await;
         *locked(&self.doubt.is_in_doubt) = false;
     }

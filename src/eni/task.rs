@@ -27,6 +27,7 @@ use crate::fleet::{Acquired, Fleet};
 use crate::outside::ec2::{Action, Ec2, Ec2Error};
 use crate::outside::imds::Nic;
 use crate::store::Store;
+use crate::supervise::supervised;
 
 /// For so long at least somebody waits for a table that is away.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -164,7 +165,10 @@ impl Task {
                 sleep(GATHER).await;
             }
         };
-        let _ = timeout(BRIEF, async { tokio::join!(self.shared.compare(), is_read) }).await;
+        let shared = Arc::clone(&self.shared);
+        let comparing = async move { drop(shared.compare().await) };
+        let compared = self.outside.tasks.spawn(supervised("comparing the journal", comparing));
+        let _ = timeout(BRIEF, async { tokio::join!(compared, is_read) }).await;
         match self.shared.vouches() {
             Vouches::Not => return,
             Vouches::Alone => {}

@@ -56,8 +56,17 @@ pub struct Opened {
 impl Mark {
     /// Whether what spoke before was this journal, not as far as it is now.
     pub fn follows(&self, before: &str) -> bool {
-        let commits = before.strip_prefix(&self.id).and_then(|rest| rest.strip_prefix(':'));
-        commits.and_then(|commits| commits.parse::<u64>().ok()).is_some_and(|commits| commits < self.commits)
+        self.commits_of(before).is_some_and(|commits| commits < self.commits)
+    }
+
+    /// The same, or as far as it is now.
+    pub fn has(&self, before: &str) -> bool {
+        self.commits_of(before).is_some_and(|commits| commits <= self.commits)
+    }
+
+    /// How far this journal had come then.
+    fn commits_of(&self, before: &str) -> Option<u64> {
+        before.strip_prefix(&self.id)?.strip_prefix(':')?.parse().ok()
     }
 }
 

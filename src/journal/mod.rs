@@ -72,7 +72,13 @@ pub struct Journal {
     clock: Clock,
     opened: Mutex<Opened>,
     /// As what it spoke to the table in this life.
-    spoken: Mutex<HashMap<EniId, Mark>>,
+    spoken: Mutex<HashMap<EniId, Spoken>>,
+}
+
+/// As what it spoke for an ENI.
+struct Spoken {
+    tried: Mark,
+    told: Option<Mark>,
 }
 
 impl Journal {
@@ -146,20 +152,32 @@ impl Journal {
         self.pen.mark()
     }
 
-    /// This mark was told to the table.
-    pub fn has_spoken(&self, eni: &EniId, mark: Mark) {
-        self.spoken.lock().unwrap_or_else(PoisonError::into_inner).insert(eni.clone(), mark);
+    /// What the table is to be told of it now; none where it was told that last.
+    pub fn is_to_speak(&self, eni: &EniId) -> Option<Mark> {
+        let mark = self.mark()?;
+        let mut spoken = self.spoken();
+        let told = spoken.get(eni).and_then(|spoken| spoken.told.clone());
+        if told.as_ref() == Some(&mark) {
+            return None;
+        }
+        // Its answer may be lost.
+        spoken.insert(eni.clone(), Spoken { tried: mark.clone(), told });
+        Some(mark)
     }
 
-    /// Whether the table was told this mark last.
-    pub fn last_spoke(&self, eni: &EniId, mark: &Mark) -> bool {
-        self.spoken.lock().unwrap_or_else(PoisonError::into_inner).get(eni) == Some(mark)
+    /// The table was told that.
+    pub fn has_spoken(&self, eni: &EniId, mark: Mark) {
+        self.spoken().insert(eni.clone(), Spoken { tried: mark.clone(), told: Some(mark) });
     }
 
     /// Whether it has all that the journal knew which left this mark with the table.
     pub fn follows(&self, eni: &EniId, before: &str) -> bool {
-        let here = self.spoken.lock().unwrap_or_else(PoisonError::into_inner).get(eni).map(Mark::to_string);
-        here.as_deref() == Some(before) || self.opened().mark.is_some_and(|mark| mark.follows(before))
+        let is_of_this_life = self.spoken().get(eni).is_some_and(|spoken| spoken.tried.has(before));
+        is_of_this_life || self.opened().mark.is_some_and(|mark| mark.follows(before))
+    }
+
+    fn spoken(&self) -> MutexGuard<'_, HashMap<EniId, Spoken>> {
+        self.spoken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The moment by its clocks.
