@@ -51,20 +51,20 @@ impl Task {
                 Some(Mend::Assign(row)) => cut_off.push(row),
                 // What containers have is the journal's to say, and the table follows.
                 Some(Mend::Lease(row, claim)) => {
-                    if self.stands_again(&row, claim).await {
-                        repaired.done.push(finding.ip);
-                    }
+                    let stands = self.stands_again(&row, claim).await;
+                    repaired.done.extend(stands.then_some(finding.ip));
                 }
                 Some(Mend::Release(claim)) => {
-                    if self.shared.ends(finding.ip, &claim, End::Released).await {
-                        repaired.done.push(finding.ip);
+                    let has_ended = self.shared.ends(finding.ip, &claim, End::Released).await;
+                    repaired.done.extend(has_ended.then_some(finding.ip));
+                }
+                Some(Mend::Change(change)) => {
+                    // Docker may have let go of it since.
+                    let is_over = matches!(&finding.what, What::Lost { claim } if !self.has_container(finding.ip, claim.as_ref()));
+                    if !is_over {
+                        changes.push((finding, change));
                     }
                 }
-                Some(Mend::Change(change)) => match &finding.what {
-                    // Docker may have let go of it since.
-                    What::Lost { claim } if !self.has_container(finding.ip, claim.as_ref()) => {}
-                    _ => changes.push((finding, change)),
-                },
                 None => {}
             }
         }

@@ -229,11 +229,11 @@ impl Task {
                 Err(why) => {
                     self.shared.trouble.stepped(Some(why.to_string()));
                     tracing::warn!(eni = %self.nic.eni, "{why}");
-                    match why {
-                        Error::Store(_) if !why.may_pass() => self.queue.refuse_all(&why),
+                    if matches!(why, Error::Store(_)) && !why.may_pass() {
+                        self.queue.refuse_all(&why);
+                    } else if matches!(why, Error::Store(_) | Error::Missing(_)) {
                         // Nothing is to be had while the table is away, and what cools here is better than nothing (I10).
-                        Error::Store(_) | Error::Missing(_) => self.queue.refuse_any_after(PATIENCE, &why),
-                        _ => {}
+                        self.queue.refuse_any_after(PATIENCE, &why);
                     }
                     self.pace.failed(Instant::now());
                 }

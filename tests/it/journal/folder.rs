@@ -99,7 +99,6 @@ async fn without_journal_and_table_nothing_is_granted_and_the_answer_says_why() 
 /// A copy of the folder from before is older than what the table was told since: nothing that it has idle is given before Docker
 /// was read late enough.
 #[tokio::test]
-#[ignore = "a start does not wait for a database that is not connected yet"]
 async fn a_copy_of_the_folder_from_before_is_not_believed() {
     for is_of_this_life in [true, false] {
         let fleet = Fleet::new(Kind::Mariadb).await;
