@@ -109,7 +109,6 @@ impl Ipam {
             warmth: settings.warmth,
             claims: Claims::new(Boot::random()?),
             in_use: Arc::default(),
-            reads_docker: settings.docker_socket.is_some(),
             poke: Notify::new(),
             request_timeout: settings.request_timeout,
             tasks,

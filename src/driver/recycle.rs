@@ -19,7 +19,6 @@ use crate::driver::interfaces::Interfaces;
 use crate::driver::served::Served;
 use crate::eni::{Eni, Outside, Recycled};
 use crate::error::Error;
-use crate::fail_point::point;
 use crate::late::LAST_WORD;
 use crate::outside::ec2::Ec2Error;
 use crate::store::Store;
@@ -144,7 +143,6 @@ impl Recycler {
         let request = Request { subnet: subnet.clone(), token: self.outside.claims.next(Kind::Off).to_string() };
         store.ask(&asked, &request, until).await?;
         let end = (Instant::now() + answer_age()).min(until - LAST_WORD);
-        point("recycle:asked").await;
         if !own.is_empty() {
             let here = self.interfaces.host().await.map_or_else(|_| "this host".to_owned(), |host| host.instance);
             let done = self.give_back(subnet, &mine, &own, until).await;

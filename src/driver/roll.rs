@@ -15,7 +15,6 @@ use crate::driver::recycle::recycle;
 use crate::driver::served::Served;
 use crate::eni::Outside;
 use crate::error::Error;
-use crate::fail_point::point;
 use crate::fleet::STORE_TIME;
 use crate::journal::Mark;
 
@@ -72,7 +71,6 @@ impl Roll {
                     answer
                 }
             };
-            point("roll:done").await;
             let _turn = store.background_turn().await;
             store.answer(&entry.instance, &request, &answer, Instant::now() + STORE_TIME).await?;
         }

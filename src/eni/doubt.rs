@@ -6,19 +6,23 @@
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 use super::{STORE_TIME, Shared, locked};
 use crate::domain::address::{FIXED, Row, State};
 use crate::domain::holding::{Follow, Held, Holding};
 use crate::domain::id::EniId;
-use crate::domain::on_eni::OnEni;
 use crate::domain::plan::settle_age;
 use crate::error::Error;
 use crate::journal::Journal;
+use crate::supervise::supervised;
 
+/// So long the first look of a life may take before the journal serves without it.
+const BRIEF: Duration = Duration::from_secs(1);
 /// In place of a mark: whatever journal turns up is not to be believed.
 const NOBODY: &str = "none";
 
@@ -31,7 +35,7 @@ pub(super) struct Doubt {
 
 /// How much a journal's word on an ENI is worth as its service begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Vouches {
+enum Vouches {
     /// It was written in this boot of the machine: no witness is needed.
     Alone,
     /// Before that: a list of what is on the ENI goes with it.
@@ -53,11 +57,6 @@ impl Doubt {
 }
 
 impl Shared {
-    /// Whether idle addresses may be given before the table was read.
-    pub(super) fn vouches(&self) -> Vouches {
-        self.doubt.journal
-    }
-
     pub(super) fn is_in_doubt(&self) -> bool {
         *locked(&self.doubt.is_in_doubt)
     }
@@ -69,13 +68,8 @@ impl Shared {
 
     /// As the service of the ENI begins: what the journal has of it.
     pub(super) fn begins(&self) {
-        let holdings = self.journal().of(&self.place.nic.eni);
         // Their Unassign may still land.
         self.memory.taken_off(&self.leaving());
-        let is_leaving = |holding: &&Holding| matches!(holding.held, Held::Leaving(_));
-        if self.doubt.journal == Vouches::Alone {
-            self.memory.vouched(holdings.iter().filter(|holding| !is_leaving(holding)).map(|holding| holding.ip));
-        }
         self.to_post.notify_one();
     }
 
@@ -86,12 +80,32 @@ impl Shared {
         let _ = journal.strike(&ips, |holding| holding.held == Held::Idle).await;
     }
 
-    /// The machine was started anew, and this is on the ENI: what the journal knows of it may be given.
-    pub(super) fn has_listed(&self, listed: &OnEni) {
-        let listed: HashSet<Ipv4Addr> = listed.all().collect();
-        let stays = |holding: &Holding| !matches!(holding.held, Held::Leaving(_)) && listed.contains(&holding.ip);
+    /// Serves by the journal's word, if that is worth something, what the first look is too slow for: by then the table, where
+    /// it answers, has said whether the journal is an older copy, and Docker who has what.
+    pub(super) async fn vouch(self: Arc<Self>, surveyed: watch::Sender<Result<(), Error>>) {
+        if self.doubt.journal == Vouches::Not {
+            return;
+        }
+        let shared = Arc::clone(&self);
+        // Not to be cut short.
+        let comparing = async move { drop(shared.compare().await) };
+        self.outside.tasks.spawn(supervised("comparing the journal", comparing));
+        sleep(BRIEF).await;
+        let listed: Option<HashSet<Ipv4Addr>> = match self.doubt.journal {
+            Vouches::Alone | Vouches::Not => None,
+            // The machine was started anew.
+            Vouches::WithList => match self.outside.imds.on_eni(&self.place.nic.mac).await {
+                Ok(listed) => Some(listed.all().collect()),
+                Err(_) => return,
+            },
+        };
+        let stays = |holding: &Holding| {
+            let is_listed = listed.as_ref().is_none_or(|listed| listed.contains(&holding.ip));
+            is_listed && !matches!(holding.held, Held::Leaving(_))
+        };
         let holdings = self.journal().of(&self.place.nic.eni).into_iter();
         self.memory.vouched(holdings.filter(stays).map(|holding| holding.ip));
+        let _ = surveyed.send_replace(Ok(()));
     }
 
     /// The first that is asked of the table: whether this journal is the one that spoke for the ENI last. If it is not, nothing

@@ -49,7 +49,7 @@ mod trouble;
 mod unassign;
 
 use attached::Place;
-use doubt::{Doubt, Vouches};
+use doubt::Doubt;
 pub use lease::Lease;
 use memory::{Memory, WhyNot};
 pub use outside::{Claims, Outside};

@@ -31,8 +31,6 @@ pub struct Outside {
     pub warmth: Warmth,
     pub claims: Claims,
     pub in_use: Arc<InUse>,
-    /// Whether Docker is to be read.
-    pub reads_docker: bool,
     /// Something was left unclear: reconcile soon.
     pub poke: Notify,
     /// The bound of every request.

@@ -4,19 +4,20 @@
 //! step that failed half-way, or was cut short by a crash, is simply found again. Since it works alone, a claim that stands at
 //! the start of a step has no call of this process in flight.
 
+use std::future::pending;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
 use super::queue::{Queue, Want};
 use super::room::Room;
-use super::{Outside, STORE_TIME, Shared, Vouches};
+use super::{Outside, STORE_TIME, Shared};
 use crate::domain::plan::Burst;
 use crate::domain::plan::assign::Why;
 use crate::domain::plan::next::{Need, Next, View, next};
@@ -27,12 +28,9 @@ use crate::fleet::{Acquired, Fleet};
 use crate::outside::ec2::{Action, Ec2, Ec2Error};
 use crate::outside::imds::Nic;
 use crate::store::Store;
-use crate::supervise::supervised;
 
 /// For so long at least somebody waits for a table that is away.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Where they do not answer, a start of a container waits no longer for the table and for Docker.
-const BRIEF: Duration = Duration::from_secs(1);
 /// Those who ask within so long go into one Assign.
 const GATHER: Duration = Duration::from_millis(8);
 
@@ -109,8 +107,8 @@ impl Task {
 
     /// Works until the driver stops or the ENI's handle is dropped.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let first_look = async {
-            self.vouch().await;
+        let vouching = Arc::clone(&self.shared).vouch(self.surveyed.clone());
+        let looking = async {
             while let Err(why) = self.look().await {
                 // Whoever may be served meanwhile is.
                 if self.surveyed.borrow().is_err()
@@ -119,6 +117,12 @@ impl Task {
                     tracing::warn!(eni = %self.nic.eni, "{why}");
                 }
                 sleep_until(self.pace.failed(Instant::now())).await;
+            }
+        };
+        let first_look = async {
+            tokio::select! {
+                () = looking => {}
+                () = async { vouching.await; pending().await } => {}
             }
         };
         if stop.run_until_cancelled(first_look).await.is_none() {
@@ -155,29 +159,6 @@ impl Task {
             }
             wake = self.work().await;
         }
-    }
-
-    /// What the journal knows is served before the table was read, EC2 asked and claims settled.
-    async fn vouch(&self) {
-        // Where the table and Docker answer, they say first whether the journal is an older copy, and who has what.
-        let is_read = async {
-            while self.outside.reads_docker && !self.outside.in_use.is_read() {
-                sleep(GATHER).await;
-            }
-        };
-        let shared = Arc::clone(&self.shared);
-        let comparing = async move { drop(shared.compare().await) };
-        let compared = self.outside.tasks.spawn(supervised("comparing the journal", comparing));
-        let _ = timeout(BRIEF, async { tokio::join!(compared, is_read) }).await;
-        match self.shared.vouches() {
-            Vouches::Not => return,
-            Vouches::Alone => {}
-            Vouches::WithList => match self.outside.imds.on_eni(&self.nic.mac).await {
-                Ok(listed) => self.shared.has_listed(&listed),
-                Err(_) => return,
-            },
-        }
-        let _ = self.surveyed.send_replace(Ok(()));
     }
 
     #[tracing::instrument(level = "error", skip_all, fields(round = "look", eni = %self.nic.eni))]

@@ -419,6 +419,18 @@ impl Host {
         std::fs::write(self.run_dir().join("boot_id"), format!("{:x}\n", fastrand::u128(..))).unwrap();
     }
 
+    /// What the journal has as leases; nothing while a driver has it.
+    pub fn leases_of_journal(&self) -> BTreeSet<Ipv4Addr> {
+        if self.child.is_some() {
+            return BTreeSet::new();
+        }
+        let file = rusqlite::Connection::open(self.dir.path().join("state/journal.db")).unwrap();
+        file.busy_timeout(Duration::from_secs(30)).unwrap();
+        let mut query = file.prepare("SELECT ip FROM holding WHERE state = 'lease'").unwrap();
+        let ips = query.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        ips.map(|ip| ip.unwrap().parse().unwrap()).collect()
+    }
+
     /// The state folder is lost, but for the table.
     pub fn lose_journal(&self) {
         for entry in std::fs::read_dir(self.dir.path().join("state")).unwrap() {

@@ -61,10 +61,10 @@ pub async fn let_go(bed: &Bed) -> Option<String> {
     if before.is_empty() {
         return None;
     }
-    let rows = bed.host.rows().await;
+    let (rows, journal) = (bed.host.rows().await, bed.host.leases_of_journal());
     let is_leased = |ip: &Ipv4Addr| {
         let is_it = |row: &Row| row.ip == *ip && row.state == State::Lease && row.iface.as_ref() == Some(&bed.host.eni);
-        rows.iter().any(is_it)
+        rows.iter().any(is_it) || journal.contains(ip)
     };
     let lost: Vec<Ipv4Addr> = before.intersection(&bed.engine.held()).filter(|ip| !is_leased(ip)).copied().collect();
     (!lost.is_empty()).then(|| format!("containers have {lost:?}, which are no leases any more"))

@@ -91,7 +91,7 @@ impl Way {
     pub fn points(self, kind: Kind) -> &'static [&'static str] {
         const GIVE_UP: &[&str] = &["off:claimed", "off:unassigned", "off:freed"];
         match self {
-            Self::Warm => &["request:granted"],
+            Self::Warm => &["request:granted", "post:done"],
             Self::Cold => {
                 &["refill:claimed", "assign:answered", "assign:recorded", "serve:leased", "request:unanswered"]
             }
@@ -100,7 +100,7 @@ impl Way {
             }
             Self::NamedTaken => &["assign:answered", "assign:recorded"],
             Self::NamedIdle => &["request:granted-named", "request:unanswered#2"],
-            Self::Release => &["release:begun", "release:done"],
+            Self::Release => &["release:begun", "release:done", "post:done"],
             Self::GoingHome | Self::Trim | Self::Drain | Self::Recycle => GIVE_UP,
             Self::MakeRoom => &["off:claimed", "off:unassigned", "off:freed", "named:claimed#5"],
             Self::LostRelease => &["reconcile:read#4", "reconcile:changed"],
@@ -176,6 +176,8 @@ impl Way {
             }
             _ => {}
         }
+        // The table is to know of it.
+        bed.host.rows().await;
         bed.host.kill();
         if self == Self::Unknown {
             // Another host scans: this one's scan could be the first to mark the very address, and the point is then passed
