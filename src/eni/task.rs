@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
@@ -31,8 +31,10 @@ use crate::store::Store;
 
 /// For so long at least somebody waits for a table that is away.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Those who ask within so long go into one Assign.
+/// Those who ask within so long of one another go into one Assign,
 const GATHER: Duration = Duration::from_millis(8);
+/// but the first of them waits no longer than so for others.
+const GATHER_MOST: Duration = Duration::from_millis(40);
 
 /// The state of an ENI's task.
 pub(super) struct Task {
@@ -147,7 +149,7 @@ impl Task {
                         let is_order = matches!(want, Want::Order(_));
                         self.take(want);
                         if is_order {
-                            sleep(GATHER).await;
+                            self.gather().await;
                         }
                     }
                     None => return,
@@ -176,6 +178,14 @@ impl Task {
             self.pace.has_looked();
         }
         Ok(())
+    }
+
+    /// Who comes right after somebody who waits is served with him.
+    async fn gather(&mut self) {
+        let end = Instant::now() + GATHER_MOST;
+        while let Ok(Some(want)) = timeout_at(end.min(Instant::now() + GATHER), self.inbox.recv()).await {
+            self.take(want);
+        }
     }
 
     fn take(&mut self, want: Want) {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::task::Task;
 use super::{Recycled, STORE_TIME};
-use crate::domain::address::Row;
+use crate::domain::address::{Change, Event, Row, State};
 use crate::domain::holding::Held;
 use crate::domain::id::Kind;
 use crate::domain::plan::next::Because;
@@ -50,6 +50,7 @@ impl Task {
         }
         let goes = |row: &&Row| leaving.contains(&row.ip) || journal.holding(row.ip).is_none();
         let rows: Vec<Row> = rows.iter().filter(goes).cloned().collect();
+        let rows = self.ready(rows).await?;
         let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
         self.shared.memory.taken_off(&ips);
         let request = GiveBack { eni: &self.nic.eni, rows: &rows, token, budget: STORE_TIME };
@@ -67,6 +68,19 @@ impl Task {
                 self.shared.journal().strike(&given.freed, |holding| matches!(holding.held, Held::Leaving(_))).await;
         }
         outcome
+    }
+
+    /// A lease that a database brought back, of an address that was given back before: it is none.
+    async fn ready(&self, rows: Vec<Row>) -> Result<Vec<Row>, Error> {
+        let (leased, mut rows): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.state() == State::Lease);
+        let is_none = |row: &Row| {
+            let event = Event::Follow { lease: None, holder: row.holder.clone(), idle: row.idle };
+            row.on(event).ok().map(|change| (change.after(row), change))
+        };
+        let (after, changes): (Vec<Row>, Vec<Change>) = leased.iter().filter_map(is_none).unzip();
+        let done = self.store()?.apply(&changes, Instant::now() + STORE_TIME).await?;
+        rows.extend(after.into_iter().zip(done).filter_map(|(row, done)| done.then_some(row)));
+        Ok(rows)
     }
 
     async fn recycle(&mut self, idle: &[Row]) {

@@ -140,8 +140,13 @@ impl Book {
         })
     }
 
+    /// What the table has not heard of yet is told first: else its row would be given back as what it is no more.
     pub(super) fn leave(&mut self, ip: Ipv4Addr, token: &Claim) -> Option<Holding> {
-        let may_leave = self.get(ip).is_some_and(|holding| matches!(holding.held, Held::Idle | Held::Leaving(_)));
+        let may_leave = self.get(ip).is_some_and(|holding| match holding.held {
+            Held::Idle => holding.posted,
+            Held::Leaving(_) => true,
+            Held::Lease(_) => false,
+        });
         let leave = |holding: &mut Holding| holding.held = Held::Leaving(token.clone());
         if may_leave { self.change(ip, leave) } else { None }
     }
@@ -334,6 +339,8 @@ mod tests {
         let mut leased = Book::new(vec![idle(10, 900, None)]);
         leased.lease(ip(10), token(), None);
         assert_eq!(leased.leave(ip(10), &off), None, "a container has it");
+        let mut behind = Book::new(vec![Holding { posted: false, ..idle(10, 900, None) }]);
+        assert_eq!(behind.leave(ip(10), &off), None, "the table is told first what it is");
     }
 
     #[test]

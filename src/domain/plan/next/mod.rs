@@ -221,8 +221,8 @@ impl View {
         // The journal's word, and not the table's: one that came back from the dead would take an address from its container.
         let is_left = |row: &&Row| match row.state() {
             State::Off => is_due(row) && (!self.held.contains(&row.ip) || self.leaving.contains(&row.ip)),
-            State::Ready | State::On => self.leaving.contains(&row.ip),
-            State::Free | State::Lease | State::Foreign | State::Reserved => false,
+            State::Ready | State::On | State::Lease => self.leaving.contains(&row.ip),
+            State::Free | State::Foreign | State::Reserved => false,
         };
         let due: Vec<Row> = self.rows.iter().filter(is_left).cloned().collect();
         (!due.is_empty() && self.may_give_up(now)).then_some(Next::GiveBack(due, Because::LeftOff))
