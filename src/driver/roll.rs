@@ -46,7 +46,7 @@ impl Roll {
 
     /// `done`: what is asked and was done, so that it is not done again where the answer was lost.
     #[tracing::instrument(level = "error", skip_all, fields(round = "roll"))]
-    async fn look(&self, done: &mut HashMap<Request, Answer>) -> Result<(), Error> {
+    async fn look(&self, done: &mut HashMap<Request, (Instant, Answer)>) -> Result<(), Error> {
         let store = self.outside.store.now()?;
         let instance = self.outside.imds.instance().await?.id;
         let mut enis: Vec<EniId> = self.served.all().await.iter().map(|eni| eni.nic.eni.clone()).collect();
@@ -61,13 +61,14 @@ impl Roll {
             let _turn = store.background_turn().await;
             store.enter(&entry, open_age(), Instant::now() + STORE_TIME).await?
         };
-        done.retain(|request, _| asked.contains(request));
+        // Long after nobody tells again what was asked.
+        done.retain(|_, (at, _)| at.elapsed() < 10 * open_age());
         for request in asked {
             let answer = match done.get(&request) {
-                Some(answer) => answer.clone(),
+                Some((_, answer)) => answer.clone(),
                 None => {
                     let answer = self.obey(&request).await;
-                    done.insert(request.clone(), answer.clone());
+                    done.insert(request.clone(), (Instant::now(), answer.clone()));
                     answer
                 }
             };

@@ -15,7 +15,8 @@ use crate::domain::holding::{Holding, Moment};
 
 /// One row: which journal this is. The addresses are `row`'s.
 const SCHEMA: &str = "\
-    CREATE TABLE IF NOT EXISTS journal(id TEXT NOT NULL, commits INTEGER NOT NULL, instance TEXT, boot TEXT NOT NULL) STRICT";
+    CREATE TABLE IF NOT EXISTS journal(id TEXT NOT NULL, commits INTEGER NOT NULL, instance TEXT, boot TEXT NOT NULL,\
+    heir_of TEXT NOT NULL) STRICT";
 /// Of the file; another one is another program's, or a newer driver's.
 const FORMAT: u32 = 1;
 /// How long another process that has the file is waited for. Longer than a driver takes to end.
@@ -49,8 +50,8 @@ pub struct Opened {
     pub is_of_this_boot: bool,
     /// The instance that it belongs to, once it was told.
     pub instance: Option<String>,
-    /// Which one it was, and how far it had come; none where it is new.
-    pub mark: Option<Mark>,
+    /// Which one it was, and how far it had come, and of which others it has all; none where it is new.
+    pub marks: Vec<Mark>,
 }
 
 impl Mark {
@@ -62,6 +63,11 @@ impl Mark {
     /// The same, or as far as it is now.
     pub fn has(&self, before: &str) -> bool {
         self.commits_of(before).is_some_and(|commits| commits <= self.commits)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (id, commits) = text.split_once(':')?;
+        Some(Self { id: id.to_owned(), commits: commits.parse().ok()? })
     }
 
     /// How far this journal had come then.
@@ -91,13 +97,14 @@ pub(super) struct File {
     /// Device and inode: whether the path still leads to it.
     identity: Option<(u64, u64)>,
     pub(super) mark: Mark,
+    heir_of: Vec<Mark>,
 }
 
 type Result<T, E = String> = std::result::Result<T, E>;
 
 /// Opens what is there, puts aside what cannot be used, and makes a new one where there is none.
 pub(super) fn open(path: &Path, now: &Moment) -> Found {
-    let opened = Opened { is_new: true, is_of_this_boot: true, instance: None, mark: None };
+    let opened = Opened { is_new: true, is_of_this_boot: true, instance: None, marks: Vec::new() };
     let mut found = Found { file: Err(String::new()), holdings: Vec::new(), opened, put_aside: None };
     if path.symlink_metadata().is_ok() {
         let why = match read(path, now) {
@@ -112,7 +119,7 @@ pub(super) fn open(path: &Path, now: &Moment) -> Found {
             Err(_) => return Found { file: Err(why), ..found },
         }
     }
-    Found { file: make(path, &[], None, now), ..found }
+    Found { file: make(path, &[], None, Vec::new(), now), ..found }
 }
 
 fn read(path: &Path, now: &Moment) -> Result<Found> {
@@ -122,12 +129,12 @@ fn read(path: &Path, now: &Moment) -> Result<Found> {
         return Err(sound);
     }
     let change = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(told)?;
-    let known = change.query_row("SELECT id, commits, instance, boot FROM journal", [], |row| {
-        let (id, commits): (String, i64) = (row.get(0)?, row.get(1)?);
+    let known = change.query_row("SELECT id, commits, instance, boot, heir_of FROM journal", [], |row| {
+        let (id, commits, heir_of): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(4)?);
         let (instance, boot): (Option<String>, String) = (row.get(2)?, row.get(3)?);
-        Ok((id, commits, instance, boot))
+        Ok((id, commits, instance, boot, heir_of))
     });
-    let Some((id, commits, instance, boot)) = known.optional().map_err(told)? else {
+    let Some((id, commits, instance, boot, heir_of)) = known.optional().map_err(told)? else {
         return Err("it was never finished".to_owned());
     };
     let commits = u64::try_from(commits).map_err(told)? + 1;
@@ -135,17 +142,25 @@ fn read(path: &Path, now: &Moment) -> Result<Found> {
     let holdings = row::all(&change, now)?;
     change.commit().map_err(told)?;
     let mark = Mark { id, commits };
-    let opened = Opened { is_new: false, is_of_this_boot: *boot == *now.boot, instance, mark: Some(mark.clone()) };
-    Ok(Found { file: Ok(File::new(connection, path, mark)), holdings, opened, put_aside: None })
+    let heir_of: Vec<Mark> = heir_of.split_whitespace().filter_map(Mark::parse).collect();
+    let marks = std::iter::once(mark.clone()).chain(heir_of.iter().cloned()).collect();
+    let opened = Opened { is_new: false, is_of_this_boot: *boot == *now.boot, instance, marks };
+    Ok(Found { file: Ok(File::new(connection, path, mark, heir_of)), holdings, opened, put_aside: None })
 }
 
-/// A new file with all of this in it, or none.
-pub(super) fn make(path: &Path, holdings: &[Holding], instance: Option<&str>, now: &Moment) -> Result<File> {
+/// A new file with all of this in it, or none. `heir_of`: the files whose place it takes in the midst of a life.
+pub(super) fn make(
+    path: &Path,
+    holdings: &[Holding],
+    instance: Option<&str>,
+    heir_of: Vec<Mark>,
+    now: &Moment,
+) -> Result<File> {
     let folder = path.parent().unwrap_or(path);
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(told)?;
     // Readable by its owner alone: it tells which containers run here.
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(told)?;
-    let filled = fill(path, holdings, instance, now).and_then(|file| sync(folder).map(|()| file));
+    let filled = fill(path, holdings, instance, heir_of, now).and_then(|file| sync(folder).map(|()| file));
     if filled.is_err() {
         // Half of one is none.
         for suffix in ["", "-wal", "-journal"] {
@@ -155,20 +170,21 @@ pub(super) fn make(path: &Path, holdings: &[Holding], instance: Option<&str>, no
     filled
 }
 
-fn fill(path: &Path, holdings: &[Holding], instance: Option<&str>, now: &Moment) -> Result<File> {
+fn fill(path: &Path, holdings: &[Holding], instance: Option<&str>, heir_of: Vec<Mark>, now: &Moment) -> Result<File> {
     let mut connection = connect(path)?;
     let mark = Mark { id: format!("{:016x}", crate::random::number().map_err(told)?), commits: 1 };
     let change = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(told)?;
     change.execute_batch(SCHEMA).map_err(told)?;
     change.execute_batch(row::SCHEMA).map_err(told)?;
     change.pragma_update(None, "user_version", FORMAT).map_err(told)?;
-    let insert = "INSERT INTO journal(id, commits, instance, boot) VALUES (?1, ?2, ?3, ?4)";
-    change.execute(insert, params![mark.id, signed(mark.commits), instance, &*now.boot]).map_err(told)?;
+    let before = heir_of.iter().map(Mark::to_string).collect::<Vec<_>>().join(" ");
+    let insert = "INSERT INTO journal(id, commits, instance, boot, heir_of) VALUES (?1, ?2, ?3, ?4, ?5)";
+    change.execute(insert, params![mark.id, signed(mark.commits), instance, &*now.boot, before]).map_err(told)?;
     for holding in holdings {
         row::put(&change, holding).map_err(told)?;
     }
     change.commit().map_err(told)?;
-    Ok(File::new(connection, path, mark))
+    Ok(File::new(connection, path, mark, heir_of))
 }
 
 fn connect(path: &Path) -> Result<Connection> {
@@ -241,8 +257,13 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 impl File {
-    fn new(connection: Connection, path: &Path, mark: Mark) -> Self {
-        Self { connection, path: path.to_owned(), identity: identity(path), mark }
+    fn new(connection: Connection, path: &Path, mark: Mark, heir_of: Vec<Mark>) -> Self {
+        Self { connection, path: path.to_owned(), identity: identity(path), mark, heir_of }
+    }
+
+    /// The marks of all that it has, for the file that takes its place.
+    pub(super) fn marks(self) -> Vec<Mark> {
+        std::iter::once(self.mark).chain(self.heir_of).collect()
     }
 
     /// All of it in one commit.

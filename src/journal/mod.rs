@@ -96,7 +96,7 @@ impl Journal {
 
     /// Without a file: for a process that serves no host.
     pub fn nowhere() -> Self {
-        let opened = Opened { is_new: true, is_of_this_boot: true, instance: None, mark: None };
+        let opened = Opened { is_new: true, is_of_this_boot: true, instance: None, marks: Vec::new() };
         Self {
             book: Arc::default(),
             pen: Pen::without(),
@@ -130,7 +130,7 @@ impl Journal {
         let mut lines = vec![Line::Belongs(instance.to_owned())];
         if let Some(other) = opened.instance.replace(instance.to_owned()) {
             tracing::error!("the journal is that of {other}: put aside, and a new one is begun");
-            (opened.is_new, opened.mark) = (true, None);
+            (opened.is_new, opened.marks) = (true, Vec::new());
             self.book().clear();
             lines.insert(0, Line::Anew);
         }
@@ -173,7 +173,11 @@ impl Journal {
     /// Whether it has all that the journal knew which left this mark with the table.
     pub fn follows(&self, eni: &EniId, before: &str) -> bool {
         let is_of_this_life = self.spoken().get(eni).is_some_and(|spoken| spoken.tried.has(before));
-        is_of_this_life || self.opened().mark.is_some_and(|mark| mark.follows(before))
+        let is_followed = match self.opened().marks.as_slice() {
+            [own, others @ ..] => own.follows(before) || others.iter().any(|mark| mark.has(before)),
+            [] => false,
+        };
+        is_of_this_life || is_followed
     }
 
     fn spoken(&self) -> MutexGuard<'_, HashMap<EniId, Spoken>> {

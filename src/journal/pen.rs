@@ -65,7 +65,8 @@ impl Pen {
         let Found { file, opened, put_aside, .. } = found;
         let known = Arc::new(Mutex::new(Known { state: State::Writable, mark: None, put_aside }));
         let (known_here, instance, here) = (Arc::clone(&known), opened.instance, path.clone());
-        let mut writer = Writer { path, file: None, why: String::new(), instance, tried: None, book, known };
+        let heir_of = Vec::new();
+        let mut writer = Writer { path, file: None, why: String::new(), instance, heir_of, tried: None, book, known };
         match file {
             Ok(file) => writer.has(file),
             Err(why) => writer.fails(&why),
@@ -127,6 +128,8 @@ struct Writer {
     why: String,
     /// Whose every file is.
     instance: Option<String>,
+    /// Of which files the next one is to have all.
+    heir_of: Vec<Mark>,
     /// When a new one was last tried to be made.
     tried: Option<Instant>,
     book: Arc<Mutex<Book>>,
@@ -161,7 +164,10 @@ impl Writer {
         for line in &lines {
             match line {
                 Line::Belongs(instance) => self.instance = Some(instance.clone()),
-                Line::Anew => self.fails("it is another instance's"),
+                Line::Anew => {
+                    self.fails("it is another instance's");
+                    self.heir_of.clear();
+                }
                 Line::Put(_) | Line::Strike(_) => {}
             }
         }
@@ -190,7 +196,10 @@ impl Writer {
     /// It is put aside first, lest it be believed later.
     fn fails(&mut self, why: &str) {
         // Closed before it is renamed.
-        (self.file, self.tried, self.why) = (None, None, why.to_owned());
+        if let Some(file) = self.file.take() {
+            self.heir_of = file.marks();
+        }
+        (self.tried, self.why) = (None, why.to_owned());
         let becomes = match self.is_put_aside() {
             Ok(None) => "not there".to_owned(),
             Ok(Some(to)) => format!("put aside as {to}"),
@@ -228,7 +237,7 @@ impl Writer {
             Err(_) => return Recorded::InMemory,
         }
         let holdings: Vec<Holding> = super::book(&self.book).all().cloned().collect();
-        match file::make(&self.path, &holdings, self.instance.as_deref(), &Clock::new().now()) {
+        match file::make(&self.path, &holdings, self.instance.as_deref(), self.heir_of.clone(), &Clock::new().now()) {
             Ok(file) => {
                 tracing::info!("a new journal {} was begun", self.path.display());
                 self.has(file);
