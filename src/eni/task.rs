@@ -127,7 +127,7 @@ impl Task {
                 () = async { vouching.await; pending().await } => {}
             }
         };
-        if stop.run_until_cancelled(first_look).await.is_none() {
+        if stop.run_until_cancelled(Box::pin(first_look)).await.is_none() {
             return;
         }
         self.pace.went_on();
