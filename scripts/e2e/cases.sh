@@ -247,9 +247,9 @@ is_posted() { on "$1" ec2-ipam status --json | jq -e '.journal | .unposted == 0 
 
 case_boot_without_database() {
     about 'a host boots while the database is off: all that has to restart is up and reached; then all agree'
-    local n all=(always keep1 keep2 keep3 keep4 keep5 keep6 keep7)
+    local n all=(keep1 keep2 keep3 keep4 keep5 keep6 keep7 keep8)
     remove h1 a1 a2
-    for n in {1..7}; do run h1 "keep$n" --restart always; done
+    for n in {1..8}; do run h1 "keep$n" --restart always; done
     eventually 60 is_posted h1
     database_off
     reboot_of h1
@@ -263,7 +263,7 @@ case_boot_without_database() {
     pings h2 b1 "$(ip_of h1 keep7)"
     database_on
     eventually 60 is_posted h1
-    remove h1 keep{1..7}
+    remove h1 keep{1..8}
     run h1 a1
     run h1 a2
 }

@@ -232,7 +232,7 @@ async fn what_a_container_has_is_not_recycled_though_the_table_says_idle(kind: K
         host.start().await;
         let is_read = |status: Status| status.docker.is_some_and(|docker| docker.addresses == Some(1));
         eventually("Docker is read", async || is_read(status(&host).await)).await;
-        eventually("one goes", async || host.tell(&["recycle", SUBNET]).await.contains("1 address")).await;
+        eventually("one goes", async || host.ask(&["recycle", SUBNET]).await.1.contains("1 address")).await;
         assert!(host.assigned().contains(&lives), "I1: a container's address is taken from it");
         assert!(!host.assigned().contains(&idle));
         for _ in 0..2 {
