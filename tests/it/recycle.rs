@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use crate::support::host::{Fleet, Host, Kind, SUBNET, agree, eni, eventually, on_both};
 
 const QUICK: [(&str, &str); 3] =
-    [("EC2_IPAM_SETTLE_AGE", "4s"), ("EC2_IPAM_RECONCILE_INTERVAL", "1s"), ("EC2_IPAM_SCAN_INTERVAL", "1h")];
+    [("EC2_IPAM_SETTLE_AGE", "8s"), ("EC2_IPAM_RECONCILE_INTERVAL", "1s"), ("EC2_IPAM_SCAN_INTERVAL", "1h")];
 const ALL: [&str; 3] = ["recycle", SUBNET, "--all"];
 
 on_both! { a_host_enters_itself_with_its_interfaces }
