@@ -59,9 +59,10 @@ impl World {
 
 /// Hosts that share this database, each with more idle addresses than its containers need.
 async fn hosts(fleet: &Fleet, ready: impl Fn(&mut Host)) -> Vec<(Host, String)> {
+    // Their interfaces are there before anything is claimed.
+    let all: Vec<Host> = (1..=HOSTS).map(|n| fleet.host(n)).collect();
     let mut hosts = Vec::new();
-    for n in 1..=HOSTS {
-        let mut host = fleet.host(n);
+    for mut host in all {
         host.set(&[("EC2_IPAM_WARM_TARGET", "5"), ("EC2_IPAM_COOLDOWN", "0s"), ("EC2_IPAM_LOG", "info")]);
         ready(&mut host);
         host.start().await;
