@@ -238,13 +238,13 @@ async fn what_was_asked_is_done_once_however_often_the_answer_is_lost() {
 async fn who_leaves_the_command_has_asked_all_the_same() {
     let fleet = Fleet::new(Kind::Mariadb).await;
     let ((a, _), (b, _)) = (bed(&fleet, 1, 1).await, bed(&fleet, 2, 2).await);
-    // Stopped by its terminal, the other host does not answer before the command has gone.
+    // Stopped, the other host does not answer before the command has gone.
     b.signal(Signal::SIGSTOP);
     let socket = a.socket();
     let mut command = a.spawn(&[&["--socket", socket.to_str().unwrap()], &ALL[..]].concat(), &[]);
     let asked = "SELECT 1 FROM recycle WHERE freed IS NULL";
     eventually("it is asked", async || read::<u8>(&a, asked).await.is_some()).await;
-    kill(Pid::from_raw(i32::try_from(command.id()).unwrap()), Signal::SIGINT).unwrap();
+    kill(Pid::from_raw(i32::try_from(command.id()).unwrap()), Signal::SIGTERM).unwrap();
     assert!(!command.wait().unwrap().success());
     b.signal(Signal::SIGCONT);
     for host in [&a, &b] {
