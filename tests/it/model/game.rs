@@ -76,6 +76,12 @@ pub const WINDOW: Duration = Duration::from_micros(150);
 impl<'b> Game<'b> {
     /// All hosts run and have their networks.
     pub fn new(bed: &'b Bed, seed: u64, tally: &'b mut Tally) -> Result<Self, Broken> {
+        // The hosts of each sequence are new machines.
+        for host in &bed.hosts {
+            for suffix in ["journal.db", "journal.db-wal", "journal.db-shm"] {
+                let _ = std::fs::remove_file(host.docker.with_extension(suffix));
+            }
+        }
         let mut rng = fastrand::Rng::with_seed(seed);
         fastrand::seed(seed);
         let setup = Setup::draw(&mut rng);
