@@ -48,7 +48,7 @@ impl Doubt {
     pub(super) fn new(eni: &EniId, journal: &Journal) -> Self {
         let opened = journal.opened();
         let journal = match opened.is_of_this_boot {
-            _ if opened.is_new || journal.of(eni).is_empty() => Vouches::Not,
+            _ if opened.is_new() || journal.of(eni).is_empty() => Vouches::Not,
             true => Vouches::Alone,
             false => Vouches::WithList,
         };
@@ -63,7 +63,7 @@ impl Shared {
 
     /// Whether nobody knows yet if a container has it.
     pub(super) fn is_doubted(&self, ip: Ipv4Addr) -> bool {
-        self.journal().holding(ip).is_some_and(|holding| holding.doubted)
+        self.holding(ip).is_some_and(|holding| holding.doubted)
     }
 
     /// As the service of the ENI begins: what the journal has of it.
@@ -73,11 +73,17 @@ impl Shared {
         self.to_post.notify_one();
     }
 
-    /// The ENI is another instance's now. If it comes back, what is idle there is for the table to say.
+    /// The ENI is another instance's now. If it comes back, the table says what was done there: of what it knows nothing is kept.
     pub(super) async fn has_left(&self) {
         let journal = self.journal();
         let ips: Vec<Ipv4Addr> = journal.of(&self.place.nic.eni).iter().map(|holding| holding.ip).collect();
-        let _ = journal.strike(&ips, |holding| holding.held == Held::Idle).await;
+        let is_known = |holding: &Holding| match holding.held {
+            Held::Idle => true,
+            Held::Lease(_) => holding.posted,
+            // Its Unassign may still land.
+            Held::Leaving(_) => false,
+        };
+        let _ = journal.strike(&ips, is_known).await;
     }
 
     /// Serves by the journal's word, if that is worth something, what the first look is too slow for: by then the table, where
@@ -156,19 +162,19 @@ impl Shared {
 
     /// An older driver, which leaves no mark, may have given what the journal has idle: that is for Docker to say.
     async fn heed_older(&self, rows: &[Row]) {
-        let journal = self.journal();
-        let is_idle = |ip: &Ipv4Addr| journal.holding(*ip).is_some_and(|it| it.posted && it.held == Held::Idle);
+        let is_idle = |ip: &Ipv4Addr| self.holding(*ip).is_some_and(|it| it.posted && it.held == Held::Idle);
         let leased = rows.iter().filter(|row| row.state() == State::Lease).map(|row| row.ip);
         let doubted: Vec<Ipv4Addr> = leased.filter(is_idle).collect();
         // Where no file takes it the next life finds out the same.
-        let _ = journal.change(&doubted, |holding| holding.doubted = true).await;
+        let _ = self.journal().change(&doubted, |holding| holding.doubted = true).await;
     }
 
     /// Of an older journal and the table: an address is leased if either says so, and no other is given yet.
     async fn put_together(&self, rows: &[Row]) {
         let (journal, eni) = (self.journal(), &self.place.nic.eni);
         let ips: Vec<Ipv4Addr> = journal.of(eni).iter().map(|holding| holding.ip).collect();
-        let recorded = journal
+        // Where no file takes it the next life finds out the same.
+        let _ = journal
             .change(&ips, |holding| {
                 let row = rows.iter().find(|row| row.ip == holding.ip && row.iface.as_ref() == Some(eni));
                 let leased = row.filter(|row| row.state() == State::Lease).and_then(|row| row.claim.clone());
@@ -181,8 +187,6 @@ impl Shared {
                 }
             })
             .await;
-        // Where no file takes it the next life finds out the same.
-        let _ = recorded;
     }
 
     /// A file that could be believed later, and takes no writes: the table learns that it speaks no more.
@@ -198,7 +202,7 @@ impl Shared {
         let now = journal.now();
         // An older table may have lost the mark of the primary address.
         let primary = self.place.nic.addresses.first();
-        let unknown = rows.iter().filter(|row| Some(&row.ip) != primary && journal.holding(row.ip).is_none());
+        let unknown = rows.iter().filter(|row| Some(&row.ip) != primary && self.holding(row.ip).is_none());
         let entered: Vec<Holding> = unknown
             .filter_map(|row| {
                 let mut holding = Holding::of_row(row, eni, &now)?;
@@ -255,9 +259,7 @@ impl Shared {
                 self.follow(recorded).await;
             }
         }
-        if !gone.is_empty() {
-            let _ = journal.strike(&gone, |holding| !matches!(holding.held, Held::Lease(_))).await;
-        }
+        let _ = journal.strike(&gone, |holding| !matches!(holding.held, Held::Lease(_))).await;
         self.lift().await;
     }
 

@@ -79,7 +79,7 @@ impl Eni {
                 continue;
             }
             // What this host has is the journal's to say.
-            if let Some(holding) = self.shared.journal().holding(ip).filter(|holding| holding.eni == self.nic.eni) {
+            if let Some(holding) = self.shared.holding(ip) {
                 let is_open = matches!(holding.held, Held::Idle) && !holding.doubted;
                 if is_open && let Some(lease) = self.grant_this(ip, holder.as_deref(), until).await? {
                     return Ok(lease);

@@ -10,7 +10,7 @@ use tracing::{Instrument, Span};
 use super::{STORE_TIME, Shared};
 use crate::backoff::Backoff;
 use crate::domain::address::{Row, State};
-use crate::domain::holding::Holding;
+use crate::domain::holding::{Held, Holding};
 use crate::domain::id::Claim;
 use crate::error::Error;
 use crate::fail_point::point;
@@ -72,8 +72,9 @@ impl Shared {
             return tracing::info!(eni = %self.place.nic.eni, %ip, "nothing to release: {why}");
         }
         point("release:begun").await;
-        let was_lease = match self.journal().lease(ip) {
-            Some(claim) => self.ends(ip, &claim, End::Released).await,
+        let was_lease = match self.holding(ip).map(|holding| holding.held) {
+            Some(Held::Lease(claim)) => self.ends(ip, &claim, End::Released).await,
+            Some(Held::Idle | Held::Leaving(_)) => false,
             None => self.release_in_table(ip).await,
         };
         if was_lease {
@@ -101,12 +102,12 @@ impl Shared {
                 Ok(Some(row)) => {
                     let now = self.journal().now();
                     // Read by somebody else meanwhile.
-                    if self.journal().holding(ip).is_none()
+                    if self.holding(ip).is_none()
                         && let Some(holding) = Holding::of_row(&row, &self.place.nic.eni, &now)
                     {
                         self.follow(self.journal().enter(vec![holding]).await).await;
                     }
-                    let claim = self.journal().lease(ip);
+                    let claim = self.lease(ip);
                     return match claim {
                         Some(claim) => self.ends(ip, &claim, End::Released).await,
                         None => false,

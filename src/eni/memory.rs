@@ -19,6 +19,7 @@ use crate::outside::link::Parent;
 
 /// Shared by grants and the ENI's task. Each verb is done under one lock, so that none sees half of another.
 pub(super) struct Memory {
+    eni: EniId,
     /// Docker's last word.
     in_use: Arc<InUse>,
     /// What its containers have.
@@ -57,8 +58,8 @@ pub(super) enum WhyNot {
 }
 
 impl Memory {
-    pub(super) fn new(in_use: Arc<InUse>, journal: Arc<Journal>) -> Self {
-        Self { in_use, journal, facts: Mutex::default() }
+    pub(super) fn new(eni: EniId, in_use: Arc<InUse>, journal: Arc<Journal>) -> Self {
+        Self { eni, in_use, journal, facts: Mutex::default() }
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -79,7 +80,7 @@ impl Memory {
 
     /// Whether a container has it, so that it is not given up, whatever the table says.
     pub(super) fn has_container(&self, ip: Ipv4Addr) -> bool {
-        self.journal.lease(ip).is_some() || self.in_use.contains(ip)
+        self.journal.lease(&self.eni, ip).is_some() || self.in_use.contains(ip)
     }
 
     /// EC2 has just said that it has them on the ENI (I2).
@@ -141,12 +142,12 @@ impl Memory {
 
     /// What is listed on the ENI: what is not is given to nobody until it is again, and neither is what the table has given up
     /// since, whatever rows a database brings back (I2). `asked`: when the rows were read.
-    pub(super) fn believe(&self, eni: &EniId, listed: &OnEni, rows: &[Row], asked: Instant) {
+    pub(super) fn believe(&self, listed: &OnEni, rows: &[Row], asked: Instant) {
         let mut facts = self.facts();
         let listed: HashSet<Ipv4Addr> = listed.all().collect();
         let doubted = facts.doubted();
         let ours = |states: &'static [State]| {
-            let ours = rows.iter().filter(|row| row.iface.as_ref() == Some(eni));
+            let ours = rows.iter().filter(|row| row.iface.as_ref() == Some(&self.eni));
             ours.filter(|row| states.contains(&row.state())).map(|row| row.ip)
         };
         let held: HashSet<Ipv4Addr> = ours(&[State::Ready, State::Lease, State::On]).collect();
@@ -217,9 +218,13 @@ mod tests {
 
     const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
 
+    fn eni() -> EniId {
+        EniId::stored("eni-0123456789abcdef0".into())
+    }
+
     fn memory() -> (Memory, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
-        (Memory::new(Arc::default(), Arc::new(Journal::open(&dir.path().join("journal.db")))), dir)
+        (Memory::new(eni(), Arc::default(), Arc::new(Journal::open(&dir.path().join("journal.db")))), dir)
     }
 
     fn link(addresses: &[Ipv4Addr]) -> Parent {
@@ -258,8 +263,7 @@ mod tests {
     async fn a_lease_of_the_journal_is_a_container() {
         let (memory, _dir) = memory();
         let held = Held::Lease(Boot::random().unwrap().claim(1, Kind::Lease));
-        let (eni, subnet) =
-            (EniId::stored("eni-0123456789abcdef0".into()), SubnetId::stored("subnet-0123456789abcdef0".into()));
+        let (eni, subnet) = (eni(), SubnetId::stored("subnet-0123456789abcdef0".into()));
         let let_go = memory.journal.now();
         let holding = Holding { ip: IP, eni, subnet, held, holder: None, let_go, posted: true, doubted: false };
         let _ = memory.journal.enter(vec![holding]).await;

@@ -119,8 +119,8 @@ impl Shared {
         Self {
             fleet: Fleet::new(outside.store.clone(), outside.ec2.clone()),
             doubt: Doubt::new(&nic.eni, &outside.journal),
+            memory: Memory::new(nic.eni.clone(), Arc::clone(&outside.in_use), Arc::clone(&outside.journal)),
             place: Place::new(nic, instance, Arc::clone(&outside)),
-            memory: Memory::new(Arc::clone(&outside.in_use), Arc::clone(&outside.journal)),
             to_post: Notify::new(),
             posting: tokio::sync::Mutex::default(),
             reserved: Reserved::default(),
@@ -129,6 +129,22 @@ impl Shared {
             waiting: AtomicUsize::new(0),
             outside,
         }
+    }
+
+    /// Work for the ENI, cut short as by a crash once it is not ours: nothing more may be done for it. Then this.
+    fn as_long_as_it_is_here<T>(
+        &self,
+        what: &'static str,
+        work: impl Future<Output = T> + Send + 'static,
+        then: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let left = self.place.left.clone();
+        let work = async move {
+            if Box::pin(left.run_until_cancelled(work)).await.is_none() {
+                then.await;
+            }
+        };
+        self.outside.tasks.spawn(supervised(what, work));
     }
 
     /// Whether addresses of an unknown past wait for Docker to show whether containers have them.
@@ -173,27 +189,19 @@ impl Eni {
             inbox,
             sender,
         );
-        let left = shared.place.left.clone();
-        // Cut short as by a crash: nothing more may be done for an ENI that is not ours.
+        let (posts, reserved, left) = (Arc::clone(&shared), Arc::clone(&shared), Arc::clone(&shared));
         let stop = outside.stop.clone();
-        let work = async move { Box::pin(left.run_until_cancelled(task.run(stop))).await };
-        outside.tasks.spawn(supervised("an interface's task", work));
-        let (posts, left) = (Arc::clone(&shared), shared.place.left.clone());
-        let stop = outside.stop.clone();
-        let work = async move {
-            let posting = async { posts.post_always().await };
-            if left.run_until_cancelled(stop.run_until_cancelled(posting)).await.is_none() {
-                posts.has_left().await;
-            }
-        };
-        outside.tasks.spawn(supervised("posting", work));
-        let (reserved, left) = (Arc::clone(&shared), shared.place.left.clone());
-        let stop = outside.stop.clone();
-        let work = async move {
-            let reading = async { reserved.read_reserved_always().await };
-            left.run_until_cancelled(stop.run_until_cancelled(reading)).await
-        };
-        outside.tasks.spawn(supervised("reading what is reserved", work));
+        shared.as_long_as_it_is_here("an interface's task", task.run(stop), async {});
+        shared.as_long_as_it_is_here(
+            "posting",
+            outside.stop.clone().run_until_cancelled_owned(async move { posts.post_always().await }),
+            async move { left.has_left().await },
+        );
+        shared.as_long_as_it_is_here(
+            "reading what is reserved",
+            outside.stop.clone().run_until_cancelled_owned(async move { reserved.read_reserved_always().await }),
+            async {},
+        );
         Arc::new(Self { nic, subnet, wants, surveyed, shared })
     }
 
@@ -258,7 +266,7 @@ impl Eni {
     /// What a look has seen listed on the ENI: what is not is given to nobody until it is again. `asked`: when the rows were
     /// read.
     pub fn believe(&self, listed: &OnEni, rows: &[Row], asked: Instant) {
-        self.shared.memory.believe(&self.nic.eni, listed, rows, asked);
+        self.shared.memory.believe(listed, rows, asked);
     }
 
     /// Requests that wait for EC2.

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{STORE_TIME, Shared};
 use crate::backoff::Backoff;
 use crate::domain::holding::{Held, Holding};
+use crate::domain::id::Claim;
 use crate::error::Error;
 use crate::fail_point::point;
 use crate::fleet::Posted;
@@ -25,6 +26,16 @@ const MOST: usize = 500;
 impl Shared {
     pub(super) fn journal(&self) -> &Journal {
         &self.outside.journal
+    }
+
+    /// What the journal has of one of the ENI's addresses.
+    pub(super) fn holding(&self, ip: Ipv4Addr) -> Option<Holding> {
+        self.journal().holding(&self.place.nic.eni, ip)
+    }
+
+    /// The token of its lease.
+    pub(super) fn lease(&self, ip: Ipv4Addr) -> Option<Claim> {
+        self.journal().lease(&self.place.nic.eni, ip)
     }
 
     /// What was recorded reaches the table: at once if it stands nowhere else, however long that takes.
@@ -82,9 +93,8 @@ impl Shared {
         self.compare().await?;
         // One at a time, so that none overtakes another.
         let _turn = self.posting.lock().await;
-        if let State::Stuck(why) = self.journal().state() {
+        if matches!(self.journal().state(), State::Stuck(_)) {
             self.disown().await?;
-            tracing::debug!("the journal is stuck: {why}");
         }
         let mut left = self.journal().to_post(&self.place.nic.eni);
         while !left.is_empty() {
@@ -110,9 +120,7 @@ impl Shared {
         // Nobody's here any more by the table, and no container's: it is not given.
         self.journal().differs(&of(Posted::Differs));
         let differs: Vec<Ipv4Addr> = of(Posted::Differs).into_iter().map(|(ip, _)| ip).collect();
-        if !differs.is_empty() {
-            let _ = self.journal().strike(&differs, |holding| holding.held == Held::Idle).await;
-        }
+        let _ = self.journal().strike(&differs, |holding| holding.held == Held::Idle).await;
         Ok(())
     }
 }

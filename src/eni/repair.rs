@@ -100,7 +100,7 @@ impl Task {
     /// A container has it, and its row does not say so. Docker may have let go of it since.
     async fn stands_again(&self, row: &Row, claim: Claim) -> bool {
         let (ip, journal) = (row.ip, self.shared.journal());
-        if journal.lease(ip).is_some() {
+        if self.shared.lease(ip).is_some() {
             journal.to_be_posted(ip);
         } else if self.outside.in_use.contains(ip) {
             let lease = Held::Lease(claim);
@@ -108,7 +108,7 @@ impl Task {
             let (eni, subnet, holder) = (self.nic.eni.clone(), row.subnet.clone(), row.holder.clone());
             let holding = Holding { ip, eni, subnet, held: lease, holder, let_go, posted: false, doubted: false };
             // One that is being given back never comes back.
-            if journal.holding(ip).is_some_and(|holding| matches!(holding.held, Held::Leaving(_))) {
+            if self.shared.holding(ip).is_some_and(|holding| matches!(holding.held, Held::Leaving(_))) {
                 return false;
             }
             let recorded = journal.enter(vec![holding]).await;
@@ -123,7 +123,7 @@ impl Task {
     /// Whether the container that a finding is about has it still; without a lease only Docker knows of it.
     fn has_container(&self, ip: Ipv4Addr, claim: Option<&Claim>) -> bool {
         match claim {
-            Some(claim) => self.shared.journal().lease(ip).as_ref() == Some(claim),
+            Some(claim) => self.shared.lease(ip).as_ref() == Some(claim),
             None => self.outside.in_use.contains(ip),
         }
     }

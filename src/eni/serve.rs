@@ -19,7 +19,7 @@ impl Task {
         for row in rows {
             self.shared.memory.put_on(&[row.ip]);
             // A lease that the table lost and that was claimed again, or one that left the ENI: it stands.
-            if self.shared.journal().holding(row.ip).is_some() {
+            if self.shared.holding(row.ip).is_some() {
                 self.shared.journal().to_be_posted(row.ip);
                 continue;
             }

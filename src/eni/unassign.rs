@@ -48,7 +48,7 @@ impl Task {
         if recorded == Recorded::InMemory {
             self.shared.post().await?;
         }
-        let goes = |row: &&Row| leaving.contains(&row.ip) || journal.holding(row.ip).is_none();
+        let goes = |row: &&Row| leaving.contains(&row.ip) || self.shared.holding(row.ip).is_none();
         let rows: Vec<Row> = rows.iter().filter(goes).cloned().collect();
         let rows = self.ready(rows).await?;
         let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();

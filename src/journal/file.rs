@@ -44,14 +44,19 @@ pub struct Mark {
 /// How the file was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
-    /// There was none that could be used: what it knows begins now.
-    pub is_new: bool,
     /// It was written in this boot of the machine.
     pub is_of_this_boot: bool,
     /// The instance that it belongs to, once it was told.
     pub instance: Option<String>,
     /// Which one it was, and how far it had come, and of which others it has all; none where it is new.
     pub marks: Vec<Mark>,
+}
+
+impl Opened {
+    /// There was none that could be used: what it knows begins now.
+    pub fn is_new(&self) -> bool {
+        self.marks.is_empty()
+    }
 }
 
 impl Mark {
@@ -104,7 +109,7 @@ type Result<T, E = String> = std::result::Result<T, E>;
 
 /// Opens what is there, puts aside what cannot be used, and makes a new one where there is none.
 pub(super) fn open(path: &Path, now: &Moment) -> Found {
-    let opened = Opened { is_new: true, is_of_this_boot: true, instance: None, marks: Vec::new() };
+    let opened = Opened { is_of_this_boot: true, instance: None, marks: Vec::new() };
     let mut found = Found { file: Err(String::new()), holdings: Vec::new(), opened, put_aside: None };
     if path.symlink_metadata().is_ok() {
         let why = match read(path, now) {
@@ -144,7 +149,7 @@ fn read(path: &Path, now: &Moment) -> Result<Found> {
     let mark = Mark { id, commits };
     let heir_of: Vec<Mark> = heir_of.split_whitespace().filter_map(Mark::parse).collect();
     let marks = std::iter::once(mark.clone()).chain(heir_of.iter().cloned()).collect();
-    let opened = Opened { is_new: false, is_of_this_boot: *boot == *now.boot, instance, marks };
+    let opened = Opened { is_of_this_boot: *boot == *now.boot, instance, marks };
     Ok(Found { file: Ok(File::new(connection, path, mark, heir_of)), holdings, opened, put_aside: None })
 }
 

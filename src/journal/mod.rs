@@ -96,7 +96,7 @@ impl Journal {
 
     /// Without a file: for a process that serves no host.
     pub fn nowhere() -> Self {
-        let opened = Opened { is_new: true, is_of_this_boot: true, instance: None, marks: Vec::new() };
+        let opened = Opened { is_of_this_boot: true, instance: None, marks: Vec::new() };
         Self {
             book: Arc::default(),
             pen: Pen::without(),
@@ -130,7 +130,7 @@ impl Journal {
         let mut lines = vec![Line::Belongs(instance.to_owned())];
         if let Some(other) = opened.instance.replace(instance.to_owned()) {
             tracing::error!("the journal is that of {other}: put aside, and a new one is begun");
-            (opened.is_new, opened.marks) = (true, Vec::new());
+            opened.marks.clear();
             self.book().clear();
             lines.insert(0, Line::Anew);
         }
@@ -194,15 +194,15 @@ impl Journal {
         self.book().all().filter(|holding| holding.eni == *eni).cloned().collect()
     }
 
-    /// One of them.
-    pub fn holding(&self, ip: Ipv4Addr) -> Option<Holding> {
-        self.book().get(ip).cloned()
+    /// One of them. What an interface had that left this host may be another one's by now.
+    pub fn holding(&self, eni: &EniId, ip: Ipv4Addr) -> Option<Holding> {
+        self.book().get(ip).filter(|holding| holding.eni == *eni).cloned()
     }
 
     /// The token of its lease.
-    pub fn lease(&self, ip: Ipv4Addr) -> Option<Claim> {
-        match self.book().get(ip)?.held {
-            Held::Lease(ref token) => Some(token.clone()),
+    pub fn lease(&self, eni: &EniId, ip: Ipv4Addr) -> Option<Claim> {
+        match self.holding(eni, ip)?.held {
+            Held::Lease(token) => Some(token),
             Held::Idle | Held::Leaving(_) => None,
         }
     }
@@ -271,8 +271,7 @@ impl Journal {
 
     /// lease -> idle, whichever lease it is; none where this ENI has none of it.
     pub async fn release(&self, eni: &EniId, ip: Ipv4Addr) -> Option<Recorded> {
-        let holding = self.holding(ip).filter(|holding| holding.eni == *eni)?;
-        self.end(ip, holding.held.token()?, End::Released).await
+        self.end(ip, &self.lease(eni, ip)?, End::Released).await
     }
 
     /// From now on these are this host's: EC2 has put them on the ENI, or the table has them there.
@@ -286,7 +285,7 @@ impl Journal {
         written.await
     }
 
-    /// Changes those that are there still; for each whether it is.
+    /// Changes those that are there still.
     pub async fn change(&self, ips: &[Ipv4Addr], change: impl Fn(&mut Holding)) -> Recorded {
         let written = {
             let mut book = self.book();

@@ -100,10 +100,15 @@ impl Pen {
 
     /// In the order of the calls: to be called under the book's lock. Then it is waited for, or not.
     pub(super) fn write(&self, lines: Vec<Line>) -> impl Future<Output = Recorded> + use<> {
-        let (done, recorded) = oneshot::channel();
-        let _ = self.jobs.send(Job { lines, done: Some(done) });
+        // Nothing is as good as written.
+        let written = (!lines.is_empty()).then(|| {
+            let (done, recorded) = oneshot::channel();
+            let _ = self.jobs.send(Job { lines, done: Some(done) });
+            recorded
+        });
         // The thread ends with the process alone.
         async move {
+            let Some(recorded) = written else { return Recorded::Durable };
             let _underway = Underway::here();
             recorded.await.unwrap_or(Recorded::InMemory)
         }

@@ -53,7 +53,7 @@ async fn what_was_recorded_is_there_in_the_next_life_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state/journal.db");
     let journal = filled(&path).await;
-    assert!(journal.opened().is_new);
+    assert!(journal.opened().is_new());
     let (leased, recorded) = given(&journal).await.unwrap();
     assert_eq!(recorded, Recorded::Durable);
     let off = Boot::random().unwrap().claim(1, Kind::Off);
@@ -66,7 +66,7 @@ async fn what_was_recorded_is_there_in_the_next_life_as_it_was() {
     let journal = Journal::open(&path);
     assert_eq!(journal.of(&eni()), before);
     let opened = journal.opened();
-    assert!(!opened.is_new && opened.is_of_this_boot && journal.put_aside().is_none());
+    assert!(!opened.is_new() && opened.is_of_this_boot && journal.put_aside().is_none());
     let second = journal.mark().unwrap();
     assert!(second.follows(&first.to_string()) && !first.follows(&second.to_string()), "{first} {second}");
     assert!(!second.follows(&second.to_string()), "it is an older copy, or another driver has it");
@@ -116,7 +116,7 @@ async fn a_file_that_cannot_be_used_is_put_aside_and_named() {
         }
         let journal = Journal::open(&path);
         assert!(
-            journal.opened().is_new && journal.of(&eni()).is_empty() && journal.state() == State::Writable,
+            journal.opened().is_new() && journal.of(&eni()).is_empty() && journal.state() == State::Writable,
             "{what}"
         );
         let put_aside = journal.put_aside().unwrap();
@@ -208,7 +208,7 @@ async fn what_is_moved_away_under_it_is_begun_anew_at_once() {
     drop(journal);
     let journal = Journal::open(&path);
     assert_eq!(journal.of(&eni()).len(), 3);
-    assert!(journal.lease(leased).is_some(), "a grant is answered only once the next life knows it");
+    assert!(journal.lease(&eni(), leased).is_some(), "a grant is answered only once the next life knows it");
     let whose = journal.opened().instance;
     assert_eq!(whose.as_deref(), Some("i-0123456789abcdef0"), "every file says whose it is");
 }
@@ -255,7 +255,7 @@ async fn another_instances_journal_is_put_aside() {
     assert_eq!(journal.opened().instance.as_deref(), Some("i-0123456789abcdef0"));
     let first = journal.mark().unwrap();
     journal.belongs_to("i-0123456789abcdef1");
-    assert!(journal.of(&eni()).is_empty() && journal.opened().is_new);
+    assert!(journal.of(&eni()).is_empty() && journal.opened().is_new());
     assert_eq!(journal.enter(vec![idle(&journal, 20)]).await, Recorded::Durable);
     assert_ne!(journal.mark().unwrap().id, first.id);
     assert_eq!(beside(&path).iter().filter(|name| !name.ends_with("-wal")).count(), 1, "{:?}", beside(&path));

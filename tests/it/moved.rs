@@ -66,6 +66,29 @@ async fn rounds(dockers: &[&Docker]) {
     }
 }
 
+/// What an interface had that left is nobody's of this host any more.
+#[tokio::test]
+async fn an_address_of_an_interface_that_left_may_be_had_by_another_one_of_the_host() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let (old, docker) = bed(&fleet, 1, &[]).await;
+    let (pool, moved) = (old.pool().await, old.eni.clone());
+    let ip = old.lease(&pool).await;
+    docker.runs(&[ip]);
+    old.rows().await;
+    let (new, _) = bed(&fleet, 2, &[]).await;
+    new.take_over(&old, 2, "eth2");
+    docker.runs(&[]);
+    eventually("it is named", async || names_it(&old, &moved).await).await;
+    // Over there it was given back.
+    fleet.vpc.remove_address(&moved, ip);
+    let free = format!("UPDATE allocation SET status='free',iface=NULL,claim=NULL,claimed=NULL WHERE ip='{ip}'");
+    old.sql(&free, "").await;
+    let other = "eni-0aaaaaaaaaaaaaa77";
+    old.attach(other, 3, 77, "eth3");
+    let theirs = pool_on(&old, other).await;
+    assert_eq!(old.request(&theirs, &ip.to_string()).await, Ok(ip));
+}
+
 async fn an_interface_that_moves_is_given_up_and_taken_up_anew(kind: Kind) {
     let fleet = Fleet::new(kind).await;
     let (old, old_docker) = bed(&fleet, 1, &[]).await;
