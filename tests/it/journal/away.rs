@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use ec2_ipam::domain::address::State;
 use serde_json::Value;
-use vpc_sim::ImdsMode;
+use vpc_sim::{Fault, FaultKind, ImdsMode};
 
 use super::{TABLE, follows, status, warm, watched};
-use crate::support::host::{ASSIGN, Fleet, Host, Kind, agree, eventually};
+use crate::support::host::{ASSIGN, Fleet, Host, Kind, SUBNET, UNASSIGN, agree, eventually};
 
 /// How a database is away.
 #[derive(Clone, Copy, Debug)]
@@ -155,5 +155,26 @@ async fn a_database_that_goes_away_after_the_claim_keeps_no_container_waiting() 
     assert!(host.request(&pool, &given.to_string()).await.unwrap_err().contains("a container"), "I1");
     host.proxy.as_ref().unwrap().away(false);
     follows(&host, &[given].into()).await;
+    agree(&[&host]).await;
+}
+
+/// Whatever the table says of it: the Unassign that was sent may take it from whoever has it by then.
+#[tokio::test]
+async fn what_may_still_leave_is_not_claimed_though_the_database_forgot_that_it_leaves() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let settle = [("EC2_IPAM_SETTLE_AGE", "12s"), ("EC2_IPAM_REQUEST_TIMEOUT", "3s")];
+    let (host, pool, idle) = warm(&fleet, &settle, 1).await;
+    let ip = *idle.first().unwrap();
+    fleet.vpc.fail(Fault::on(UNASSIGN, FaultKind::LandLate(Duration::from_secs(6))));
+    host.ask(&["recycle", SUBNET]).await;
+    let free = "status='free',iface=NULL,claim=NULL,claimed=NULL";
+    host.sql(&format!("UPDATE allocation SET {free} WHERE ip='{ip}'"), "").await;
+    host.sql(&format!("UPDATE allocation SET status='reserved' WHERE status='free' AND ip<>'{ip}'"), "").await;
+    let any = host.request(&pool, "").await;
+    assert!(any.is_err() && host.assigned().contains(&ip), "it has not left yet, and was given: {any:?}");
+    let named = host.request(&pool, &ip.to_string()).await;
+    assert!(named.is_err(), "{named:?}");
+    eventually("it has left", async || !host.assigned().contains(&ip)).await;
+    eventually("it may be had again", async || host.request(&pool, "").await == Ok(ip)).await;
     agree(&[&host]).await;
 }
