@@ -96,8 +96,9 @@ pub(super) fn apply(file: &mut Connection, changes: &[Change]) -> Result<Vec<boo
                 Holder::Clear => (false, None),
                 Holder::Set(text) => (false, Some(text)),
             };
+            let let_go = let_go.map(|age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX / 2));
             let rows = update.execute(named_params! {
-                ":ip": ip.to_string(), ":let_go": let_go.map(|age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX / 2)), ":keep": keep, ":holder": holder, ":primary": to.primary,
+                ":ip": ip.to_string(), ":let_go": let_go, ":keep": keep, ":holder": holder, ":primary": to.primary,
                 ":status": to.status.as_str(), ":iface": to.iface.as_ref().map(EniId::as_str),
                 ":claim": to.claim.as_ref().map(Claim::as_str),
                 ":was": from.status.as_str(), ":was_iface": from.iface.as_ref().map(EniId::as_str),
