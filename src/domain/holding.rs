@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::address::{Change, Event, FIXED, Row, State, Status};
+use super::address::{Change, Event, FIXED, KEPT, Row, State, Status};
 use super::id::{Claim, EniId, SubnetId};
 
 /// One address.
@@ -113,6 +113,11 @@ impl Holding {
             posted: true,
             doubted: false,
         })
+    }
+
+    /// The endpoint that an operator keeps it for.
+    pub fn kept_for(&self) -> Option<&str> {
+        self.holder.as_deref()?.strip_prefix(KEPT)
     }
 
     /// The row that the table is to have.

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use super::{Eni, Lease, Shared};
+use crate::domain::holding::{Held, Holding};
 use crate::error::Error;
 use crate::late::LAST_WORD;
 
@@ -78,6 +79,13 @@ impl Shared {
         }
     }
 
+    /// What this endpoint let go and the ENI gives back: the table may not have it as reserved yet.
+    fn about_to_be_reserved(&self, name: &str) -> Option<Ipv4Addr> {
+        let of = self.journal().of(&self.place.nic.eni);
+        let is_its = |holding: &&Holding| holding.kept_for() == Some(name) && matches!(holding.held, Held::Leaving(_));
+        of.iter().find(is_its).map(|holding| holding.ip)
+    }
+
     async fn read_reserved(&self) -> Result<Vec<(String, Ipv4Addr)>, Error> {
         let rows = self.outside.store.now()?.rows_reserved(&self.place.nic.subnet, Instant::now() + PATIENCE).await?;
         Ok(rows.iter().filter_map(|row| Some((row.kept_for()?.to_owned(), row.ip))).collect())
@@ -88,7 +96,11 @@ impl Eni {
     /// The address that is kept for this endpoint; none where there is none, or it cannot be had.
     pub(super) async fn lease_kept(&self, holder: &str, until: Instant) -> Result<Option<Lease>, Error> {
         let reserved = &self.shared.reserved;
-        let Some(ip) = reserved.find(holder).await else { return Ok(None) };
+        let found = match self.shared.about_to_be_reserved(holder) {
+            Some(ip) => Some(ip),
+            None => reserved.find(holder).await,
+        };
+        let Some(ip) = found else { return Ok(None) };
         // Not on the ENI yet: somebody else of that name, or who named the address, may be quicker, and what it takes to get it
         // there may be away. Then any other is better than none.
         let end = until - self.shared.outside.request_timeout / 3;

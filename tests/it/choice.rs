@@ -1,6 +1,7 @@
 //! Whose an idle or a reserved address is: of those that cool, and of those that an operator keeps for somebody.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use ec2_ipam::domain::address::State;
 use vpc_sim::Switches;
@@ -11,6 +12,7 @@ on_both! {
     an_address_that_a_container_named_is_the_last_that_another_one_gets
     of_those_let_go_together_none_comes_first_by_its_number
     what_is_reserved_for_a_name_is_its_own_and_stays_reserved
+    what_is_reserved_for_a_name_is_its_own_while_it_leaves
     what_is_reserved_makes_room_and_is_given_to_nobody_else
     an_elastic_ip_on_an_idle_address_is_told
 }
@@ -101,6 +103,20 @@ async fn what_is_reserved_for_a_name_is_its_own_and_stays_reserved(kind: Kind) {
     assert_eq!(host.row(ip(60)).await.state, State::Lease);
     host.release(&pool, ip(60)).await;
     eventually("it is free", async || host.row(ip(60)).await.state == State::Free).await;
+    agree(&[&host]).await;
+}
+
+/// A container that starts again while the interface gives its address back.
+async fn what_is_reserved_for_a_name_is_its_own_while_it_leaves(kind: Kind) {
+    let fleet = Fleet::new(kind).await;
+    let (host, pool) = fleet.started(1, &[("EC2_IPAM_COOLDOWN", "0s")]).await;
+    host.tell(&["reserve", "10.77.0.60", "web"]).await;
+    assert_eq!(host.lease_for(&pool, "web").await, ip(60));
+    fleet.vpc.latency(Duration::from_secs(2));
+    host.release(&pool, ip(60)).await;
+    let is_leaving = async || host.rows_now().await.iter().any(|row| row.ip == ip(60) && row.state == State::Off);
+    eventually("it leaves", is_leaving).await;
+    assert_eq!(host.lease_for(&pool, "web").await, ip(60));
     agree(&[&host]).await;
 }
 
