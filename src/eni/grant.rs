@@ -36,16 +36,15 @@ impl Eni {
         self.survey_done(until).await?;
         let cooldown = self.shared.outside.warmth.cooldown;
         let name = holder.as_deref();
-        if let Some(name) = name {
-            if let Some(lease) = self.lease_kept(name, until).await? {
-                return Ok(lease);
-            }
-            // A container that comes back gets the address it had, though it cools for others.
-            if let Some(lease) = self.grant(Choice::Returning(name), sub_pool, Some(name), until).await? {
-                return Ok(lease);
-            }
+        if let Some(name) = name
+            && let Some(lease) = self.lease_kept(name, until).await?
+        {
+            return Ok(lease);
         }
-        if let Some(lease) = self.grant(Choice::Cooled(cooldown), sub_pool, name, until).await? {
+        // A container that comes back gets the address it had, though it cools for others.
+        let choices: Vec<Choice<'_>> =
+            name.map(Choice::Returning).into_iter().chain([Choice::Cooled(cooldown)]).collect();
+        if let Some(lease) = self.grant(&choices, sub_pool, name, until).await? {
             let _ = self.wants.send(Want::TopUp);
             return Ok(lease);
         }
@@ -54,7 +53,7 @@ impl Eni {
             Err(why) => why,
         };
         // I10: before its cool-down is over an address is given only where failing is all that is left.
-        if let Some(lease) = self.grant(Choice::Any, sub_pool, name, until).await? {
+        if let Some(lease) = self.grant(&[Choice::Any], sub_pool, name, until).await? {
             tracing::warn!(eni = %self.nic.eni, ip = %lease.ip, "granted an address before its cool-down is over: {why}");
             return Ok(lease);
         }
@@ -121,7 +120,7 @@ impl Eni {
         if let Err(why) = self.shared.memory.may_give(ip, Some(&parent)) {
             return Err(self.withheld(ip, &why, &parent));
         }
-        let lease = self.grant(Choice::This(ip), None, holder, until).await?;
+        let lease = self.grant(&[Choice::This(ip)], None, holder, until).await?;
         if lease.is_some() {
             point("request:granted-named").await;
             let _ = self.wants.send(Want::Look);
@@ -166,7 +165,7 @@ impl Eni {
     /// idle -> lease.
     async fn grant(
         &self,
-        choice: Choice<'_>,
+        choices: &[Choice<'_>],
         sub_pool: Option<Ipv4Net>,
         holder: Option<&str>,
         until: Instant,
@@ -174,7 +173,7 @@ impl Eni {
         self.shared.may_serve().await?;
         let parent = self.parent().await;
         let token = self.shared.outside.claims.next(Kind::Lease);
-        let wanted = Wanted { eni: &self.nic.eni, sub_pool, choice, token: &token, holder };
+        let wanted = Wanted { eni: &self.nic.eni, sub_pool, choices, token: &token, holder };
         let may_give = |ip| self.shared.memory.may_give(ip, parent.as_ref().ok()).is_ok();
         let Some((ip, recorded)) = self.shared.journal().give(&wanted, may_give).await else {
             return parent.map(|_| None);

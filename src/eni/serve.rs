@@ -71,9 +71,9 @@ impl Task {
             let Some(order) = self.queue.next_for(&row) else { continue };
             let token = self.outside.claims.next(Kind::Lease);
             let holder = order.holder();
-            let choice = Choice::This(row.ip);
+            let choices = &[Choice::This(row.ip)];
             let wanted =
-                Wanted { eni: &self.nic.eni, sub_pool: None, choice, token: &token, holder: holder.as_deref() };
+                Wanted { eni: &self.nic.eni, sub_pool: None, choices, token: &token, holder: holder.as_deref() };
             let may_give = |ip| self.shared.memory.may_give(ip, Some(&parent)).is_ok();
             let Some((ip, recorded)) = self.shared.journal().give(&wanted, may_give).await else {
                 self.queue.put_back(order);

@@ -89,9 +89,19 @@ impl Book {
         Some(entry.holding.clone())
     }
 
-    /// The coldest that the choice allows; of those that are as cold none comes first by its number.
+    /// The coldest that a choice allows; of those that are as cold none comes first by its number.
     pub(super) fn choose(
         &self,
+        wanted: &Wanted<'_>,
+        now: &Moment,
+        may_give: impl Fn(Ipv4Addr) -> bool,
+    ) -> Option<Ipv4Addr> {
+        wanted.choices.iter().find_map(|choice| self.coldest(*choice, wanted, now, &may_give))
+    }
+
+    fn coldest(
+        &self,
+        choice: Choice<'_>,
         wanted: &Wanted<'_>,
         now: &Moment,
         may_give: impl Fn(Ipv4Addr) -> bool,
@@ -99,9 +109,9 @@ impl Book {
         let in_range = |ip| wanted.sub_pool.is_none_or(|range| range.contains(&ip));
         let idle = self.all().filter(|holding| holding.eni == *wanted.eni && holding.held == Held::Idle);
         let open = idle.filter(|holding| !holding.doubted && in_range(holding.ip));
-        let fit = open.filter(|holding| allows(wanted.choice, holding, now) && may_give(holding.ip));
+        let fit = open.filter(|holding| allows(choice, holding, now) && may_give(holding.ip));
         // Of those that one endpoint may have: what is kept for it. Otherwise what a container had named comes last.
-        let rank = |holding: &Holding| match wanted.choice {
+        let rank = |holding: &Holding| match choice {
             Choice::Returning(_) => !is_marked(holding, KEPT),
             Choice::Cooled(_) | Choice::Any | Choice::This(_) => is_marked(holding, FIXED),
         };
@@ -198,10 +208,7 @@ impl Book {
 fn allows(choice: Choice<'_>, holding: &Holding, now: &Moment) -> bool {
     match choice {
         Choice::Cooled(cooldown) => !is_marked(holding, FIXED) && holding.let_go.age(now) >= cooldown,
-        Choice::Returning(name) => {
-            let holder = holding.holder.as_deref();
-            holder == Some(name) || holder.and_then(|holder| holder.strip_prefix(KEPT)) == Some(name)
-        }
+        Choice::Returning(name) => holding.holder.as_deref() == Some(name) || holding.kept_for() == Some(name),
         Choice::Any => !is_marked(holding, KEPT),
         Choice::This(ip) => holding.ip == ip,
     }
@@ -259,7 +266,7 @@ mod tests {
 
     fn chosen(book: &Book, choice: Choice<'_>, may_give: impl Fn(u8) -> bool) -> Option<u8> {
         let (eni, token) = (eni(), token());
-        let wanted = Wanted { eni: &eni, sub_pool: None, choice, token: &token, holder: None };
+        let wanted = Wanted { eni: &eni, sub_pool: None, choices: &[choice], token: &token, holder: None };
         book.choose(&wanted, &now(), |ip| may_give(ip.octets()[3])).map(|ip| ip.octets()[3])
     }
 

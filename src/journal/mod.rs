@@ -48,8 +48,8 @@ pub struct Wanted<'a> {
     pub eni: &'a EniId,
     /// Only inside this block.
     pub sub_pool: Option<Ipv4Net>,
-    /// Only of these.
-    pub choice: Choice<'a>,
+    /// Only of these; what the first allows before the next.
+    pub choices: &'a [Choice<'a>],
     /// A `lease` token, used for this alone.
     pub token: &'a Claim,
     /// The endpoint, if the Engine names it.
@@ -134,7 +134,7 @@ impl Journal {
             self.book().clear();
             lines.insert(0, Line::Anew);
         }
-        self.pen.write_some_time(lines);
+        self.pen.write_soon(lines);
     }
 
     /// Whether it takes writes.
@@ -232,7 +232,7 @@ impl Journal {
         let mut book = self.book();
         let lines = posted.iter().filter_map(|(ip, version)| book.was_posted(*ip, *version)).map(Line::Put).collect();
         // Lost, it would be posted once more.
-        self.pen.write_some_time(lines);
+        self.pen.write_sometime(lines);
     }
 
     /// The table says that these are not this ENI's: it is not told again before something changes.
@@ -245,7 +245,7 @@ impl Journal {
     pub fn to_be_posted(&self, ip: Ipv4Addr) {
         let mut book = self.book();
         let lines = book.change(ip, |holding| holding.posted = false).map(Line::Put).into_iter().collect();
-        self.pen.write_some_time(lines);
+        self.pen.write_soon(lines);
     }
 
     /// idle -> lease: the one that is chosen, of those that may be given. Whoever leaves before the answer did not get it.
@@ -336,7 +336,7 @@ impl Drop for Unheard<'_> {
         if let Some(token) = token {
             let mut book = journal.book();
             let ended = book.end(*ip, token, End::TakenBack, &journal.clock.now());
-            journal.pen.write_some_time(ended.map(Line::Put).into_iter().collect());
+            journal.pen.write_soon(ended.map(Line::Put).into_iter().collect());
         }
     }
 }

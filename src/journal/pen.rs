@@ -40,8 +40,15 @@ impl State {
 
 struct Job {
     lines: Vec<Line>,
-    /// None: nobody waits.
-    done: Option<oneshot::Sender<Recorded>>,
+    when: When,
+}
+
+enum When {
+    /// Somebody waits for it.
+    Now(oneshot::Sender<Recorded>),
+    Soon,
+    /// With what comes next: a commit of its own would be in the way of that.
+    Sometime,
 }
 
 pub(super) struct Pen {
@@ -55,6 +62,9 @@ struct Known {
     mark: Option<Mark>,
     put_aside: Option<String>,
 }
+
+/// What may be written sometime is written after so long by itself.
+const SOMETIME: Duration = Duration::from_secs(1);
 
 /// A new file is tried to be made so often.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -103,10 +113,9 @@ impl Pen {
         // Nothing is as good as written.
         let written = (!lines.is_empty()).then(|| {
             let (done, recorded) = oneshot::channel();
-            let _ = self.jobs.send(Job { lines, done: Some(done) });
+            self.hand_over(lines, When::Now(done));
             recorded
         });
-        // The thread ends with the process alone.
         async move {
             let Some(recorded) = written else { return Recorded::Durable };
             let _underway = Underway::here();
@@ -114,10 +123,20 @@ impl Pen {
         }
     }
 
-    /// With whatever is written next, or soon.
-    pub(super) fn write_some_time(&self, lines: Vec<Line>) {
+    /// The same, for what nobody waits for.
+    pub(super) fn write_soon(&self, lines: Vec<Line>) {
+        self.hand_over(lines, When::Soon);
+    }
+
+    /// The same, for what may be lost: another commit of this second takes it along.
+    pub(super) fn write_sometime(&self, lines: Vec<Line>) {
+        self.hand_over(lines, When::Sometime);
+    }
+
+    fn hand_over(&self, lines: Vec<Line>, when: When) {
+        // The thread ends with the process alone.
         if !lines.is_empty() {
-            let _ = self.jobs.send(Job { lines, done: None });
+            let _ = self.jobs.send(Job { lines, when });
         }
     }
 }
@@ -157,9 +176,17 @@ impl Writer {
             let Some(first) = first else { return };
             let mut jobs = vec![first];
             jobs.extend(inbox.try_iter());
+            let end = Instant::now() + SOMETIME;
+            while jobs.iter().all(|job| matches!(job.when, When::Sometime)) {
+                let Ok(job) = inbox.recv_timeout(end.saturating_duration_since(Instant::now())) else { break };
+                jobs.push(job);
+                jobs.extend(inbox.try_iter());
+            }
             let recorded = self.write(&jobs);
-            for done in jobs.into_iter().filter_map(|job| job.done) {
-                let _ = done.send(recorded);
+            for job in jobs {
+                if let When::Now(done) = job.when {
+                    let _ = done.send(recorded);
+                }
             }
         }
     }

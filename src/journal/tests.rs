@@ -36,7 +36,7 @@ async fn filled(path: &Path) -> Journal {
 
 async fn given(journal: &Journal) -> Option<(Ipv4Addr, Recorded)> {
     let (eni, token) = (eni(), token());
-    let wanted = Wanted { eni: &eni, sub_pool: None, choice: Choice::Any, token: &token, holder: Some("db") };
+    let wanted = Wanted { eni: &eni, sub_pool: None, choices: &[Choice::Any], token: &token, holder: Some("db") };
     journal.give(&wanted, |_| true).await
 }
 
