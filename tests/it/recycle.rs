@@ -1,6 +1,6 @@
 //! `recycle --all`: each host of a fleet gives up its own idle addresses when it is asked, and nobody else does it for it.
 //!
-//! A minute lasts four seconds here (the settle age, a setting that only a build for tests has).
+//! A minute lasts eight seconds here (the settle age, a setting that only a build for tests has).
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -102,7 +102,7 @@ async fn each_host_gives_up_its_own_and_is_named() {
         assert!(line(&text, &host.instance).ends_with(freed), "{text}");
         assert_eq!(host.assigned().len(), 1, "what a container has stays");
     }
-    assert!(text.contains("waited for 10 s"), "{text}");
+    assert!(text.contains("waited for 20 s"), "{text}");
     assert!(b.log().contains("as another host asked"), "it has done it itself");
     b.lease(&pool).await;
     agree(&[&a, &b, &c]).await;
