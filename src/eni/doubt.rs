@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{STORE_TIME, Shared, locked};
 use crate::domain::address::{FIXED, Row, State};
@@ -36,9 +36,9 @@ pub(super) struct Doubt {
 /// How much a journal's word on an ENI is worth as its service begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Vouches {
-    /// It was written in this boot of the machine: no witness is needed.
+    /// It was written in this boot of the machine: without IMDS too, where that does not answer in time.
     Alone,
-    /// Before that: a list of what is on the ENI goes with it.
+    /// Before that: what IMDS lists on the ENI.
     WithList,
     /// It is new, or knows nothing of the ENI.
     Not,
@@ -87,7 +87,7 @@ impl Shared {
     }
 
     /// Serves by the journal's word, if that is worth something, what the first look is too slow for: by then the table, where
-    /// it answers, has said whether the journal is an older copy, and Docker who has what.
+    /// it answers, has said whether the journal is an older copy, and Docker who has what. Ends with the first look.
     pub(super) async fn vouch(self: Arc<Self>, surveyed: watch::Sender<Result<(), Error>>) {
         if self.doubt.journal == Vouches::Not {
             return;
@@ -96,22 +96,28 @@ impl Shared {
         // Not to be cut short.
         let comparing = async move { drop(shared.compare().await) };
         self.outside.tasks.spawn(supervised("comparing the journal", comparing));
-        sleep(BRIEF).await;
-        let listed: Option<HashSet<Ipv4Addr>> = match self.doubt.journal {
-            Vouches::Alone | Vouches::Not => None,
-            // The machine was started anew.
-            Vouches::WithList => match self.outside.imds.on_eni(&self.place.nic.mac).await {
-                Ok(listed) => Some(listed.all().collect()),
-                Err(_) => return,
-            },
-        };
-        let stays = |holding: &Holding| {
-            let is_listed = listed.as_ref().is_none_or(|listed| listed.contains(&holding.ip));
-            is_listed && !matches!(holding.held, Held::Leaving(_))
-        };
-        let holdings = self.journal().of(&self.place.nic.eni).into_iter();
-        self.memory.vouched(holdings.filter(stays).map(|holding| holding.ip));
-        let _ = surveyed.send_replace(Ok(()));
+        let mut was_listed = false;
+        loop {
+            let asked = timeout(BRIEF, self.outside.imds.on_eni(&self.place.nic.mac));
+            let (listed, ()) = tokio::join!(asked, sleep(BRIEF));
+            let listed: Option<HashSet<Ipv4Addr>> =
+                listed.ok().and_then(Result::ok).map(|listed| listed.all().collect());
+            if listed.is_none() && (was_listed || self.doubt.journal == Vouches::WithList) {
+                continue;
+            }
+            was_listed = true;
+            let stays = |holding: &&Holding| !matches!(holding.held, Held::Leaving(_));
+            let is_listed = |ip: &Ipv4Addr| listed.as_ref().is_none_or(|listed| listed.contains(ip));
+            let holdings = self.journal().of(&self.place.nic.eni);
+            // What is missing may have been put on a moment ago, or an operator may have taken it off: it is looked for again.
+            let (there, missing): (Vec<_>, Vec<_>) =
+                holdings.iter().filter(stays).map(|holding| holding.ip).partition(is_listed);
+            self.memory.vouched(there.into_iter());
+            let _ = surveyed.send_replace(Ok(()));
+            if missing.is_empty() {
+                return;
+            }
+        }
     }
 
     /// The first that is asked of the table: whether this journal is the one that spoke for the ENI last. If it is not, nothing

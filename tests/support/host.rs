@@ -419,6 +419,10 @@ impl Host {
         std::fs::write(self.run_dir().join("boot_id"), format!("{:x}\n", fastrand::u128(..))).unwrap();
     }
 
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// What the journal has as leases; nothing while a driver has it.
     pub fn leases_of_journal(&self) -> BTreeSet<Ipv4Addr> {
         if self.child.is_some() {
@@ -862,6 +866,28 @@ pub struct Table {
 }
 
 impl Table {
+    /// What [`Self::recall`] brings back.
+    pub async fn remember(&self) {
+        for table in Self::KEPT {
+            self.sql_of_both(&format!("DROP TABLE IF EXISTS kept_{table}")).await;
+            self.sql_of_both(&format!("CREATE TABLE kept_{table} AS SELECT * FROM {table}")).await;
+        }
+    }
+
+    /// As after a failover that lost all that was committed since.
+    pub async fn recall(&self) {
+        for table in Self::KEPT {
+            self.sql_of_both(&format!("DELETE FROM {table}")).await;
+            self.sql_of_both(&format!("INSERT INTO {table} SELECT * FROM kept_{table}")).await;
+        }
+    }
+
+    const KEPT: [&str; 2] = ["allocation", "task"];
+
+    async fn sql_of_both(&self, statement: &str) {
+        self.sql(statement, statement).await;
+    }
+
     /// Runs a statement, as each kind of table has it.
     pub async fn sql(&self, mariadb: &str, sqlite: &str) {
         match &self.db {

@@ -31,6 +31,8 @@ pub struct Bed {
     pub read_before: usize,
     /// How many addresses its interface takes, beside the primary one.
     pub limit: usize,
+    /// Its table lost what it was told, and hears of it again.
+    pub has_forgotten: bool,
 }
 
 /// What plays Docker: it calls the driver, and has containers with the addresses that it got and did not release.
@@ -72,7 +74,7 @@ impl Bed {
             cidr: fleet.cidr.clone(),
             pool: pool.to_string(),
         };
-        Self { host, engine, read_before: 0, limit: limit - 1 }
+        Self { host, engine, read_before: 0, limit: limit - 1, has_forgotten: false }
     }
 
     /// One host that is alone in its VPC.

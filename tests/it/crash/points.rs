@@ -19,6 +19,7 @@ on_both! {
     killed_twice_at_every_point
     killed_at_every_point_with_a_reply_lost
     killed_at_every_point_with_a_late_effect
+    killed_at_every_point_and_the_table_forgets_that_life
 }
 
 async fn killed_once_at_every_point(kind: Kind) {
@@ -36,6 +37,16 @@ async fn killed_at_every_point_with_a_reply_lost(kind: Kind) {
 
 async fn killed_at_every_point_with_a_late_effect(kind: Kind) {
     at_every_point(kind, Manner::LateEffect).await;
+}
+
+async fn killed_at_every_point_and_the_table_forgets_that_life(kind: Kind) {
+    at_every_point(kind, Manner::Forgotten).await;
+}
+
+/// A table in a file is never away.
+#[tokio::test]
+async fn killed_at_every_point_and_started_without_the_table() {
+    at_every_point(Kind::Mariadb, Manner::TableAway).await;
 }
 
 /// A point that is in no way's list would be a step boundary that nobody was killed at.
@@ -73,6 +84,21 @@ enum Manner {
     ReplyLost,
     /// It takes effect after its connection broke.
     LateEffect,
+    /// The database fails over, and what it has lost is all that this life committed.
+    Forgotten,
+    /// The next life begins while the database does not answer.
+    TableAway,
+}
+
+impl Manner {
+    fn is_for(self, way: Way) -> bool {
+        match self {
+            Self::Once | Self::Twice => true,
+            Self::ReplyLost | Self::LateEffect => way.ec2_call().is_some(),
+            // It is the table itself that those make.
+            Self::Forgotten | Self::TableAway => !matches!(way, Way::Init | Way::Refresh | Way::Migrate),
+        }
+    }
 }
 
 struct Case {
@@ -93,7 +119,7 @@ static TURNS: Semaphore = Semaphore::const_new(12);
 async fn at_every_point(kind: Kind, manner: Manner) {
     let cases =
         Way::ALL.into_iter().flat_map(|way| way.points(kind).iter().map(move |point| Case { way, point, manner }));
-    let cases = cases.filter(|case| matches!(manner, Manner::Once | Manner::Twice) || case.way.ec2_call().is_some());
+    let cases = cases.filter(|case| manner.is_for(case.way));
     let outcomes = join_all(cases.map(|case| async move {
         let _turn = TURNS.acquire().await.unwrap();
         let label = case.to_string();
@@ -116,7 +142,7 @@ impl Case {
         let mut bed = Bed::alone(kind, self.way.cidr(), self.way.instance_type()).await;
         self.way.prepare(&mut bed).await;
         let unclear = match self.manner {
-            Manner::Once | Manner::Twice => None,
+            Manner::Once | Manner::Twice | Manner::Forgotten | Manner::TableAway => None,
             Manner::ReplyLost => Some(FaultKind::LoseReply),
             // Before the settle age is over, as all that EC2 has taken up.
             Manner::LateEffect => Some(FaultKind::LandLate(Duration::from_millis(300))),
@@ -130,10 +156,28 @@ impl Case {
             self.way.meanwhile(&bed).await;
             // What an earlier life passed, the next one need not pass so often.
             let point = if n == 1 { self.point } else { self.point.split('#').next().unwrap() };
+            if self.manner == Manner::Forgotten {
+                bed.host.table().remember().await;
+            }
             bed.life_until(point, n, &after, self.way.act(&engine)).await;
+            if self.manner == Manner::Forgotten {
+                bed.host.table().recall().await;
+                bed.has_forgotten = true;
+            }
             assert_eq!(let_go(&bed).await, None, "{after}: nothing live is released");
         }
+        if self.manner == Manner::TableAway {
+            bed.host.proxy.as_ref().unwrap().away(true);
+        }
         bed.start().await;
+        if self.manner == Manner::TableAway {
+            // Whoever is given something has it alone; whoever is refused asks again.
+            let _ = bed.engine.request("").await;
+            if let Some(ip) = bed.engine.held().first() {
+                bed.engine.release(*ip).await;
+            }
+            bed.host.proxy.as_ref().unwrap().away(false);
+        }
         if matches!(self.way, Way::Init | Way::Refresh | Way::Migrate) {
             // Whatever broke off is simply done again.
             assert!(bed.engine.pool().await);

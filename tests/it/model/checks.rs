@@ -58,7 +58,7 @@ impl Game<'_> {
             let row = self.bed.books.row(seat, ip);
             if row.as_ref().is_some_and(|row| row.is_of(eni) && row.state() == State::Lease) {
                 self.behind.remove(&(ip, seat));
-            } else if !self.is_up(seat) || !self.wrong.is_empty() {
+            } else if !self.is_up(seat) || !self.wrong.is_empty() || self.is_known_to_docker_alone(ip, seat) {
                 self.behind.insert((ip, seat), now);
             } else if now - *self.behind.entry((ip, seat)).or_insert(now) > POSTED {
                 let row = row.as_ref().map(Entry::shown);
@@ -66,6 +66,12 @@ impl Game<'_> {
             }
         }
         None
+    }
+
+    /// Its host gave the address, and lost its journal before it told the table.
+    fn is_known_to_docker_alone(&self, ip: Ipv4Addr, seat: usize) -> bool {
+        let ledger = self.bed.shared.ledger();
+        ledger.lost.contains(&ip) && !ledger.seats[seat].docker.has_told(ip)
     }
 
     /// Notes the rows' versions.

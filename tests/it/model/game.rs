@@ -77,11 +77,7 @@ impl<'b> Game<'b> {
     /// All hosts run and have their networks.
     pub fn new(bed: &'b Bed, seed: u64, tally: &'b mut Tally) -> Result<Self, Broken> {
         // The hosts of each sequence are new machines.
-        for host in &bed.hosts {
-            for suffix in ["journal.db", "journal.db-wal", "journal.db-shm"] {
-                let _ = std::fs::remove_file(host.docker.with_extension(suffix));
-            }
-        }
+        bed.hosts.iter().for_each(|host| host.state.clear());
         let mut rng = fastrand::Rng::with_seed(seed);
         fastrand::seed(seed);
         let setup = Setup::draw(&mut rng);
@@ -344,13 +340,14 @@ impl<'b> Game<'b> {
         }
     }
 
-    /// So much time passes, in steps that are no longer than what the driver may oversleep.
+    /// So much time passes, in steps that are no longer than what the driver may oversleep: little while somebody waits.
     pub fn pass(&mut self, seconds: u64) {
         let end = self.now() + Duration::from_secs(seconds);
         let mut step = 1;
         while self.now() < end {
             self.flow(Duration::from_secs(step).min(end - self.now()));
-            step = (step * 2).min(20);
+            let is_waited_for = !self.bed.shared.ledger().open.is_empty();
+            step = if is_waited_for { 1 } else { (step * 2).min(20) };
         }
     }
 

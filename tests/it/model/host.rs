@@ -25,6 +25,7 @@ use vpc_sim::{REGION, Vpc};
 
 use super::clock::{Clock, Pulse, Still, soon};
 use super::ledger::Shared;
+use super::state::StateFolder;
 use super::tally::Points;
 use crate::support::host::{ACCESS_KEY, Namespace, SECRET_KEY};
 
@@ -60,6 +61,7 @@ enum Verdict {
 pub struct Host {
     pub namespace: Namespace,
     pub docker: PathBuf,
+    pub state: StateFolder,
     lives: mpsc::Sender<Life>,
     pub pulse: Arc<Pulse>,
 }
@@ -108,7 +110,8 @@ impl Host {
                 pulse.gone.store(true, Ordering::Release);
             }
         });
-        Self { namespace, docker, lives, pulse }
+        let state = StateFolder::new(docker.with_extension("state"));
+        Self { namespace, docker, state, lives, pulse }
     }
 
     /// A new life.

@@ -76,6 +76,8 @@ pub struct Ledger {
     pub let_go: BTreeMap<Ipv4Addr, (Duration, usize)>,
     /// Addresses that an operator reserved, and in whose table.
     pub reserved: BTreeSet<(Ipv4Addr, usize)>,
+    /// Addresses of containers whose host has lost its state folder since it gave them.
+    pub lost: BTreeSet<Ipv4Addr>,
     /// Addresses that the test took off a host's ENI behind the driver's back, until they are assigned to it again.
     pub cut: BTreeSet<(Ipv4Addr, usize)>,
     /// Addresses whose rows were set back, or do not know of what landed late, and in whose table, until they are right again.
@@ -213,6 +215,7 @@ impl Ledger {
             }
         }
         self.live.insert(ip, seat);
+        self.lost.remove(&ip);
         if holder.as_ref() != Some(&self.seats[seat].eni) && !self.cut.contains(&(ip, seat)) {
             self.broken.push(format!("I2: {ip} was given on h{seat} while {holder:?} has it in truth"));
         }

@@ -9,7 +9,7 @@
 //! - `setup` what a sequence is drawn from; `game` time and calls; `lives` instances and drivers; `moves` and `troubles` what may happen
 //! - `ledger` the reference, which judges each answer when it is given; `checks` what holds after each step; `end` what
 //!   holds in the end
-//! - `clock`, `host`, `docker`, `books`, `bed` what it runs on; `tally` what was done; `seeds` what once failed
+//! - `clock`, `host`, `state`, `docker`, `books`, `bed` what it runs on; `tally` what was done; `seeds` what once failed
 //!
 //! `SEED=n` plays one sequence (with `KIND=mariadb` or `sqlite` on one kind of table) and prints its story; `SOAK=n` plays
 //! that many with fresh seeds.
@@ -27,6 +27,7 @@ mod lives;
 mod moves;
 mod seeds;
 mod setup;
+mod state;
 mod tally;
 mod troubles;
 

@@ -42,6 +42,8 @@ pub enum Trouble {
     Vanish,
     /// Docker's API fails.
     Docker,
+    /// A host's state folder is lost, brought back from a copy, or takes no writes.
+    State,
 }
 
 const ALL: [Trouble; 12] = [
@@ -85,7 +87,7 @@ impl Setup {
         let mut switches = Switches::all();
         let switch = switches.swap_remove(if rng.bool() { 0 } else { rng.usize(..switches.len()) });
         let often = [0.0, 0.15, 0.3, 0.6][rng.usize(..4)];
-        Self {
+        let mut setup = Self {
             cidr,
             hosts,
             target,
@@ -96,7 +98,12 @@ impl Setup {
             troubles: ALL.into_iter().filter(|_| rng.f64() < often).collect(),
             sub_pools: rng.u8(0..5) == 0,
             steps: rng.usize(12..=45),
+        };
+        // A generator of its own, so that the seeds that found something draw what they drew.
+        if rng.clone().f64() < often {
+            setup.troubles.insert(Trouble::State);
         }
+        setup
     }
 
     /// The upper half of the subnet.
@@ -123,7 +130,7 @@ impl Setup {
             log_format: ec2_ipam::telemetry::Format::Text,
             wrong: None,
             database: bed.books.url(seat).parse().unwrap(),
-            journal: Some(bed.hosts[seat].docker.with_extension("journal.db")),
+            journal: Some(bed.hosts[seat].state.journal()),
             parent: None,
             listen: "/nowhere".into(),
             warmth: Warmth { target: self.target, max: self.warm_max, cooldown: self.cooldown },

@@ -30,6 +30,7 @@ impl Game<'_> {
             Trouble::SetBack => self.set_back(),
             Trouble::Vanish => self.vanish(),
             Trouble::Docker => self.docker(),
+            Trouble::State => self.state(),
         }
         Ok(())
     }
@@ -226,5 +227,21 @@ impl Game<'_> {
         let mode = [Mode::Up, Mode::Failing, Mode::Hanging][self.rng.usize(..3)];
         self.bed.shared.ledger().seats[seat].docker.mode = mode;
         self.bed.shared.tell(&format!("Docker of h{seat}: {mode:?}"));
+    }
+
+    /// What a host keeps in its state folder becomes another, while its driver is away.
+    fn state(&mut self) {
+        let Some(seat) = self.somebody() else { return };
+        self.calm();
+        self.kill(seat);
+        let what = self.bed.hosts[seat].state.meddle(&mut self.rng);
+        {
+            let mut ledger = self.bed.shared.ledger();
+            let lost: Vec<Ipv4Addr> = ledger.live.iter().filter(|(_, on)| **on == seat).map(|(ip, _)| *ip).collect();
+            ledger.lost.extend(lost);
+        }
+        self.bed.shared.tell(&format!("the state folder of h{seat} {what}"));
+        self.tally.count(&format!("state folder {what}"));
+        self.players[seat].back_at = Some(self.now() + Duration::from_secs([0, 1, 20, 70, 200][self.rng.usize(..5)]));
     }
 }
