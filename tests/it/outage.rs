@@ -19,6 +19,8 @@ use crate::support::proxy::Proxy;
 const HOSTS: u8 = 16;
 /// As long as a failover of RDS may take.
 const AWAY: Duration = Duration::from_secs(90);
+/// Containers come and go so long after its return.
+const CHURN_AFTER: Duration = Duration::from_secs(3);
 /// Containers of a host at most. The warm addresses are more.
 const CONTAINERS: usize = 3;
 
@@ -89,17 +91,23 @@ async fn survives(hosts: &[(Host, String)], leaves: impl AsyncFn(), returns: imp
         let during = *world.starts.lock().unwrap() - before;
         returns().await;
         let back = Instant::now();
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        tokio::time::sleep(CHURN_AFTER).await;
         world.over.store(true, Ordering::Relaxed);
         (during, back)
     };
     let churn = join_all(hosts.iter().enumerate().map(|(n, (host, pool))| world.churn(n, host, pool)));
     let (held, (during, back)) = tokio::join!(churn, trouble);
-    for ((host, _), held) in hosts.iter().zip(&held) {
-        eventually("the table says what the host says", async || host.mine(State::Lease).await == *held).await;
-    }
-    agree(&hosts.iter().map(|(host, _)| host).collect::<Vec<_>>()).await;
+    let with_eni = |((host, _), held): (&(Host, String), &BTreeSet<Ipv4Addr>)| {
+        held.iter().map(|ip| (*ip, Some(host.eni.clone()))).collect::<Vec<_>>()
+    };
+    let held: BTreeSet<(Ipv4Addr, Option<String>)> = hosts.iter().zip(&held).flat_map(with_eni).collect();
+    eventually("the table says what the hosts say", async || {
+        let rows = hosts[0].0.rows_now().await.into_iter().filter(|row| row.state == State::Lease);
+        rows.map(|row| (row.ip, row.iface)).collect::<BTreeSet<_>>() == held
+    })
+    .await;
     println!("{during} starts while it was away; the table was right {:?} after its return", back.elapsed());
+    agree(&hosts.iter().map(|(host, _)| host).collect::<Vec<_>>()).await;
     assert_eq!(*world.refused.lock().unwrap(), Vec::<String>::new(), "idle addresses were there");
     assert!(during > 0);
 }
