@@ -12,7 +12,7 @@ use vpc_sim::{Fault, FaultKind};
 use super::agreement::{let_go, nothing_is_lost, reached};
 use super::bed::{Bed, until_none};
 use super::ways::Way;
-use crate::support::host::{Kind, on_both};
+use crate::support::host::{Kind, eventually, on_both};
 
 on_both! {
     killed_once_at_every_point
@@ -169,6 +169,8 @@ impl Case {
         if self.manner == Manner::TableAway {
             bed.host.proxy.as_ref().unwrap().away(true);
         }
+        let looks = |bed: &Bed| bed.host.log().matches("serving eni-").count();
+        let before = looks(&bed);
         bed.start().await;
         if self.manner == Manner::TableAway {
             // Whoever is given something has it alone; whoever is refused asks again.
@@ -177,6 +179,7 @@ impl Case {
                 bed.engine.release(*ip).await;
             }
             bed.host.proxy.as_ref().unwrap().away(false);
+            eventually(&format!("{after}: the first look"), async || looks(&bed) > before).await;
         }
         if matches!(self.way, Way::Init | Way::Refresh | Way::Migrate) {
             // Whatever broke off is simply done again.
