@@ -1,11 +1,12 @@
 //! Granting: a warm address at once, else what the ENI's task can get.
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::Ordering;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::queue::{Order, Want};
 use super::{Eni, Lease, Shared, WhyNot};
@@ -21,6 +22,10 @@ use crate::outside::link::Parent;
 
 /// How long a request for a named address waits for that address's own release.
 const RELEASE_IN_FLIGHT: Duration = Duration::from_secs(5);
+/// For so long at least whoever wants any address waits for a table that is away,
+const PATIENCE: Duration = Duration::from_secs(3);
+/// which is what one is that does not answer in this time.
+const ANSWER: Duration = Duration::from_secs(1);
 /// How often it looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -48,13 +53,21 @@ impl Eni {
             let _ = self.wants.send(Want::TopUp);
             return Ok(lease);
         }
-        let why = match self.order(None, sub_pool, cooldown, holder.clone(), until - LAST_WORD).await {
-            Ok(lease) => return Ok(lease),
-            Err(why) => why,
+        let mut ordered = pin!(self.order(None, sub_pool, cooldown, holder.clone(), until - LAST_WORD));
+        let why = loop {
+            match timeout(PATIENCE, &mut ordered).await {
+                Ok(Ok(lease)) => return Ok(lease),
+                Ok(Err(why)) => break why,
+                Err(_) => {}
+            }
+            // Nothing is to be had while the table is away, and what cools here is better than nothing.
+            if let Err(why) = self.ask_table().await
+                && let Some(lease) = self.grant_cooling(sub_pool, name, &why, until).await?
+            {
+                return Ok(lease);
+            }
         };
-        // I10: before its cool-down is over an address is given only where failing is all that is left.
-        if let Some(lease) = self.grant(&[Choice::Any], sub_pool, name, until).await? {
-            tracing::warn!(eni = %self.nic.eni, ip = %lease.ip, "granted an address before its cool-down is over: {why}");
+        if let Some(lease) = self.grant_cooling(sub_pool, name, &why, until).await? {
             return Ok(lease);
         }
         if matches!(why, Error::NoFreeAddress { .. }) && !cooldown.is_zero() {
@@ -63,6 +76,28 @@ impl Eni {
             return Ok(lease);
         }
         Err(why)
+    }
+
+    /// I10: before its cool-down is over an address is given only where failing is all that is left.
+    async fn grant_cooling(
+        &self,
+        sub_pool: Option<Ipv4Net>,
+        name: Option<&str>,
+        why: &Error,
+        until: Instant,
+    ) -> Result<Option<Lease>, Error> {
+        let lease = self.grant(&[Choice::Any], sub_pool, name, until).await?;
+        if let Some(lease) = &lease {
+            tracing::warn!(eni = %self.nic.eni, ip = %lease.ip, "granted an address before its cool-down is over: {why}");
+        }
+        Ok(lease)
+    }
+
+    /// Whether the table answers.
+    async fn ask_table(&self) -> Result<(), Error> {
+        let primary = self.nic.addresses.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED);
+        self.shared.outside.store.now()?.row(primary, Instant::now() + ANSWER).await?;
+        Ok(())
     }
 
     /// The address that the container named, exempt from cool-down and sub-pool.
@@ -219,19 +254,30 @@ impl Eni {
     ) -> Result<Lease, Error> {
         let (order, lease) = Order::new(Wish { ip, sub_pool, cooldown }, holder);
         let asked = Instant::now();
-        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
-        let outcome = async {
-            self.wants.send(Want::Order(order)).map_err(|_| self.closed())?;
-            match timeout_at(until, lease).await {
-                Ok(outcome) => outcome.map_err(|_| self.closed())?,
-                Err(_) => {
-                    let why = self.last_error().unwrap_or_else(|| self.shared.outside.what_is_missing());
-                    Err(Error::Late { waited: asked.elapsed(), why })
-                }
+        let _waiting = Waiting::begin(&self.shared.waiting);
+        self.wants.send(Want::Order(order)).map_err(|_| self.closed())?;
+        match timeout_at(until, lease).await {
+            Ok(outcome) => outcome.map_err(|_| self.closed())?,
+            Err(_) => {
+                let why = self.last_error().unwrap_or_else(|| self.shared.outside.what_is_missing());
+                Err(Error::Late { waited: asked.elapsed(), why })
             }
         }
-        .await;
-        self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
-        outcome
+    }
+}
+
+/// One of those who wait, until he has his answer or waits no more.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

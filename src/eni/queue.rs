@@ -1,10 +1,8 @@
 //! Everybody who waits for an ENI's task: containers for addresses, operators and reconciling for what they asked for.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use tracing::Span;
 
 use super::{Lease, Recycled, Repaired};
@@ -34,7 +32,6 @@ type Answer<T> = oneshot::Sender<Result<T, Error>>;
 pub(super) struct Order {
     wish: Wish,
     holder: Option<String>,
-    asked: Instant,
     /// Of the request.
     span: Span,
     answer: Answer<Lease>,
@@ -44,7 +41,7 @@ impl Order {
     /// For this endpoint; where its lease, or the refusal, arrives.
     pub(super) fn new(wish: Wish, holder: Option<String>) -> (Self, oneshot::Receiver<Result<Lease, Error>>) {
         let (answer, outcome) = oneshot::channel();
-        (Self { wish, holder, asked: Instant::now(), span: Span::current(), answer }, outcome)
+        (Self { wish, holder, span: Span::current(), answer }, outcome)
     }
 
     pub(super) fn holder(&self) -> Option<String> {
@@ -148,15 +145,6 @@ impl Queue {
         any.into_iter().for_each(|order| order.answer(Err(why.clone())));
     }
 
-    /// Those who named no address and have waited so long: there may be an idle one for them that others would not get yet.
-    pub(super) fn refuse_any_after(&mut self, patience: Duration, why: &Error) {
-        let has_waited = |order: &Order| order.wish.ip.is_none() && order.asked.elapsed() >= patience;
-        let (late, rest): (VecDeque<Order>, VecDeque<Order>) =
-            std::mem::take(&mut self.orders).into_iter().partition(has_waited);
-        self.orders = rest;
-        late.into_iter().for_each(|order| order.answer(Err(why.clone())));
-    }
-
     pub(super) fn refuse_all(&mut self, why: &Error) {
         self.orders.drain(..).for_each(|order| order.answer(Err(why.clone())));
     }
@@ -165,6 +153,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::time::Duration;
 
     use super::*;
     use crate::domain::address::{KEPT, Status};

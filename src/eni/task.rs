@@ -29,8 +29,6 @@ use crate::outside::ec2::{Action, Ec2, Ec2Error};
 use crate::outside::imds::Nic;
 use crate::store::Store;
 
-/// For so long at least somebody waits for a table that is away.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// Those who ask within so long of one another go into one Assign,
 const GATHER: Duration = Duration::from_millis(8);
 /// but the first of them waits no longer than so for others.
@@ -222,9 +220,6 @@ impl Task {
                     tracing::warn!(eni = %self.nic.eni, "{why}");
                     if matches!(why, Error::Store(_)) && !why.may_pass() {
                         self.queue.refuse_all(&why);
-                    } else if matches!(why, Error::Store(_) | Error::Missing(_)) {
-                        // Nothing is to be had while the table is away, and what cools here is better than nothing (I10).
-                        self.queue.refuse_any_after(PATIENCE, &why);
                     }
                     self.pace.failed(Instant::now());
                 }

@@ -178,3 +178,29 @@ async fn what_may_still_leave_is_not_claimed_though_the_database_forgot_that_it_
     eventually("it may be had again", async || host.request(&pool, "").await == Ok(ip)).await;
     agree(&[&host]).await;
 }
+
+/// I10: while it is away nothing else is to be had, in whatever way it is, and whenever the driver's life began.
+#[tokio::test]
+async fn what_cools_is_given_because_the_table_is_away_and_not_because_the_time_is_up() {
+    for (away, is_new_life) in
+        [(Away::Refuses, false), (Away::Refuses, true), (Away::Hangs, false), (Away::Hangs, true)]
+    {
+        let fleet = Fleet::new(Kind::Mariadb).await;
+        let settings = [("EC2_IPAM_COOLDOWN", "1h"), ("EC2_IPAM_WARM_TARGET", "0")];
+        let (mut host, pool) = fleet.started(1, &settings).await;
+        let ip = host.lease(&pool).await;
+        host.release(&pool, ip).await;
+        eventually("it cools", async || host.mine(State::Ready).await == [ip].into()).await;
+        if is_new_life {
+            host.kill();
+        }
+        away.turn(&host, true);
+        if is_new_life {
+            host.start().await;
+        }
+        assert_eq!(host.lease(&pool).await, ip, "{away:?}, new life: {is_new_life}");
+        let told = "granted an address before its cool-down is over: the database";
+        assert!(host.log().contains(told), "{away:?}, new life: {is_new_life}: {}", host.log());
+        away.turn(&host, false);
+    }
+}
