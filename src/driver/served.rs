@@ -49,9 +49,11 @@ impl Served {
 
     /// The rows of an ENI, as they are once the table follows.
     pub(crate) async fn rows(&self, store: &Store, id: &EniId, until: Instant) -> Result<Vec<Row>, StoreError> {
+        let eni = self.enis.lock().await.get(id).cloned();
+        let behind = eni.as_ref().map(|eni| eni.behind()).unwrap_or_default();
         let mut rows = store.rows_of_eni(id, until).await?;
-        if let Some(eni) = self.enis.lock().await.get(id) {
-            eni.overlay(&mut rows);
+        if let Some(eni) = eni {
+            eni.overlay(&mut rows, &behind);
         }
         Ok(rows)
     }

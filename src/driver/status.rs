@@ -245,13 +245,13 @@ impl Picture {
         };
         for eni in self.served.all().await {
             let journal = &self.outside.journal;
-            let holdings = journal.of(&eni.nic.eni);
+            let (holdings, behind) = (journal.of(&eni.nic.eni), eni.behind());
             let read = match &store {
                 Ok(store) => store.rows_of_eni(&eni.nic.eni, until).await.ok(),
                 Err(_) => None,
             };
             let mut rows = read.unwrap_or_else(|| holdings.iter().map(|holding| holding.row(&journal.now())).collect());
-            eni.overlay(&mut rows);
+            eni.overlay(&mut rows, &behind);
             status.journal.in_doubt += holdings.iter().filter(|holding| holding.doubted).count();
             status.journal.unposted += journal.unposted(&eni.nic.eni).len();
             let waits = journal.unposted_since(&eni.nic.eni).map(|since| since.elapsed().as_secs());
@@ -325,12 +325,13 @@ impl Picture {
         };
         let mut listed = Vec::new();
         for subnet in subnets {
+            let behind: Vec<_> = served.iter().map(|eni| (eni, eni.behind())).collect();
             let mut rows = if free_too {
                 store.rows_of_subnet(&subnet, until).await?
             } else {
                 store.rows_taken(&subnet, until).await?
             };
-            served.iter().for_each(|eni| eni.overlay(&mut rows));
+            behind.iter().for_each(|(eni, behind)| eni.overlay(&mut rows, behind));
             if rows.is_empty() && is_named {
                 known(&store, &subnet, until).await?;
             }

@@ -294,19 +294,22 @@ impl Shared {
         leaving.filter(|holding| matches!(holding.held, Held::Leaving(_))).map(|holding| holding.ip).collect()
     }
 
-    pub(super) fn has_unposted(&self) -> bool {
-        !self.journal().unposted(&self.place.nic.eni).is_empty()
+    /// What the table does not say yet.
+    pub(super) fn behind(&self) -> Vec<Ipv4Addr> {
+        self.journal().unposted(&self.place.nic.eni).into_iter().map(|holding| holding.ip).collect()
     }
 
-    /// Rows that do not say yet what the journal says, as they will.
-    pub(super) fn overlay(&self, rows: &mut [Row]) {
-        let unposted = self.journal().unposted(&self.place.nic.eni);
-        self.lay_over(rows, &unposted, &[State::Ready, State::Lease, State::On]);
+    /// Rows that did not say yet what the journal says, as they will; `behind`: before they were read.
+    pub(super) fn overlay(&self, rows: &mut [Row], behind: &[Ipv4Addr]) {
+        let now_behind = self.behind();
+        let mut holdings = self.journal().of(&self.place.nic.eni);
+        holdings.retain(|holding| behind.contains(&holding.ip) || now_behind.contains(&holding.ip));
+        self.lay_over(rows, &holdings, &[State::Ready, State::Lease, State::On]);
     }
 
     /// Rows as the journal has them, whenever they were read. A claim that the table knows best is settled by an Assign.
-    pub(super) fn as_journal_has(&self, rows: &mut [Row]) {
-        self.overlay(rows);
+    pub(super) fn as_journal_has(&self, rows: &mut [Row], behind: &[Ipv4Addr]) {
+        self.overlay(rows, behind);
         self.lay_over(rows, &self.journal().of(&self.place.nic.eni), &[State::Ready, State::Lease]);
     }
 

@@ -258,9 +258,15 @@ impl Eni {
         Known { leases: leases.collect(), recent: memory.doubted(), prefixes: shown.prefixes() }
     }
 
-    /// Rows that do not say yet what the journal says, as they will.
-    pub fn overlay(&self, rows: &mut [Row]) {
-        self.shared.overlay(rows);
+    /// Addresses whose rows do not say yet what the journal says: to be asked before rows are read.
+    pub fn behind(&self) -> Vec<Ipv4Addr> {
+        self.shared.behind()
+    }
+
+    /// Rows that did not say yet what the journal says, as they will. `behind`: what was behind before they were read, and may
+    /// have been told since.
+    pub fn overlay(&self, rows: &mut [Row], behind: &[Ipv4Addr]) {
+        self.shared.overlay(rows, behind);
     }
 
     /// What a look has seen listed on the ENI: what is not is given to nobody until it is again. `asked`: when the rows were

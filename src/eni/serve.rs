@@ -90,8 +90,9 @@ impl Task {
 
     /// The rows of the ENI: what is decided on is never older than what was answered.
     pub(super) async fn rows(&self) -> Result<Vec<Row>, Error> {
+        let behind = self.shared.behind();
         let mut rows = self.fleet.look(&self.nic.eni, &[], STORE_TIME).await?;
-        self.shared.as_journal_has(&mut rows);
+        self.shared.as_journal_has(&mut rows, &behind);
         Ok(rows)
     }
 }

@@ -269,11 +269,11 @@ impl Task {
     async fn view(&self, now: Instant) -> Result<View, Error> {
         let memory = &self.shared.memory;
         // Before the rows are read: what is posted meanwhile may not show in them.
-        let unposted = self.shared.has_unposted();
+        let behind = self.shared.behind();
         let mut rows = self.fleet.look(&self.nic.eni, &[], STORE_TIME).await?;
         self.shared.take_in(&rows).await;
         self.shared.has_seen(&rows, now).await;
-        self.shared.as_journal_has(&mut rows);
+        self.shared.as_journal_has(&mut rows, &behind);
         let holdings = self.shared.journal().of(&self.nic.eni);
         let link = self.outside.links.parent(&self.nic.mac).await.ok();
         let which = |may: &dyn Fn(Ipv4Addr) -> bool| rows.iter().map(|row| row.ip).filter(|ip| may(*ip)).collect();
@@ -284,7 +284,7 @@ impl Task {
         };
         Ok(View {
             queue: self.queue.wishes(),
-            unposted,
+            unposted: !behind.is_empty(),
             // In doubt it may know too little of any of them.
             held: match self.shared.is_in_doubt() {
                 true => rows.iter().map(|row| row.ip).collect(),
