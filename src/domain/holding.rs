@@ -140,14 +140,19 @@ impl Holding {
         }
     }
 
-    /// What makes a row say what this does. The times that a row keeps are those of its database's clock, in whole seconds.
-    pub fn follow(&self, row: Option<&Row>, now: &Moment) -> Follow {
-        let Some(row) = row.filter(|row| row.iface.as_ref() == Some(&self.eni)) else { return Follow::Differs };
+    /// The same where this row is. What an operator has let go there is nobody's in particular from then on.
+    pub fn row_in_place_of(&self, row: &Row, now: &Moment) -> Row {
         let mut wanted = self.row(now);
-        // What an operator has let go is nobody's in particular from then on.
         if let (Some(name), None) = (wanted.kept_for(), row.kept_for()) {
             wanted.holder = Some(format!("{FIXED}{name}"));
         }
+        wanted
+    }
+
+    /// What makes a row say what this does. The times that a row keeps are those of its database's clock, in whole seconds.
+    pub fn follow(&self, row: Option<&Row>, now: &Moment) -> Follow {
+        let Some(row) = row.filter(|row| row.iface.as_ref() == Some(&self.eni)) else { return Follow::Differs };
+        let wanted = self.row_in_place_of(row, now);
         let is_colder = row.idle >= wanted.idle + SAME;
         if row.status == wanted.status && row.claim == wanted.claim && row.holder == wanted.holder && !is_colder {
             return Follow::Same;

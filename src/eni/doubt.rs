@@ -319,7 +319,7 @@ impl Shared {
             let follows = states.contains(&row.state()) && row.iface.as_ref() == Some(&self.place.nic.eni);
             let holding = holdings.iter().find(|holding| holding.ip == row.ip);
             if let Some(holding) = holding.filter(|holding| follows && !matches!(holding.held, Held::Leaving(_))) {
-                *row = Row { primary: row.primary, ..holding.row(&now) };
+                *row = Row { primary: row.primary, ..holding.row_in_place_of(row, &now) };
             }
         }
     }
