@@ -96,16 +96,18 @@ impl Shared {
         // Not to be cut short.
         let comparing = async move { drop(shared.compare().await) };
         self.outside.tasks.spawn(supervised("comparing the journal", comparing));
-        let mut was_listed = false;
+        // Once it has listed anything, or must, IMDS has what time it takes.
+        let (mut needs_list, unhurried) = (self.doubt.journal == Vouches::WithList, self.outside.request_timeout);
         loop {
-            let asked = timeout(BRIEF, self.outside.imds.on_eni(&self.place.nic.mac));
+            let patience = if needs_list { unhurried } else { BRIEF };
+            let asked = timeout(patience, self.outside.imds.on_eni(&self.place.nic.mac));
             let (listed, ()) = tokio::join!(asked, sleep(BRIEF));
             let listed: Option<HashSet<Ipv4Addr>> =
                 listed.ok().and_then(Result::ok).map(|listed| listed.all().collect());
-            if listed.is_none() && (was_listed || self.doubt.journal == Vouches::WithList) {
+            if listed.is_none() && needs_list {
                 continue;
             }
-            was_listed = true;
+            needs_list = true;
             let stays = |holding: &&Holding| !matches!(holding.held, Held::Leaving(_));
             let is_listed = |ip: &Ipv4Addr| listed.as_ref().is_none_or(|listed| listed.contains(ip));
             let holdings = self.journal().of(&self.place.nic.eni);

@@ -204,3 +204,20 @@ async fn what_cools_is_given_because_the_table_is_away_and_not_because_the_time_
         away.turn(&host, false);
     }
 }
+
+/// A boot: IMDS takes seconds for each answer, and the table gives none.
+#[tokio::test]
+async fn a_slow_metadata_service_is_waited_for_where_its_list_is_needed() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let (mut host, pool, idle) = warm(&fleet, &[("EC2_IPAM_COOLDOWN", "0s")], 2).await;
+    host.reboot();
+    host.proxy.as_ref().unwrap().away(true);
+    fleet.vpc.imds_latency(Duration::from_millis(1100));
+    host.start().await;
+    // Which interfaces there are takes several answers, maybe longer than one start may take.
+    eventually("the journal and IMDS are enough", async || {
+        host.request(&pool, "").await.is_ok_and(|ip| idle.contains(&ip))
+    })
+    .await;
+    host.proxy.as_ref().unwrap().away(false);
+}
