@@ -245,13 +245,12 @@ impl Picture {
         };
         for eni in self.served.all().await {
             let journal = &self.outside.journal;
-            let (holdings, behind) = (journal.of(&eni.nic.eni), eni.behind());
+            let holdings = journal.of(&eni.nic.eni);
             let read = match &store {
-                Ok(store) => store.rows_of_eni(&eni.nic.eni, until).await.ok(),
+                Ok(store) => self.served.rows(store, &eni.nic.eni, until).await.ok(),
                 Err(_) => None,
             };
-            let mut rows = read.unwrap_or_else(|| holdings.iter().map(|holding| holding.row(&journal.now())).collect());
-            eni.overlay(&mut rows, &behind);
+            let rows = read.unwrap_or_else(|| holdings.iter().map(|holding| holding.row(&journal.now())).collect());
             status.journal.in_doubt += holdings.iter().filter(|holding| holding.doubted).count();
             status.journal.unposted += journal.unposted(&eni.nic.eni).len();
             let waits = journal.unposted_since(&eni.nic.eni).map(|since| since.elapsed().as_secs());

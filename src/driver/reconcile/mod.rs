@@ -149,9 +149,9 @@ impl Reconciler {
         let host = self.interfaces.host().await.ok();
         let mut read = Vec::new();
         for eni in served.into_iter().filter(|eni| eni.not_ready().is_none()) {
-            let (leases, behind) = (eni.known().leases, eni.behind());
-            let mut rows = self.outside.store(until).await?.rows_of_eni(&eni.nic.eni, until).await?;
-            eni.overlay(&mut rows, &behind);
+            let leases = eni.known().leases;
+            let store = self.outside.store(until).await?;
+            let rows = self.served.rows(&store, &eni.nic.eni, until).await?;
             let imds = host.as_ref().map(|host| host.interfaces.iter().any(|nic| nic.eni == eni.nic.eni));
             let calm = if imds == Some(false) { Duration::ZERO } else { calm };
             let known = watched.entry(eni.nic.eni.clone()).or_default();
