@@ -7,6 +7,7 @@ use ec2_ipam::domain::address::State;
 use vpc_sim::Switches;
 
 use crate::support::host::{Fleet, Host, Kind, agree, eventually, ip, on_both};
+use crate::support::proxy::Fate;
 
 on_both! {
     an_address_that_a_container_named_is_the_last_that_another_one_gets
@@ -118,6 +119,24 @@ async fn what_is_reserved_for_a_name_is_its_own_while_it_leaves(kind: Kind) {
     eventually("it leaves", is_leaving).await;
     assert_eq!(host.lease_for(&pool, "web").await, ip(60));
     agree(&[&host]).await;
+}
+
+/// By another host, between the reading of its row and the writing of whose it is.
+#[tokio::test]
+async fn what_is_unreserved_while_its_row_is_written_is_nobodys_afterwards() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let (host, pool) = fleet.started(1, &[("EC2_IPAM_COOLDOWN", "0s")]).await;
+    let (other, _) = fleet.started(2, &[]).await;
+    host.tell(&["reserve", "10.77.0.60", "web"]).await;
+    let proxy = host.proxy.as_ref().unwrap();
+    proxy.next("status='occupied'", Fate::Late);
+    assert_eq!(host.lease_for(&pool, "web").await, ip(60));
+    eventually("its row is on the way", async || proxy.met()).await;
+    assert_eq!(other.tell(&["unreserve", "10.77.0.60"]).await, "10.77.0.60 may be given out again\n");
+    eventually("it is written", async || host.row(ip(60)).await.state == State::Lease).await;
+    host.release(&pool, ip(60)).await;
+    eventually("it is free", async || host.row(ip(60)).await.state == State::Free).await;
+    agree(&[&host, &other]).await;
 }
 
 async fn an_elastic_ip_on_an_idle_address_is_told(kind: Kind) {

@@ -42,13 +42,15 @@ impl Change {
     }
 }
 
-/// What a row must be for its change to take place; NULL equals NULL here.
+/// What a row must be for its change to take place; NULL equals NULL here. An operator changes `holder` alone, and what is
+/// decided by the name that an address is kept for must not undo that.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "columns")]
 pub struct Guard {
     pub status: Status,
     pub iface: Option<EniId>,
     pub claim: Option<Claim>,
+    pub holder: Option<String>,
 }
 
 /// What a row becomes. `claimed` becomes now where there is a claim, else NULL.

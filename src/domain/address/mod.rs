@@ -236,7 +236,7 @@ impl Row {
 
     /// What a change of this row expects it to be.
     pub fn guard(&self) -> Guard {
-        Guard { status: self.status, iface: self.iface.clone(), claim: self.claim.clone() }
+        Guard { status: self.status, iface: self.iface.clone(), claim: self.claim.clone(), holder: self.holder.clone() }
     }
 }
 

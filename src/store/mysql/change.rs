@@ -72,13 +72,14 @@ fn sql(change: &Change) -> String {
     let ts = let_go.map_or_else(|| "ts".to_owned(), |age| format!("NOW() - INTERVAL {} SECOND", age.as_secs()));
     format!(
         "UPDATE allocation SET status='{}',iface={},claim={},claimed={claimed}{holder}{primary},ts={ts} \
-         WHERE ip='{ip}' AND status='{}' AND iface<=>{} AND claim<=>{}",
+         WHERE ip='{ip}' AND status='{}' AND iface<=>{} AND claim<=>{} AND holder<=>{}",
         to.status.as_str(),
         eni(to.iface.as_ref()),
         token(to.claim.as_ref()),
         from.status.as_str(),
         eni(from.iface.as_ref()),
         token(from.claim.as_ref()),
+        maybe(from.holder.as_deref()),
     )
 }
 

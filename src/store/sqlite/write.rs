@@ -86,7 +86,7 @@ pub(super) fn apply(file: &mut Connection, changes: &[Change]) -> Result<Vec<boo
          claimed = CASE WHEN :claim IS NULL THEN NULL ELSE {NOW} END, \
          holder = CASE WHEN :keep THEN holder ELSE :holder END, \"primary\" = coalesce(:primary, \"primary\"), \
          ts = coalesce(unixepoch() - :let_go, ts) \
-         WHERE ip = :ip AND status = :was AND iface IS :was_iface AND claim IS :was_claim"
+         WHERE ip = :ip AND status = :was AND iface IS :was_iface AND claim IS :was_claim AND holder IS :was_holder"
     );
     let found = {
         let mut update = transaction.prepare_cached(&update)?;
@@ -102,7 +102,7 @@ pub(super) fn apply(file: &mut Connection, changes: &[Change]) -> Result<Vec<boo
                 ":status": to.status.as_str(), ":iface": to.iface.as_ref().map(EniId::as_str),
                 ":claim": to.claim.as_ref().map(Claim::as_str),
                 ":was": from.status.as_str(), ":was_iface": from.iface.as_ref().map(EniId::as_str),
-                ":was_claim": from.claim.as_ref().map(Claim::as_str),
+                ":was_claim": from.claim.as_ref().map(Claim::as_str), ":was_holder": from.holder,
             })?;
             Ok(rows > 0)
         };

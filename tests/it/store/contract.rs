@@ -126,6 +126,7 @@ async fn a_change_needs_its_row_as_it_was(bed: Bed) {
         Guard { iface: None, ..right.from.clone() },
         Guard { claim: None, ..right.from.clone() },
         Guard { claim: Some(bed.claim(9, Kind::On)), ..right.from.clone() },
+        Guard { holder: Some("web".to_owned()), ..right.from.clone() },
     ] {
         assert_eq!(bed.apply(&[Change { from: wrong, ..right.clone() }]).await, [false]);
     }
@@ -138,7 +139,7 @@ async fn null_equals_null_in_a_guard(bed: Bed) {
     bed.free(10..=10).await;
     // Found, although nothing about the row changes: a guarded no-op is not "somebody moved".
     let to = Target { status: Status::Free, iface: None, claim: None, holder: Holder::Keep, primary: None };
-    let from = Guard { status: Status::Free, iface: None, claim: None };
+    let from = Guard { status: Status::Free, iface: None, claim: None, holder: None };
     assert_eq!(bed.apply(&[Change { ip: ip(10), from, to, let_go: None }]).await, [true]);
 }
 
