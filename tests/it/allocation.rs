@@ -147,14 +147,15 @@ async fn addresses_that_may_not_be_named(kind: Kind) {
     let mut other = fleet.host(2);
     other.start().await;
     let theirs = other.pool().await;
-    if kind == Kind::Sqlite {
-        // A file of its own draws at random, and must not draw this one.
-        other.tell(&["reserve", "10.77.0.60"]).await;
-    }
+    // Before any is drawn at random.
+    other.tell(&["reserve", "10.77.0.60"]).await;
     let (leased, idle) = (other.lease(&theirs).await, other.lease(&theirs).await);
     other.release(&theirs, idle).await;
     let (host, pool) = fleet.started(1, &[]).await;
-    host.tell(&["reserve", "10.77.0.60"]).await;
+    if kind == Kind::Sqlite {
+        // It has a file of its own.
+        host.tell(&["reserve", "10.77.0.60"]).await;
+    }
     let mut cases = vec![
         (ip(60), "it is reserved for nobody; `ec2-ipam unreserve 10.77.0.60`".to_owned()),
         (ip(4), format!("the primary address of {}", eni(1))),

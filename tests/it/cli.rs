@@ -117,8 +117,8 @@ async fn reserve_and_unreserve(kind: Kind) {
     let fleet = Fleet::new(kind).await;
     fleet.vpc.take(RDS, ip(70));
     let (host, pool) = fleet.started(1, &[]).await;
-    let leased = host.lease(&pool).await;
     assert_eq!(host.tell(&["reserve", "10.77.0.60", "printer"]).await, "10.77.0.60 is reserved\n");
+    let leased = host.lease(&pool).await;
     let row = host.row(ip(60)).await;
     assert_eq!((row.state, row.holder.as_deref()), (State::Reserved, Some("printer")));
     let leased = leased.to_string();
@@ -170,13 +170,14 @@ async fn status_and_list_show_the_table(kind: Kind) {
     assert!(host.tell(&["status"]).await.contains("on eth1 (DOWN)"));
     host.ip("link set eth1 up");
     fleet.vpc.deny(ASSIGN, true);
-    host.request(&pool, "10.77.0.99").await.unwrap_err();
+    let named = (90..).map(ip).find(|ip| !host.assigned().contains(ip)).unwrap().to_string();
+    host.request(&pool, &named).await.unwrap_err();
     let (is_well, text) = host.ask(&["status"]).await;
     assert!(text.contains("last error: the AWS credentials may not do ec2:AssignPrivateIpAddresses"), "{text}");
     let problem = format!("PROBLEM   {}: the AWS credentials may not do", eni(1));
     assert!(!is_well && text.contains(&problem), "{text}");
     fleet.vpc.deny(ASSIGN, false);
-    host.request(&pool, "10.77.0.99").await.unwrap();
+    host.request(&pool, &named).await.unwrap();
     assert!(host.ask(&["status"]).await.0);
 }
 

@@ -25,7 +25,7 @@ fn plugin(host: &Host, id: &str) -> (String, PathBuf) {
 async fn of_several_drivers_none_is_chosen_for_a_change() {
     let fleet = Fleet::new(Kind::Sqlite).await;
     let (host, pool) = fleet.started(1, &[]).await;
-    host.lease(&pool).await;
+    host.request(&pool, "10.77.0.50").await.unwrap();
     let first = host.socket().display().to_string();
     // A plugin that ended without taking its socket along.
     let (dead, at) = plugin(&host, "0dead");

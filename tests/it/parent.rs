@@ -87,7 +87,8 @@ async fn a_link_that_comes_back_within_the_requests_time_is_waited_for() {
     host.restart().await;
     host.lease(&pool).await;
     host.ip("link del eth1");
-    let (warm, cold, ()) = tokio::join!(host.request(&pool, ""), host.request(&pool, "10.77.0.200"), async {
+    let cold = (200..).map(ip).find(|ip| !host.assigned().contains(ip)).unwrap().to_string();
+    let (warm, cold, ()) = tokio::join!(host.request(&pool, ""), host.request(&pool, &cold), async {
         sleep(Duration::from_secs(3)).await;
         make(&host, "ens6");
     });

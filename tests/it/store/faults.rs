@@ -112,7 +112,7 @@ async fn a_deadlock_is_tried_again() {
     // Locks against our order and has changed more, so that the store's transaction is the victim.
     other.query_drop("START TRANSACTION").await.unwrap();
     other.query_drop("INSERT INTO task (name) SELECT seq FROM seq_1_to_1000").await.unwrap();
-    other.query_drop("UPDATE allocation SET holder='x' WHERE ip='10.0.0.11'").await.unwrap();
+    other.query_drop("UPDATE allocation SET ts=ts-INTERVAL 1 SECOND WHERE ip='10.0.0.11'").await.unwrap();
     let mut changes = Vec::new();
     for last in [10, 11] {
         changes.push(bed.row(last).await.on(Event::Reserve { holder: None }).unwrap());
@@ -120,7 +120,7 @@ async fn a_deadlock_is_tried_again() {
     let ours = bed.apply(&changes);
     let theirs = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        other.query_drop("UPDATE allocation SET holder='x' WHERE ip='10.0.0.10'").await.unwrap();
+        other.query_drop("UPDATE allocation SET ts=ts-INTERVAL 1 SECOND WHERE ip='10.0.0.10'").await.unwrap();
         other.query_drop("COMMIT").await.unwrap();
     };
     let (found, ()) = tokio::join!(ours, theirs);
