@@ -1,5 +1,6 @@
 //! The end of a sequence: whatever went wrong, all comes to agree, and by itself.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -74,8 +75,14 @@ impl Game<'_> {
     fn disagreement(&self) -> Option<Broken> {
         for (seat, eni) in self.existing() {
             let truth = self.vpc.addresses(&eni);
-            let ledger = self.bed.shared.ledger();
             let rows = self.bed.books.rows(seat);
+            // Before the ledger is locked: what comes on or goes off in the VPC is entered there, with the VPC locked.
+            let others: HashSet<Ipv4Addr> = rows
+                .iter()
+                .map(|row| row.ip)
+                .filter(|ip| self.vpc.holder(*ip).is_some_and(|holder| holder != eni))
+                .collect();
+            let ledger = self.bed.shared.ledger();
             let judged = |ip: &Ipv4Addr| !ledger.is_set_back(*ip);
             for row in rows.iter().filter(|row| row.is_of(&eni) && !row.primary && judged(&row.ip)) {
                 let lives = ledger.live.get(&row.ip) == Some(&seat);
@@ -83,7 +90,7 @@ impl Game<'_> {
                 // The same where others have the last slots of the ENI by now.
                 let is_full =
                     truth.len() + 1 >= self.limit(seat) && truth.iter().all(|ip| ledger.live.get(ip) == Some(&seat));
-                let is_lost = lives && (is_full || self.vpc.holder(row.ip).is_some_and(|holder| holder != eni));
+                let is_lost = lives && (is_full || others.contains(&row.ip));
                 let is_there = truth.contains(&row.ip) || is_lost;
                 match row.state() {
                     State::On | State::Off => return Some(format!("a claim is not settled: {}", row.shown())),
