@@ -1,6 +1,6 @@
 # Everything is built in the release profile: tests, plugin and demo share their dependencies, which are most of the time.
 .DEFAULT_GOAL := help
-.PHONY: help build plugin install push test soak bench e2e e2e-quick lint demo fuzz clean
+.PHONY: help build plugin install push image test soak bench e2e e2e-quick lint demo fuzz clean
 
 # What a target lacks is said before the build, which may take long.
 ifneq ($(filter push,$(MAKECMDGOALS)),)
@@ -8,7 +8,7 @@ ifndef REGISTRY
 $(error Which registry? make push REGISTRY=registry.example.com/team [TAG=1.0-amd64])
 endif
 endif
-ifneq ($(filter install,$(MAKECMDGOALS)),)
+ifneq ($(filter install image,$(MAKECMDGOALS)),)
 ifneq ($(shell docker version >/dev/null 2>&1 && echo yes),yes)
 $(error No Docker Engine answers: start it, or set DOCKER_HOST)
 endif
@@ -18,6 +18,7 @@ HEAVY  := crash:: contention:: docker_faults:: e2e:: model:: outage:: store::gal
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TAG    ?= latest
 IMAGE   = $(REGISTRY)/ec2-ipam:$(TAG)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 help: ## What can be made
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-9s %s\n' "$$t" "$$d"; done
@@ -39,6 +40,12 @@ push: plugin ## The plugin to a registry: make push REGISTRY=host/path [TAG=late
 	docker plugin create "$(IMAGE)" build/plugin
 	@# The local copy goes, pushed or not: an Engine takes no second plugin of the same content, such as another tag.
 	docker plugin push "$(IMAGE)"; pushed=$$?; docker plugin rm "$(IMAGE)"; exit $$pushed
+
+# What the plugin is made of, with the settings of the server's unit. No other image is needed to begin with.
+image: plugin ## The server as a container image in this machine's Docker Engine: ec2-ipam-server:VERSION
+	tar -C build/plugin/rootfs --owner=0 --group=0 -c . | docker import \
+	    -c "$$(sed -n 's/^Environment=/ENV /p' packaging/ec2-ipam-server.service)" \
+	    -c 'EXPOSE 8031' -c 'ENTRYPOINT ["/usr/bin/ec2-ipam"]' -c 'CMD ["serve"]' - "ec2-ipam-server:$(VERSION)"
 
 test: ## What CI runs: prerequisites, lint, every test
 	scripts/setup.sh test

@@ -3,21 +3,57 @@
 #   mknet.sh [PARENT] [NETWORK] [further options of docker network create]
 # PARENT is by default EC2_IPAM_PARENT, else the interface with device number 1; NETWORK is by default "ec2".
 # IPAM_DRIVER and NETWORK_DRIVER name other drivers. Safe to repeat: a network that fits is left as it is.
+# SERVER=https://HOST:PORT is for a host without the driver, whose Engine asks that server; it has to be led there first.
 set -eu
 
-driver=${IPAM_DRIVER:-ec2-ipam:latest}
+server=${SERVER:-} server=${server%/}
+# A managed plugin has a tag in its name, any other driver has none.
+tag=:latest; [ -z "$server" ] || tag=''
+driver=${IPAM_DRIVER:-ec2-ipam$tag}
 network_driver=${NETWORK_DRIVER:-ipvlan}
 imds=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}
 imds=${imds%/}
 
 fail() { echo "mknet: $*" >&2; exit 1; }
-case ${1:-} in -h | --help) sed -n '2,5s/^# //p' "$0"; exit ;; esac
+case ${1:-} in -h | --help) sed -n '2,6s/^# //p' "$0"; exit ;; esac
 command -v curl >/dev/null || fail "curl is missing; install it"
 docker version >/dev/null || fail "no Docker Engine answers"
 
+# Where the Engine finds a driver that is no managed plugin: the first of these. Tests have other folders.
+leading() {
+    for folder in ${PLUGIN_FILES:-/run/docker/plugins /etc/docker/plugins /usr/lib/docker/plugins}; do
+        for kind in sock spec json; do
+            for file in "$folder/$driver.$kind" "$folder/$driver/$driver.$kind"; do
+                [ ! -e "$file" ] || { echo "$file"; return; }
+            done
+        done
+    done
+}
+if [ -n "$server" ]; then
+    at=/etc/docker/plugins/$driver
+    case $server in
+        *://*/*) fail "SERVER=$server has a path, which the Engine would drop" ;;
+        https://?*) todo="copy packaging/ec2-ipam.json to $at.json, with $server as its Addr, and the files that it names" ;;
+        http://?*) todo="write $server to $at.spec" ;;
+        *) fail "SERVER=$server is no address such as https://ipam.example.internal:8031" ;;
+    esac
+    ! docker plugin inspect "$driver" >/dev/null 2>&1 ||
+        fail "the plugin $driver hides the server from the Engine, enabled or not: docker plugin rm $driver"
+    file=$(leading)
+    [ -n "$file" ] || fail "nothing here leads the Engine to $server: $todo"
+    case $file in
+        *.sock) found="a driver on this host" ;;
+        # The only word of a .spec, the Addr of a .json. tcp is the Engine's other name for http.
+        *) found=$(tr -d '[:space:]' <"$file" | sed 's/.*"[Aa]ddr":"\([^"]*\)".*/\1/; s|^tcp://|http://|; s|/$||') ;;
+    esac
+    [ "$found" = "$server" ] || fail "$file leads the Engine to $found, not to $server: remove it, $todo.
+Then restart dockerd, which remembers where it was led"
+fi
+
 token=$(curl -sf -m 5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "$imds/latest/api/token") ||
     fail "the instance metadata service at $imds does not answer: is this an EC2 instance with IMDSv2 enabled?"
-meta() { curl -sf -m 5 -H "X-aws-ec2-metadata-token: $token" "$imds/latest/meta-data/network/interfaces/macs/$1"; }
+meta() { curl -sf -m 5 -H "X-aws-ec2-metadata-token: $token" "$imds/latest/meta-data/$1"; }
+nic() { meta "network/interfaces/macs/$1"; }
 mac_of() { cat "/sys/class/net/$1/address"; }
 
 parent=${1:-${EC2_IPAM_PARENT:-}}
@@ -26,7 +62,7 @@ if [ $# -ge 2 ]; then shift 2; else shift $#; fi
 
 if [ -z "$parent" ]; then
     for path in /sys/class/net/*; do
-        [ "$(meta "$(cat "$path/address")/device-number" 2>/dev/null)" = 1 ] && parent=${path##*/}
+        [ "$(nic "$(cat "$path/address")/device-number" 2>/dev/null)" = 1 ] && parent=${path##*/}
     done
     [ -n "$parent" ] || fail "no interface here has device number 1; attach a second ENI, or name one: $0 PARENT"
 fi
@@ -35,8 +71,14 @@ fi
 [ $(($(cat "/sys/class/net/$parent/flags") & 1)) = 1 ] || fail "$parent is down: ip link set $parent up"
 
 mac=$(mac_of "$parent")
-eni=$(meta "$mac/interface-id") || fail "$parent ($mac) is no ENI of this instance; EC2 knows: $(meta '' | tr -d / | tr '\n' ' ')"
-cidr=$(meta "$mac/subnet-ipv4-cidr-block") || fail "EC2 tells no IPv4 subnet of $parent ($eni)"
+eni=$(nic "$mac/interface-id") || fail "$parent ($mac) is no ENI of this instance; EC2 knows: $(nic '' | tr -d / | tr '\n' ' ')"
+cidr=$(nic "$mac/subnet-ipv4-cidr-block") || fail "EC2 tells no IPv4 subnet of $parent ($eni)"
+
+if [ -n "$server" ]; then
+    instance=$(meta instance-id) || fail "EC2 does not tell this instance's id"
+    # As one that was typed: passed on, and compared.
+    set -- --ipam-opt "instance-id=$instance" "$@"
+fi
 
 settings() { printf 'driver %s\nIPAM driver %s\nsubnet %s\neni-id %s\nparent %s\n' "$@"; }
 wanted=$(settings "$network_driver" "$driver" "$cidr" "$eni" "$parent")

@@ -44,6 +44,7 @@ if [ "$target" = test ]; then
     need mariadb-server mariadb_and_user
     need galera-4 test -e /usr/lib/galera/libgalera_smm.so
     need rsync command -v rsync
+    need openssl command -v openssl
     need shellcheck command -v shellcheck
 fi
 if [ "$target" = test ] || [ "$target" = e2e ]; then
@@ -55,6 +56,7 @@ if [ "$target" = e2e ]; then
     need e2fsprogs command -v mkfs.ext4
     need openssh-client command -v ssh
     need jq command -v jq
+    need openssl command -v openssl
 fi
 # Built without its optimisations, as it works for a second only.
 tools() {

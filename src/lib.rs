@@ -21,6 +21,8 @@
 //! | cooling | on the ENI, idle, but let go too recently to be given to another container |
 //! | foreign | in use by something that is not ours: another ENI, a database, a load balancer, the host itself |
 //! | roll | the hosts that the table knows, as they enter themselves, and what each is asked |
+//! | distant | of an ENI: its host is another one, without a driver; a server serves it, by EC2's word and the table alone |
+//! | sender | of the servers of a distant ENI, the one that gives its addresses back; a row in the table says which |
 //! | settle | to find out what became of a call whose outcome is not known |
 //!
 //! # States of an address
@@ -65,12 +67,13 @@
 //! - I3 No change in EC2 without a committed claim or lease.
 //! - I4 No transaction and no connection held across a call to EC2, IMDS or Docker; and no grant of a warm address, and no
 //!   release, waits for the database, EC2 or IMDS.
-//! - I5 Every UPDATE names the status, ENI and claim that it expects. Not found means that somebody else moved: look again.
+//! - I5 Every UPDATE names the status, ENI, claim and holder that it expects. Not found means that somebody else moved: look again.
 //! - I6 From any crash, within two reconciles begun after the settle age rows, EC2 and Docker agree; nothing stays lost.
 //! - I7 Primary, reserved, gateway and the host's own addresses are never given; what is reserved for a name is, to the
 //!   container of that name and to whoever asks for the address itself.
 //! - I8 Releases are idempotent.
-//! - I9 Every request ends within its deadline; what was granted and not answered is taken back, without cool-down.
+//! - I9 Every request ends within its deadline; what was granted and not answered is taken back, without cool-down. Over
+//!   TCP, where nothing tells who has read what, whatever was begun to be sent was answered.
 //! - I10 An automatic grant gives no address to another container before its cool-down is over, unless that or failing is all
 //!   that is left; then it is the coldest, and it is logged.
 //! - I11 What was answered to Docker survives any one of: the driver's crash, the host's reboot, the database's failover with
@@ -79,7 +82,8 @@
 //!   the journal says, or there is a finding.
 //!
 //! I4 holds where the journal takes writes and knows the address. It may wait a moment for IMDS to say whose the ENI is, and
-//! for the table as the driver starts: bounds that are short, and after which it goes on without.
+//! for the table as the driver starts: bounds that are short, and after which it goes on without. A distant ENI has no journal:
+//! each of its grants and releases is a commit in the table, and what Docker has of it nobody here can see (I6).
 //!
 //! # Reading order
 //!
@@ -93,7 +97,7 @@
 //! ```text
 //! main                                     the process
 //! cli                                      the command line: arguments, what they do, the conformance of real EC2 and IMDS
-//! socket                                   connections, Docker's calls, the driver's own calls
+//! socket                                   listeners, TLS, connections, Docker's calls, the driver's own calls
 //! driver                                   composes: Docker's four calls, the ENIs served, reconcile, scan, take-up, roll,
 //!                                          status, doctor, operators' wishes
 //! eni                                      one ENI: grants, releases, posts, and the one task that calls EC2 for it

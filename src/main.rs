@@ -18,6 +18,7 @@ use ec2_ipam::config::Settings;
 use ec2_ipam::driver::ipam::Ipam;
 use ec2_ipam::plain::plain;
 use ec2_ipam::random;
+use ec2_ipam::socket::listen::Listeners;
 use ec2_ipam::socket::server;
 use ec2_ipam::supervise::supervised;
 use ec2_ipam::telemetry::{self, Log};
@@ -76,7 +77,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Command::Serve { plugin } = cli.command else { return commands::run(cli).await };
     let settings = if plugin { cli.given.settings_of_plugin()? } else { cli.given.settings()? };
     let log = telemetry::start(settings.log.clone(), settings.log_format)?;
-    Ok(match serve(settings, &log).await {
+    Ok(match serve(settings, plugin, &log).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             log.fails(&why);
@@ -85,14 +86,19 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn serve(settings: Settings, log: &Log) -> anyhow::Result<()> {
-    let wrong = settings.wrong.clone();
+async fn serve(mut settings: Settings, plugin: bool, log: &Log) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Before anything slow: dockerd gives a plugin about 12 s to listen.
-    let listener = server::bind(&settings.listen)?;
-    tracing::info!("ec2-ipam {} listens on {}", env!("EC2_IPAM_VERSION"), settings.listen.display());
+    let mut listeners = Listeners::open(&settings.listen.unix)?;
+    match listeners.open_tcp(&settings.listen) {
+        // As with any other setting: a plugin says so to whoever asks it.
+        Err(why) if plugin => settings.wrong = settings.wrong.or(Some(format!("{why:#}"))),
+        outcome => outcome?,
+    }
+    tracing::info!("ec2-ipam {} listens on {listeners}", env!("EC2_IPAM_VERSION"));
 
+    let wrong = settings.wrong.clone();
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let ipam = Ipam::start(settings, tasks.clone(), stop.clone())?;
     if let Some(why) = wrong {
@@ -100,7 +106,7 @@ async fn serve(settings: Settings, log: &Log) -> anyhow::Result<()> {
     } else {
         ipam.work_by_itself();
     }
-    let serving = tokio::spawn(supervised("serving", server::serve(listener, ipam, tasks.clone(), stop.clone())));
+    let serving = tokio::spawn(supervised("serving", server::serve(listeners, ipam, tasks.clone(), stop.clone())));
 
     let which = tokio::select! {
         _ = terminate.recv() => "SIGTERM",

@@ -40,11 +40,12 @@ mod hosts;
 mod life;
 mod paper;
 mod plot;
+mod server;
 mod warm;
 
 use figures::Report;
 
-const PARTS: [&str; 7] = ["warm", "burst", "claims", "life", "docker", "paper", "churn"];
+const PARTS: [&str; 8] = ["warm", "burst", "server", "claims", "life", "docker", "paper", "churn"];
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
@@ -61,6 +62,7 @@ async fn main() {
         match part {
             "warm" => warm::run(&mut report).await,
             "burst" => burst::run(&mut report).await,
+            "server" => server::run(&mut report).await,
             "claims" => claims::run(&mut report).await,
             "life" => life::run(&mut report).await,
             "docker" => docker::run(&mut report),

@@ -3,7 +3,7 @@
 # What users do, on two hosts: to be sourced by run.sh. Each case_NAME says what holds (about) and runs with -e; after it rows,
 # the simulator and Docker must agree. They build on each other, in this order.
 
-cases_quick=(install network reach route named)
+cases_quick=(server install network reach route named)
 cases_all=("${cases_quick[@]}" black_hole restart live_restore upgrade parent_down reboot boot_parent_down boot_without_parent boot_without_database host_agent \
     two_enis l3 imds database swarm)
 
@@ -45,6 +45,88 @@ eventually() {
 is_running() { [ "$(on "$1" docker inspect -f "'{{.State.Running}}'" "$2")" = true ]; }
 remove() { on "$1" docker rm -f "${@:2}" >/dev/null; }
 mknet() { on "$1" /opt/scripts/mknet.sh "${@:2}"; }
+
+server() { on vpc chroot /opt/server /usr/bin/ec2-ipam --socket /run/server.sock "$@"; }
+start_server() {
+    on vpc systemd-run -q --unit server -E AWS_ENDPOINT_URL_EC2=http://10.78.0.2:8000 -E AWS_REGION=eu-central-1 \
+        -E AWS_ACCESS_KEY_ID=AKIAE2E -E AWS_SECRET_ACCESS_KEY=e2e -E EC2_IPAM_DATABASE_URL=mysql://ipam:e2e-secret@10.78.0.2:3306/ipam \
+        -E EC2_IPAM_DISTANT=true -E EC2_IPAM_LISTEN_PLAIN=true -E EC2_IPAM_TLS_CERT=/tls/server.pem -E EC2_IPAM_TLS_KEY=/tls/server.key \
+        -E EC2_IPAM_TLS_CLIENT_CA=/tls/ca.pem -E EC2_IPAM_COOLDOWN=10s -E EC2_IPAM_DOCKER_SOCKET=none \
+        -E "'EC2_IPAM_LISTEN=unix:///run/server.sock http://10.78.0.2:8031 https://10.78.0.2:8032'" \
+        chroot /opt/server /usr/bin/ec2-ipam serve
+    eventually 60 on vpc test -S /opt/server/run/server.sock
+}
+# issue NAME SUBJECT_ALT_NAME: by an authority of the run
+issue() {
+    local new='req -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1'
+    # shellcheck disable=SC2086 # words
+    [ -e "$bed/tls/ca.pem" ] || { mkdir -p "$bed/tls"; openssl $new -x509 -days 2 -subj /CN=e2e -keyout "$bed/ca.key" \
+        -out "$bed/tls/ca.pem" 2>&1; }
+    # shellcheck disable=SC2086
+    openssl $new -subj "/CN=$1" -keyout "$bed/tls/$1.key" -out "$bed/$1.csr" 2>&1
+    openssl x509 -req -in "$bed/$1.csr" -CA "$bed/tls/ca.pem" -CAkey "$bed/ca.key" -CAcreateserial -days 2 \
+        -extfile <(echo "subjectAltName=$2") -out "$bed/tls/$1.pem" 2>&1
+}
+
+case_server() {
+    about 'Engines without a driver by one server, over http and https; what is not theirs is refused; what it missed is let go by hand'
+    local h s1 s2 create=(docker network create -d ipvlan --ipam-driver ec2-ipam --subnet 10.77.0.0/24 -o parent=eth1)
+    issue server IP:10.78.0.2
+    issue client DNS:i-0e2e0000000000002
+    put vpc "$top/build/plugin/rootfs" /opt/server
+    put vpc "$bed/tls" /opt/server/tls
+    # What has no file lasting beside it in a plugin.
+    on vpc mkdir -p /opt/server/run /opt/server/var/lib/ec2-ipam /opt/server/tmp
+    start_server
+    for h in h1 h2; do put $h "$top/scripts" /opt/scripts; on $h mkdir -p /etc/docker/plugins; done
+    into h1 'cat >/etc/docker/plugins/ec2-ipam.json' <<<'{ "Name": "ec2-ipam", "Addr": "http://10.78.0.2:8031" }'
+    put h2 "$bed/tls" /etc/docker/ec2-ipam
+    jq '.Addr = "https://10.78.0.2:8032" | .TLSConfig.CertFile = "/etc/docker/ec2-ipam/client.pem" |
+        .TLSConfig.KeyFile = "/etc/docker/ec2-ipam/client.key"' "$top/packaging/ec2-ipam.json" |
+        into h2 'cat >/etc/docker/plugins/ec2-ipam.json'
+    on h1 SERVER=http://10.78.0.2:8031 /opt/scripts/mknet.sh eth1 served
+    on h2 SERVER=https://10.78.0.2:8032 /opt/scripts/mknet.sh eth1 served
+    on h2 SERVER=https://10.78.0.2:8032 /opt/scripts/mknet.sh eth1 served | grep -q 'there already'
+    run h1 s1 --network served
+    run h2 s2 --network served --restart always
+    s1=$(ip_of h1 s1) s2=$(ip_of h2 s2)
+    [[ $s1 = 10.77.0.* && $s2 = 10.77.0.* && $s1 != "$s2" ]] || fail "$s1 and $s2"
+    pings h1 s1 "$s2"
+    same "$(page h2 s2 "$s1")" s1
+    on h2 docker restart -t 1 s2 >/dev/null
+    pings h1 s1 "$(ip_of h2 s2)"
+    server status | grep -q i-0e2e0000000000001
+    # Another host's interface, and one that comes without a subnet.
+    refused h2 'is not the primary address' "${create[@]}" --ipam-opt eni-id=eni-0e2e0000000000011 theirs
+    refused h1 'is not what eni-0e2e0000000000011 is attached to' "${create[@]}" \
+        --ipam-opt eni-id=eni-0e2e0000000000011 --ipam-opt instance-id=i-0e2e0000000000002 wrong
+    # By a certificate that names no host of these, and by none.
+    on h2 'cd /etc/docker/ec2-ipam && mv client.pem right.pem && mv client.key right.key && cp server.pem client.pem && cp server.key client.key && systemctl restart docker'
+    refused h2 'names server' docker run --rm --network served busybox true
+    on h2 'cd /etc/docker/ec2-ipam && mv right.pem client.pem && mv right.key client.key && systemctl restart docker'
+    eventually 60 is_running h2 s2
+    pings h1 s1 "$(ip_of h2 s2)"
+    # While it is away nothing starts, and what stops stays a lease.
+    on vpc systemctl stop server
+    s1=$(ip_of h1 s1)
+    remove h1 s1
+    refused h1 10.78.0.2:8031 docker run --rm --network served busybox true
+    # As a host that boots: its Engine comes up all the same, if late.
+    on h2 systemctl restart docker
+    eventually 120 on h2 docker version
+    start_server
+    on h2 docker start s2 >/dev/null
+    server leases | grep -qF "$s1"
+    server release "$s1" --yes
+    run h1 s1 --network served
+    pings h2 s2 "$(ip_of h1 s1)"
+    remove h1 s1
+    remove h2 s2
+    for h in h1 h2; do on $h 'docker network rm served >/dev/null; rm -r /etc/docker/plugins; systemctl restart docker'; done
+    eventually 60 none_leased
+    on vpc systemctl stop server
+}
+none_leased() { [ "$(on vpc "mariadb -N -e \"SELECT COUNT(*) FROM ipam.allocation WHERE claim LIKE '%:lease'\"")" = 0 ]; }
 
 case_install() {
     about 'pushed to a registry, installed on both hosts under its alias, with settings'

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Arg, CommandFactory, Parser, Subcommand};
 
@@ -89,6 +90,23 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show leases, eldest first: who has each address, and since when
+    Leases {
+        /// Only those that were given at least so long ago, such as 7d
+        #[arg(long, default_value = "0s", hide_default_value = true, value_parser = humantime::parse_duration)]
+        older_than: Duration,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let go of an address whose container is gone, as its Engine should have told; asks first
+    Release {
+        /// The address
+        ip: Ipv4Addr,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Check every prerequisite; the exit status is 1 if one fails
     Doctor {
         /// As JSON
@@ -120,9 +138,14 @@ impl Command {
             | Self::Schema { .. }
             | Self::Status { .. }
             | Self::List { .. }
+            | Self::Leases { .. }
             | Self::Doctor { .. } => false,
             Self::Reconcile { dry_run, .. } => !dry_run,
-            Self::Init { .. } | Self::Recycle { .. } | Self::Reserve { .. } | Self::Unreserve { .. } => true,
+            Self::Init { .. }
+            | Self::Recycle { .. }
+            | Self::Release { .. }
+            | Self::Reserve { .. }
+            | Self::Unreserve { .. } => true,
         }
     }
 }

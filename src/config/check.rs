@@ -65,12 +65,27 @@ pub(super) fn number(name: &str, text: &str, default: usize) -> anyhow::Result<u
     }
 }
 
+pub(super) fn flag(name: &str, text: &str) -> anyhow::Result<bool> {
+    match text {
+        "" | "false" => Ok(false),
+        "true" => Ok(true),
+        _ => bail!("{name} is {text:?}, but must be true or false"),
+    }
+}
+
 pub(super) fn folder(name: &str, text: &str, default: &str) -> anyhow::Result<PathBuf> {
     match text {
         "" => Ok(PathBuf::from(default)),
         text if text.starts_with('/') && !text.contains('\0') => Ok(PathBuf::from(text)),
         _ => bail!("{name} is {text:?}, but must be a folder's whole path such as {default}"),
     }
+}
+
+pub(super) fn file(name: &str, text: &str) -> anyhow::Result<PathBuf> {
+    if !text.starts_with('/') || text.ends_with('/') || text.contains('\0') {
+        bail!("{name} is {text:?}, but must be a file's whole path such as /etc/ec2-ipam/tls.pem");
+    }
+    Ok(PathBuf::from(text))
 }
 
 pub(super) fn duration(name: &str, text: &str, default: u64) -> anyhow::Result<Duration> {

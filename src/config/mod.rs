@@ -14,12 +14,15 @@ use serde::Deserialize;
 use tracing_subscriber::filter::Targets;
 
 mod check;
+mod listen;
 
 use crate::domain::plan::Warmth;
 use crate::outside::ec2::StaticKeys;
 use crate::store::{Database, Server};
 use crate::telemetry::{Format, format, levels};
-use check::{check_aws, duration, folder, interface, interval, number, request_timeout, socket};
+use check::{check_aws, duration, flag, folder, interface, interval, number, request_timeout, socket};
+use listen::Typed;
+pub use listen::{Listen, Tcp, TlsFiles};
 
 /// Where the plugin listens unless told otherwise: dockerd looks for plugins in this directory.
 pub const LISTEN: &str = "unix:///run/docker/plugins/ec2-ipam.sock";
@@ -47,9 +50,25 @@ pub struct Given {
     #[arg(long, global = true, env = "EC2_IPAM_PARENT", default_value = "", hide_default_value = true)]
     pub parent: String,
 
-    /// The socket that Docker calls
+    /// The socket that Docker calls, and addresses for clients elsewhere, by commas: unix:///path,https://0.0.0.0:8031
     #[arg(long, global = true, env = "EC2_IPAM_LISTEN", default_value = "", hide_default_value = true)]
     pub listen: String,
+
+    /// Whether an http:// address may be other than a loopback one: true, or false [false]
+    #[arg(long, global = true, env = "EC2_IPAM_LISTEN_PLAIN", default_value = "", hide_default_value = true)]
+    pub listen_plain: String,
+
+    /// The certificate of the https:// addresses, a PEM file
+    #[arg(long, global = true, env = "EC2_IPAM_TLS_CERT", default_value = "", hide_default_value = true)]
+    pub tls_cert: String,
+
+    /// Its key, a PEM file
+    #[arg(long, global = true, env = "EC2_IPAM_TLS_KEY", default_value = "", hide_default_value = true)]
+    pub tls_key: String,
+
+    /// The authorities of clients' certificates, a PEM file; set, whoever has none of theirs is not let in
+    #[arg(long, global = true, env = "EC2_IPAM_TLS_CLIENT_CA", default_value = "", hide_default_value = true)]
+    pub tls_client_ca: String,
 
     /// Idle, cooled addresses to hold per ENI [4]
     #[arg(long, global = true, env = "EC2_IPAM_WARM_TARGET", default_value = "", hide_default_value = true)]
@@ -78,6 +97,10 @@ pub struct Given {
     /// Docker's own socket, read to see which addresses are in use; `none`: not read
     #[arg(long, global = true, env = "EC2_IPAM_DOCKER_SOCKET", hide_default_value = true)]
     pub docker_socket: Option<String>,
+
+    /// true: ENIs of other hosts are served too, whose Engines have no driver of their own [false]
+    #[arg(long, global = true, env = "EC2_IPAM_DISTANT", default_value = "", hide_default_value = true)]
+    pub distant: String,
 
     /// What is logged: error, warn, info, debug, trace, or by module (info,ec2_ipam::eni=debug) [info]
     #[arg(long, global = true, env = "EC2_IPAM_LOG", default_value = "", hide_default_value = true)]
@@ -119,8 +142,8 @@ pub struct Settings {
     pub journal: Option<PathBuf>,
     /// The parent interface of networks that name none.
     pub parent: Option<String>,
-    /// The socket's path.
-    pub listen: PathBuf,
+    /// Where it listens.
+    pub listen: Listen,
     /// Idle addresses to hold, and how long they rest.
     pub warmth: Warmth,
     /// The bound of every request.
@@ -131,6 +154,8 @@ pub struct Settings {
     pub scan_interval: Duration,
     /// Docker's API; none: not read.
     pub docker_socket: Option<PathBuf>,
+    /// Whether ENIs of other hosts are served.
+    pub distant: bool,
     /// Region and keys from the original's config.json; none: the SDK's own chain.
     pub region: Option<String>,
     /// As above.
@@ -182,17 +207,28 @@ impl Given {
 
     /// The default in place of the setting that a sentence names; whether there was one to forget.
     fn forget(&mut self, why: &str) -> bool {
+        // Of where it listens the own socket stays, if it can: that is where it is asked what is wrong.
+        let own = listen::own_alone(&self.listen);
+        if why.starts_with("EC2_IPAM_LISTEN ") && own != self.listen {
+            self.listen = own;
+            return true;
+        }
         let settings = [
             ("EC2_IPAM_DATABASE_URL", &mut self.database_url.0),
             ("EC2_IPAM_STATE_DIR", &mut self.state_dir),
             ("EC2_IPAM_PARENT", &mut self.parent),
+            ("EC2_IPAM_LISTEN_PLAIN", &mut self.listen_plain),
             ("EC2_IPAM_LISTEN", &mut self.listen),
+            ("EC2_IPAM_TLS_CERT", &mut self.tls_cert),
+            ("EC2_IPAM_TLS_KEY", &mut self.tls_key),
+            ("EC2_IPAM_TLS_CLIENT_CA", &mut self.tls_client_ca),
             ("EC2_IPAM_WARM_TARGET", &mut self.warm_target),
             ("EC2_IPAM_WARM_MAX", &mut self.warm_max),
             ("EC2_IPAM_COOLDOWN", &mut self.cooldown),
             ("EC2_IPAM_REQUEST_TIMEOUT", &mut self.request_timeout),
             ("EC2_IPAM_RECONCILE_INTERVAL", &mut self.reconcile_interval),
             ("EC2_IPAM_SCAN_INTERVAL", &mut self.scan_interval),
+            ("EC2_IPAM_DISTANT", &mut self.distant),
             ("EC2_IPAM_LOG_FORMAT", &mut self.log_format),
             ("EC2_IPAM_LOG", &mut self.log),
         ];
@@ -211,15 +247,16 @@ impl Given {
         let warm_target = number("EC2_IPAM_WARM_TARGET", &self.warm_target, 4)?;
         // The manifest sets it, so that a larger target alone must not keep the plugin from starting.
         let warm_max = number("EC2_IPAM_WARM_MAX", &self.warm_max, 8)?.max(warm_target);
-        let listen = self.listen()?;
+        let listen = self.listening()?;
         let docker_socket = self.docker_socket()?;
-        if docker_socket.as_ref() == Some(&listen) {
+        if docker_socket.as_ref() == Some(&listen.unix) {
             bail!(
-                "EC2_IPAM_DOCKER_SOCKET is {listen:?}, but must be Docker's own socket, not the driver's (EC2_IPAM_LISTEN)"
+                "EC2_IPAM_DOCKER_SOCKET is {:?}, but must be Docker's own socket, not the driver's (EC2_IPAM_LISTEN)",
+                listen.unix
             );
         }
         if let Database::Sqlite(file) = &database
-            && *file == listen
+            && *file == listen.unix
         {
             bail!(
                 "EC2_IPAM_DATABASE_URL names the file {file:?}, but must name another than the driver's socket (EC2_IPAM_LISTEN)"
@@ -247,6 +284,7 @@ impl Given {
             reconcile_interval: interval("EC2_IPAM_RECONCILE_INTERVAL", &self.reconcile_interval, 60)?,
             scan_interval: interval("EC2_IPAM_SCAN_INTERVAL", &self.scan_interval, 600)?,
             docker_socket,
+            distant: flag("EC2_IPAM_DISTANT", &self.distant)?,
             region: original.aws.region,
             keys: original
                 .aws
@@ -259,13 +297,20 @@ impl Given {
         })
     }
 
-    /// The socket's path, checked by itself: the command line needs nothing else to find its driver.
-    pub fn listen(&self) -> anyhow::Result<PathBuf> {
-        let listen = if self.listen.is_empty() { LISTEN } else { &self.listen };
-        match listen.strip_prefix("unix://") {
-            Some(path) => socket("EC2_IPAM_LISTEN", path),
-            None => bail!("EC2_IPAM_LISTEN is {listen:?}, but must be a socket such as {LISTEN}"),
-        }
+    /// The driver's own socket, checked by itself: the command line needs nothing else to find its driver.
+    pub fn socket(&self) -> anyhow::Result<PathBuf> {
+        Ok(listen::addresses(&self.listen)?.0)
+    }
+
+    fn listening(&self) -> anyhow::Result<Listen> {
+        let typed = Typed {
+            listen: &self.listen,
+            plain: &self.listen_plain,
+            cert: &self.tls_cert,
+            key: &self.tls_key,
+            client_ca: &self.tls_client_ca,
+        };
+        typed.listen()
     }
 
     /// Empty means not read, as the manifest has it; unset means where the host's /run is.

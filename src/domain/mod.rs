@@ -4,6 +4,7 @@ pub mod address;
 pub mod holding;
 pub mod id;
 pub mod on_eni;
+pub mod peer;
 pub mod plan;
 pub mod roll;
 pub mod subnet;

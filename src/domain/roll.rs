@@ -15,6 +15,11 @@ pub fn look_age() -> Duration {
     settle_age() * 7 / 6
 }
 
+/// A host that entered itself longer ago has no driver any more.
+pub fn gone_age() -> Duration {
+    look_age() * 3
+}
+
 /// What was asked longer ago, by the database's clock, is not done any more.
 pub fn open_age() -> Duration {
     settle_age() * 3 / 2

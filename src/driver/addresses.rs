@@ -9,12 +9,15 @@ use tracing::Instrument;
 
 use crate::backoff::Backoff;
 use crate::domain::id::{EniId, PoolId};
+use crate::domain::peer::Peer;
 use crate::domain::subnet::router;
+use crate::driver::distant::Distant;
 use crate::driver::interfaces::Interfaces;
 use crate::driver::served::Served;
-use crate::eni::{Lease, Outside};
+use crate::eni::{Eni, Lease, Outside};
 use crate::error::Error;
 use crate::journal::Recorded;
+use crate::late::LAST_WORD;
 use crate::supervise::supervised;
 
 /// Gives and takes back the addresses of Docker's pools.
@@ -22,14 +25,39 @@ pub struct Addresses {
     outside: Arc<Outside>,
     interfaces: Arc<Interfaces>,
     served: Arc<Served>,
+    distant: Arc<Distant>,
 }
 
 /// How long a release waits before it is answered and goes on alone.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Addresses {
-    pub(crate) fn new(outside: &Arc<Outside>, interfaces: &Arc<Interfaces>, served: &Arc<Served>) -> Self {
-        Self { outside: Arc::clone(outside), interfaces: Arc::clone(interfaces), served: Arc::clone(served) }
+    pub(crate) fn new(
+        outside: &Arc<Outside>,
+        interfaces: &Arc<Interfaces>,
+        served: &Arc<Served>,
+        distant: &Arc<Distant>,
+    ) -> Self {
+        Self {
+            outside: Arc::clone(outside),
+            interfaces: Arc::clone(interfaces),
+            served: Arc::clone(served),
+            distant: Arc::clone(distant),
+        }
+    }
+
+    /// The ENI of a pool, for whoever may ask for its addresses.
+    async fn eni(&self, id: &EniId, peer: &Peer, until: Instant) -> Result<Arc<Eni>, Error> {
+        if self.distant.is_own(id, until).await {
+            if peer.is_here() {
+                return self.served.get_now(id, until).await;
+            }
+            return Err(Error::Asked(format!(
+                "{id} is this host's own: its own Engine alone may ask for its addresses"
+            )));
+        }
+        let described = self.distant.of_caller(id, peer, until).await?;
+        self.served.serve_distant(&described, until).await
     }
 
     /// RequestAddress. The answer has the subnet's mask.
@@ -38,6 +66,7 @@ impl Addresses {
         pool: &PoolId,
         address: &str,
         holder: Option<String>,
+        peer: &Peer,
         until: Instant,
     ) -> Result<(String, Lease), Error> {
         let named =
@@ -54,7 +83,7 @@ impl Addresses {
         }
         let holder = &holder;
         let granted = self.interfaces.patiently(until, || async move {
-            let eni = self.served.get_now(&pool.eni, until).await?;
+            let eni = self.eni(&pool.eni, peer, until).await?;
             let lease = match named {
                 None => eni.lease_any(pool.sub_pool, holder.clone(), until).await?,
                 Some(ip) if !eni.subnet.contains(ip) => {
@@ -72,7 +101,7 @@ impl Addresses {
     /// ReleaseAddress. Whatever is not a lease of this host is a success too, and changes nothing (I8).
     ///
     /// It waits for what is missing for a moment and then goes on by itself, since Docker never repeats it.
-    pub async fn release(self: &Arc<Self>, pool: &str, address: &str) {
+    pub async fn release(self: &Arc<Self>, pool: &str, address: &str, peer: &Peer) {
         let (Ok(pool), Ok(ip)) = (pool.parse::<PoolId>(), address.parse::<Ipv4Addr>()) else {
             tracing::info!("nothing to release: it is not ours");
             return;
@@ -82,34 +111,43 @@ impl Addresses {
             tracing::debug!(%ip, "Docker let go of the gateway {ip}");
             return;
         }
-        // Whatever this waits for, rows that were read before are wrong from now on.
-        self.outside.in_use.released(ip);
-        let releasing = self.outside.in_use.releasing(ip);
-        let addresses = Arc::clone(self);
+        // Whatever this waits for, rows that were read before are wrong from now on. Of another host that is not sure yet.
+        let releasing = peer.is_here().then(|| {
+            self.outside.in_use.released(ip);
+            self.outside.in_use.releasing(ip)
+        });
+        let (addresses, peer) = (Arc::clone(self), peer.clone());
+        // Nobody but the table will ever know of another host's.
+        let patience = if peer.is_here() { RELEASE_PATIENCE } else { self.outside.request_timeout - LAST_WORD };
         let work = async move {
-            addresses.release_of(pool.eni, ip).await;
+            addresses.release_of(pool.eni, ip, &peer).await;
             drop(releasing);
         };
         let mut work = self.outside.tasks.spawn(supervised("a release", work).in_current_span());
-        if timeout(RELEASE_PATIENCE, &mut work).await.is_err() {
+        if timeout(patience, &mut work).await.is_err() {
             tracing::warn!(%ip, "a release waits for what is missing, and goes on by itself");
         }
     }
 
-    async fn release_of(&self, id: EniId, ip: Ipv4Addr) {
+    async fn release_of(&self, id: EniId, ip: Ipv4Addr, peer: &Peer) {
         // As an Engine starts it lets go of what its containers had before, and asks anew at once: before IMDS may have told
         // which interfaces this host has. The journal knows what is to be done.
-        if !self.served.has(&id).await && self.outside.journal.release(&id, ip).await == Some(Recorded::Durable) {
+        if peer.is_here()
+            && !self.served.has(&id).await
+            && self.outside.journal.release(&id, ip).await == Some(Recorded::Durable)
+        {
             return tracing::info!(eni = %id, %ip, "released {ip}");
         }
         let (vain, mut backoff) = (std::sync::Mutex::default(), Backoff::default());
         loop {
             let until = Instant::now() + self.outside.request_timeout;
-            let eni = self.served.get_now(&id, until).await;
+            let eni = self.eni(&id, peer, until).await;
             match self.interfaces.unless_in_vain(eni, &vain, until).await {
                 Ok(eni) => return eni.release(ip).await,
                 // It is not attached to this host, and not about to be.
-                Err(Error::NotComing(why)) => return tracing::info!(%ip, "nothing to release: {why}"),
+                Err(Error::NotComing(why) | Error::Asked(why)) => {
+                    return tracing::info!(%ip, "nothing to release: {why}");
+                }
                 Err(why) if backoff.failures() == 0 => tracing::warn!(%ip, "a release waits: {why}"),
                 Err(_) => {}
             }

@@ -10,9 +10,11 @@ use tokio_util::task::TaskTracker;
 use crate::config::Settings;
 use crate::domain::id::Boot;
 use crate::driver::addresses::Addresses;
+use crate::driver::distant::Distant;
 use crate::driver::docker_watch::DockerWatch;
 use crate::driver::doctor::Doctor;
 use crate::driver::interfaces::Interfaces;
+use crate::driver::leases::Leases;
 use crate::driver::operate::Operator;
 use crate::driver::pool::Pools;
 use crate::driver::reconcile::Reconciler;
@@ -54,6 +56,8 @@ pub struct Ipam {
     pub operator: Operator,
     /// Idle addresses back to their subnet.
     pub recycler: Recycler,
+    /// Leases by their age.
+    pub leases: Arc<Leases>,
     roll: Arc<Roll>,
     take_up: Arc<TakeUp>,
 }
@@ -116,19 +120,22 @@ impl Ipam {
         });
         let interfaces = Arc::new(Interfaces::new(&outside, settings.parent.clone()));
         let served = Arc::new(Served::new(&outside, &interfaces));
+        let distant = Arc::new(Distant::new(&outside, &interfaces, settings.distant));
         let docker = Arc::new(DockerWatch::new(&outside, settings.docker_socket.clone().map(Engine::new)));
         let rounds = settings.reconcile_interval;
         let reconciler = Arc::new(Reconciler::new(&outside, &interfaces, &served, &docker, rounds));
         let scanner = Arc::new(Scanner::new(&outside, &interfaces, &served, settings.scan_interval));
         let picture = Arc::new(Picture::new(&outside, &interfaces, &served, &docker, &reconciler, &scanner, &settings));
+        let leases = Arc::new(Leases::new(&outside, &served, &distant));
         Ok(Arc::new(Self {
-            pools: Pools::new(&outside, &interfaces, &served),
-            addresses: Arc::new(Addresses::new(&outside, &interfaces, &served)),
-            doctor: Doctor::new(&outside, &interfaces, &served, &docker, &picture, &settings),
+            pools: Pools::new(&outside, &interfaces, &served, &distant),
+            addresses: Arc::new(Addresses::new(&outside, &interfaces, &served, &distant)),
+            doctor: Doctor::new(&outside, &interfaces, &served, &docker, &picture, &leases, &settings),
             operator: Operator::new(&outside, &served, settings.database.clone()),
             recycler: Recycler::new(&outside, &interfaces, &served),
+            leases,
             roll: Arc::new(Roll::new(&outside, &served, &reconciler)),
-            take_up: Arc::new(TakeUp::new(&outside, &interfaces, &served, rounds)),
+            take_up: Arc::new(TakeUp::new(&outside, &interfaces, &served, &distant, rounds)),
             settings,
             outside,
             reconciler,

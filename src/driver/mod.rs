@@ -1,11 +1,13 @@
 //! The driver: it composes what serves Docker's calls, and what keeps rows, EC2 and Docker in agreement.
 
 pub mod addresses;
+pub mod distant;
 pub mod docker_watch;
 pub mod doctor;
 pub mod found;
 pub mod interfaces;
 pub mod ipam;
+pub mod leases;
 pub mod operate;
 pub mod pool;
 pub mod reconcile;

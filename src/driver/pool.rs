@@ -8,8 +8,10 @@ use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
 use crate::domain::address::State;
-use crate::domain::id::PoolId;
+use crate::domain::id::{EniId, PoolId};
+use crate::domain::peer::Peer;
 use crate::domain::subnet::{Subnet, router};
+use crate::driver::distant::Distant;
 use crate::driver::interfaces::Interfaces;
 use crate::driver::served::Served;
 use crate::eni::Outside;
@@ -47,16 +49,23 @@ pub struct Pools {
     outside: Arc<Outside>,
     interfaces: Arc<Interfaces>,
     served: Arc<Served>,
+    distant: Arc<Distant>,
     /// Set by GetDefaultAddressSpaces, spent by an answer to an empty Pool.
     asked_for_spaces: AtomicBool,
 }
 
 impl Pools {
-    pub(crate) fn new(outside: &Arc<Outside>, interfaces: &Arc<Interfaces>, served: &Arc<Served>) -> Self {
+    pub(crate) fn new(
+        outside: &Arc<Outside>,
+        interfaces: &Arc<Interfaces>,
+        served: &Arc<Served>,
+        distant: &Arc<Distant>,
+    ) -> Self {
         Self {
             outside: Arc::clone(outside),
             interfaces: Arc::clone(interfaces),
             served: Arc::clone(served),
+            distant: Arc::clone(distant),
             asked_for_spaces: AtomicBool::new(false),
         }
     }
@@ -73,7 +82,7 @@ impl Pools {
     }
 
     /// RequestPool. Repeating it is harmless.
-    pub async fn request(&self, request: &PoolRequest, until: Instant) -> Result<Pool, Error> {
+    pub async fn request(&self, request: &PoolRequest, peer: &Peer, until: Instant) -> Result<Pool, Error> {
         if request.v6 {
             return Err(Error::Asked(
                 "this driver gives IPv4 addresses only; create the network without --ipv6".into(),
@@ -86,6 +95,10 @@ impl Pools {
         }
         let asked = net("--subnet", &request.pool)?;
         let sub_pool = net("--ip-range", &request.sub_pool)?;
+        if let Some(eni) = self.distant_eni(&request.options, peer, until).await? {
+            let open = || self.open_distant(&eni, &request.options, asked, sub_pool, peer, until);
+            return self.interfaces.patiently(until, open).await;
+        }
         let is_told = asked.is_some() || self.may_answer_empty_pool();
         self.interfaces.patiently(until, || self.open(&request.options, (asked, is_told), sub_pool, until)).await
     }
@@ -141,6 +154,63 @@ impl Pools {
         Ok(Pool { id, subnet })
     }
 
+    /// The ENI that is asked for, if it is another host's: whoever calls over the network has no other.
+    async fn distant_eni(
+        &self,
+        options: &BTreeMap<String, String>,
+        peer: &Peer,
+        until: Instant,
+    ) -> Result<Option<EniId>, Error> {
+        match options.get("eni-id") {
+            Some(id) => {
+                let id: EniId = id.parse()?;
+                Ok((!peer.is_here() || !self.distant.is_own(&id, until).await).then_some(id))
+            }
+            None if peer.is_here() => Ok(None),
+            None => Err(Error::Asked(
+                "which interface? This server knows nothing of the host that asks: pass --ipam-opt eni-id=… of an ENI of that \
+                 host"
+                    .into(),
+            )),
+        }
+    }
+
+    /// The same of another host's ENI.
+    async fn open_distant(
+        &self,
+        eni: &EniId,
+        options: &BTreeMap<String, String>,
+        asked: Option<Ipv4Net>,
+        sub_pool: Option<Ipv4Net>,
+        peer: &Peer,
+        until: Instant,
+    ) -> Result<Pool, Error> {
+        let described = self.distant.of_caller(eni, peer, until).await?;
+        let (subnet, instance) = (described.subnet.clone(), &described.instance.id);
+        if let Some(other) = options.get("instance-id").filter(|id| *id != instance) {
+            return Err(Error::Asked(format!(
+                "--ipam-opt instance-id={other:?} is not what {eni} is attached to, which is {instance}"
+            )));
+        }
+        if options.contains_key("parent") {
+            return Err(Error::Asked(format!(
+                "--ipam-opt parent names a link that this server does not see: leave it out, as eni-id={eni} says all"
+            )));
+        }
+        // Which kind of Engine asks is not known: an older one repeats an empty pool without end.
+        if asked != Some(subnet.cidr) {
+            let wrong = asked.map(|pool| format!("--subnet {pool} is not the subnet of {eni}: "));
+            let wrong = wrong.unwrap_or_else(|| "this server needs to be told the subnet: ".to_owned());
+            return Err(Error::Asked(format!("{wrong}pass --subnet {}", subnet.cidr)));
+        }
+        if let Some(range) = sub_pool.filter(|range| !subnet.cidr.contains(range)) {
+            return Err(Error::Asked(format!("--ip-range {range} is not inside the subnet {}", subnet.cidr)));
+        }
+        self.fill(&subnet, until).await?;
+        self.served.serve_distant(&described, until).await?;
+        Ok(Pool { id: PoolId { eni: eni.clone(), cidr: Some(subnet.cidr), sub_pool }, subnet })
+    }
+
     /// Sees that the table knows every address of the subnet.
     async fn fill(&self, subnet: &Subnet, until: Instant) -> Result<(), Error> {
         let store = self.outside.store(in_time(until)).await?;
@@ -155,9 +225,12 @@ impl Pools {
     ///
     /// Beside the VPC router it may be an address of somebody else's interface, such as a NAT instance; an address that
     /// could be given to a container may not (I7).
-    pub async fn gateway(&self, pool: &PoolId, address: &str, until: Instant) -> Result<String, Error> {
+    pub async fn gateway(&self, pool: &PoolId, address: &str, peer: &Peer, until: Instant) -> Result<String, Error> {
         let cidr = match pool.cidr {
             Some(cidr) => cidr,
+            None if !self.distant.is_own(&pool.eni, until).await => {
+                self.distant.of_caller(&pool.eni, peer, until).await?.subnet.cidr
+            }
             None => self.interfaces.patiently(until, || self.interfaces.nic(&pool.eni, until)).await?.cidr,
         };
         let router = router(cidr);

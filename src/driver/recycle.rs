@@ -158,7 +158,7 @@ impl Recycler {
     /// IMDS may be away, or an ENI detached a moment ago: what is served here is left to its task all the same.
     async fn own_enis(&self) -> BTreeSet<EniId> {
         let listed = self.interfaces.host().await.map(|host| host.interfaces).unwrap_or_default();
-        let served = self.served.all().await;
+        let served = self.served.sent_for().await;
         listed.into_iter().map(|nic| nic.eni).chain(served.iter().map(|eni| eni.nic.eni.clone())).collect()
     }
 
@@ -170,7 +170,7 @@ impl Recycler {
         own: &BTreeSet<EniId>,
         until: Instant,
     ) -> Result<Recycled, Error> {
-        let mut enis = self.served.all().await;
+        let mut enis = self.served.sent_for().await;
         enis.retain(|eni| eni.subnet.id == *subnet && eni.lost().is_none());
         let is_idle = |row: &&Row| row.state() == State::Ready && !row.primary || is_due(row);
         let with_idle: BTreeSet<&EniId> = rows.iter().filter(is_idle).filter_map(|row| row.iface.as_ref()).collect();

@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::backoff::Backoff;
 use crate::domain::id::EniId;
 use crate::domain::roll::{Answer, HostEntry, Request, look_age, open_age};
 use crate::driver::reconcile::Reconciler;
@@ -36,11 +37,17 @@ impl Roll {
     /// Without end.
     pub(crate) async fn run(&self) {
         let (mut rounds, mut done) = (self.reconciler.rounds(), HashMap::new());
+        let mut backoff = Backoff::default();
+        // A server that gave the addresses of this host until now has to see soon that it is not to.
+        while let Err(why) = self.look(&mut done).await {
+            tracing::debug!("not entered yet: {why}");
+            sleep(backoff.fails()).await;
+        }
         loop {
+            let _ = timeout(look_age(), rounds.changed()).await;
             if let Err(why) = self.look(&mut done).await {
                 tracing::debug!("not entered: {why}");
             }
-            let _ = timeout(look_age(), rounds.changed()).await;
         }
     }
 
@@ -49,7 +56,7 @@ impl Roll {
     async fn look(&self, done: &mut HashMap<Request, (Instant, Answer)>) -> Result<(), Error> {
         let store = self.outside.store.now()?;
         let instance = self.outside.imds.instance().await?.id;
-        let mut enis: Vec<EniId> = self.served.all().await.iter().map(|eni| eni.nic.eni.clone()).collect();
+        let mut enis: Vec<EniId> = self.served.sent_for().await.iter().map(|eni| eni.nic.eni.clone()).collect();
         enis.sort();
         let entry = HostEntry {
             instance,
@@ -79,7 +86,7 @@ impl Roll {
     }
 
     async fn obey(&self, request: &Request) -> Answer {
-        let mut enis = self.served.all().await;
+        let mut enis = self.served.sent_for().await;
         enis.retain(|eni| eni.subnet.id == request.subnet);
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         match recycle(&enis, Instant::now() + WORK).await {

@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::fail_point::point;
 use crate::fleet::fill::assigned;
 use crate::outside::ec2::{Ec2, Ec2Error, Interface};
-use crate::outside::imds::Nic;
+use crate::outside::imds::{Host, Nic};
 use crate::store::Store;
 
 /// Compares them, and has put right what does not agree.
@@ -95,15 +95,22 @@ impl Scanner {
         let served = self.served.all().await;
         let subnets: HashMap<SubnetId, Subnet> =
             served.iter().map(|eni| (eni.subnet.id.clone(), eni.subnet.clone())).collect();
-        let host = self.interfaces.host().await?;
+        let host = match self.interfaces.host().await {
+            Ok(host) => Some(host),
+            // What serves distant interfaces alone may stand where there is no IMDS.
+            Err(_) if served.iter().any(|eni| eni.is_distant()) => None,
+            Err(why) => return Err(why),
+        };
+        let listed: Vec<Own<'_>> = host.iter().flat_map(Own::of_host).collect();
         let mut found = Vec::new();
         for (id, subnet) in subnets {
             let ledger = ledgers.entry(id.clone()).or_default();
-            let mut own: Vec<&Nic> = host.interfaces.iter().filter(|nic| nic.subnet == id).collect();
-            // IMDS may leave one out for a while.
-            let omitted = served.iter().filter(|eni| eni.subnet.id == id).map(|eni| &eni.nic);
-            own.extend(omitted.filter(|nic| host.interfaces.iter().all(|listed| listed.eni != nic.eni)));
-            let outcome = self.scan_one(&subnet, &own, &host.instance, ledger, manner).await;
+            // Distant ones are none of IMDS's, and it may leave one out for a while.
+            let omitted = served.iter().map(|eni| Own { nic: &eni.nic, instance: eni.instance() });
+            let omitted = omitted.filter(|own| listed.iter().all(|listed| listed.nic.eni != own.nic.eni));
+            let mut own: Vec<Own<'_>> = listed.iter().copied().chain(omitted).collect();
+            own.retain(|own| own.nic.subnet == id);
+            let outcome = self.scan_one(&subnet, &own, ledger, manner).await;
             let is_blind = outcome.as_ref().is_err_and(|why| !matches!(why, Error::WouldFree { .. }));
             if is_blind
                 && manner == Manner::Usual
@@ -124,8 +131,7 @@ impl Scanner {
     async fn scan_one(
         &self,
         subnet: &Subnet,
-        own: &[&Nic],
-        instance: &str,
+        own: &[Own<'_>],
         ledger: &mut Ledger<What>,
         manner: Manner,
     ) -> Result<Vec<Found>, Error> {
@@ -138,10 +144,12 @@ impl Scanner {
         }
         let ec2 = self.outside.ec2(until).await?;
         let interfaces = ec2.interfaces_of_subnet(&subnet.id).await?;
-        self.sees_itself(&ec2, &interfaces, own, instance, &subnet.id).await?;
+        self.sees_itself(&ec2, &interfaces, own, &subnet.id).await?;
         // Where other hosts write too, rows of theirs are their own drivers'.
         let is_alien = |interface: &&Interface| {
-            interface.instance.as_deref() != Some(instance) && own.iter().all(|nic| nic.eni != interface.id)
+            let is_it =
+                |own: &Own<'_>| interface.instance.as_deref() == Some(own.instance) || own.nic.eni == interface.id;
+            !own.iter().any(is_it)
         };
         let alien: BTreeSet<EniId> = if store.is_private() {
             interfaces.iter().filter(is_alien).map(|interface| interface.id.clone()).collect()
@@ -194,13 +202,12 @@ impl Scanner {
         &self,
         ec2: &Ec2,
         interfaces: &[Interface],
-        own: &[&Nic],
-        instance: &str,
+        own: &[Own<'_>],
         subnet: &SubnetId,
     ) -> Result<(), Error> {
-        let is_here = |interface: &Interface| interface.instance.as_deref() == Some(instance);
         let mut seen = 0;
-        for nic in own {
+        for Own { nic, instance } in own {
+            let is_here = |interface: &Interface| interface.instance.as_deref() == Some(*instance);
             let listed = interfaces.iter().find(|interface| interface.id == nic.eni && interface.primary().is_some());
             if listed.is_some_and(is_here) {
                 seen += 1;
@@ -245,11 +252,11 @@ impl Scanner {
         &self,
         store: &Store,
         subnet: &Subnet,
-        own: &[&Nic],
+        own: &[Own<'_>],
         span: Duration,
         until: Instant,
     ) -> Result<bool, Error> {
-        let holder = own.first().map_or("nobody", |nic| nic.eni.as_str());
+        let holder = own.first().map_or("nobody", |own| own.nic.eni.as_str());
         Ok(store.hold_task(&format!("scan:{}", subnet.id), holder, span, until).await?)
     }
 
@@ -279,6 +286,19 @@ impl Scanner {
             Err(_) => {}
             Ok(_) => drop(problems.remove(subnet)),
         });
+    }
+}
+
+/// An interface that is served here, and what it is attached to.
+#[derive(Clone, Copy)]
+struct Own<'a> {
+    nic: &'a Nic,
+    instance: &'a str,
+}
+
+impl<'a> Own<'a> {
+    fn of_host(host: &'a Host) -> impl Iterator<Item = Self> {
+        host.interfaces.iter().map(|nic| Self { nic, instance: &host.instance })
     }
 }
 

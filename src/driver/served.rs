@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -11,9 +12,11 @@ use tokio::time::Instant;
 use crate::domain::address::Row;
 use crate::domain::id::EniId;
 use crate::domain::subnet::Subnet;
+use crate::driver::distant::Described;
 use crate::driver::interfaces::Interfaces;
-use crate::eni::{Eni, Outside};
+use crate::eni::{Eni, Hold, Outside};
 use crate::error::Error;
+use crate::fleet::Sender;
 use crate::outside::imds::{Host, Nic};
 use crate::store::{Store, StoreError};
 
@@ -33,6 +36,17 @@ impl Served {
     /// The ENIs served now.
     pub async fn all(&self) -> Vec<Arc<Eni>> {
         self.enis.lock().await.values().filter(|eni| eni.lost().is_none()).cloned().collect()
+    }
+
+    /// Those whose addresses are given back here; of a distant one another server may do that.
+    pub(crate) async fn sent_for(&self) -> Vec<Arc<Eni>> {
+        let mut sent_for = Vec::new();
+        for eni in self.all().await {
+            if eni.sends().await {
+                sent_for.push(eni);
+            }
+        }
+        sent_for
     }
 
     /// Why ENIs that were served here are not any more: they are not this instance's.
@@ -97,6 +111,35 @@ impl Served {
         self.serve(&nic).await
     }
 
+    /// A distant one, served from now on if it is not yet.
+    ///
+    /// # Errors
+    /// The store's, or [`Error::Asked`]: its host has a driver of its own.
+    pub(crate) async fn serve_distant(&self, described: &Described, until: Instant) -> Result<Arc<Eni>, Error> {
+        let Described { nic, subnet, instance, .. } = described;
+        let is_served = |eni: &Eni| eni.lost().is_none() && eni.instance() == instance.id;
+        let known = self.enis.lock().await.get(&nic.eni).cloned();
+        if let Some(eni) = known.filter(|eni| is_served(eni)) {
+            eni.is_driverless().await?;
+            return Ok(eni);
+        }
+        let sender = Sender::new(nic.eni.clone(), &instance.id, self.outside.claims.boot());
+        sender.is_driverless(Duration::ZERO, &*self.outside.store(until).await?, until).await?;
+        let mut enis = self.enis.lock().await;
+        if let Some(eni) = enis.get(&nic.eni) {
+            if is_served(eni) {
+                return Ok(Arc::clone(eni));
+            }
+            // What another instance had is that one's no more.
+            eni.leaves_for(&instance.id);
+            eni.ended().await;
+        }
+        let outside = Arc::clone(&self.outside);
+        let eni = Eni::start(nic.clone(), subnet.clone(), instance, Hold::Distant(sender), outside);
+        enis.insert(nic.eni.clone(), Arc::clone(&eni));
+        Ok(eni)
+    }
+
     /// This one, served from now on if it is not yet.
     pub(crate) async fn serve(&self, nic: &Nic) -> Result<Arc<Eni>, Error> {
         let instance = self.outside.imds.instance().await?;
@@ -115,7 +158,7 @@ impl Served {
                 nic.eni
             ))
         })?;
-        let eni = Eni::start(nic.clone(), subnet, &instance, lock, Arc::clone(&self.outside));
+        let eni = Eni::start(nic.clone(), subnet, &instance, Hold::Own(lock), Arc::clone(&self.outside));
         enis.insert(nic.eni.clone(), Arc::clone(&eni));
         Ok(eni)
     }

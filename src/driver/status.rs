@@ -106,6 +106,9 @@ pub struct EniStatus {
     pub subnet: String,
     /// The subnet's CIDR.
     pub cidr: String,
+    /// The instance that has it, where that is another host than this; none otherwise.
+    #[serde(default)]
+    pub host: Option<String>,
     /// The parent interface; `no link` when it cannot be seen.
     pub link: String,
     /// Whether that is up; none likewise.
@@ -259,7 +262,11 @@ impl Picture {
             for row in &rows {
                 *addresses.entry(row.state()).or_default() += 1;
             }
-            let link = self.outside.links.of_mac(&eni.nic.mac).await.ok();
+            let host = eni.is_distant().then(|| eni.instance().to_owned());
+            let link = match host {
+                Some(_) => None,
+                None => self.outside.links.of_mac(&eni.nic.mac).await.ok(),
+            };
             let subnet = eni.subnet.id.to_string();
             if let Ok(store) = &store {
                 let mut counts = BTreeMap::new();
@@ -272,6 +279,7 @@ impl Picture {
                 eni: eni.nic.eni.to_string(),
                 subnet,
                 cidr: eni.subnet.cidr.to_string(),
+                host,
                 up: link.as_ref().map(|link| link.up),
                 link: link.map_or_else(|| "no link".to_owned(), |link| link.name),
                 warm: rows.iter().filter(|row| self.outside.warmth.is_warm(row)).count(),

@@ -1,4 +1,5 @@
-//! Taking up: the ENIs of this host that the table knows as ours are served even if no container starts.
+//! Taking up: the ENIs of this host that the table knows as ours are served even if no container starts, and by a server those
+//! that another one has left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
 use crate::domain::address::{Row, Status};
+use crate::driver::distant::Distant;
 use crate::driver::interfaces::Interfaces;
 use crate::driver::served::Served;
 use crate::eni::Outside;
@@ -17,8 +19,16 @@ pub struct TakeUp {
     outside: Arc<Outside>,
     interfaces: Arc<Interfaces>,
     served: Arc<Served>,
+    distant: Arc<Distant>,
     interval: Duration,
 }
+
+/// As a server starts: what others served within the last so long.
+const LONG: Duration = Duration::from_secs(86_400);
+/// And from then on. Longer than a few rounds.
+const SHORT: Duration = Duration::from_secs(600);
+/// Between two of them, for EC2 is asked a few things about each.
+const PACE: Duration = Duration::from_secs(1);
 
 /// So many times in a row the ENIs of this host are looked for with no more than seconds in between.
 const BRISK: u32 = 12;
@@ -28,13 +38,57 @@ impl TakeUp {
         outside: &Arc<Outside>,
         interfaces: &Arc<Interfaces>,
         served: &Arc<Served>,
+        distant: &Arc<Distant>,
         interval: Duration,
     ) -> Self {
-        Self { outside: Arc::clone(outside), interfaces: Arc::clone(interfaces), served: Arc::clone(served), interval }
+        Self {
+            outside: Arc::clone(outside),
+            interfaces: Arc::clone(interfaces),
+            served: Arc::clone(served),
+            distant: Arc::clone(distant),
+            interval,
+        }
     }
 
     /// Without end.
     pub(crate) async fn run(&self) {
+        if self.distant.is_served() {
+            tokio::join!(self.take_up_own(), self.take_up_distant());
+        } else {
+            self.take_up_own().await;
+        }
+    }
+
+    /// Distant ENIs that another server has left, so that what it had begun is settled though nobody asks for anything.
+    async fn take_up_distant(&self) {
+        let mut within = LONG;
+        loop {
+            match self.distant_round(within).await {
+                Ok(()) => within = SHORT,
+                Err(why) => tracing::debug!("not taken up yet: {why}"),
+            }
+            sleep(self.interval).await;
+        }
+    }
+
+    #[tracing::instrument(level = "error", skip_all, fields(round = "take-up"))]
+    async fn distant_round(&self, within: Duration) -> Result<(), Error> {
+        let until = || Instant::now() + self.outside.request_timeout;
+        for eni in self.outside.store(until()).await?.senderless(within, until()).await? {
+            if self.served.has(&eni).await {
+                continue;
+            }
+            let taken = async { self.served.serve_distant(&*self.distant.see(&eni, until()).await?, until()).await };
+            match taken.await {
+                Ok(_) => tracing::info!(%eni, "took up what another server left"),
+                Err(why) => tracing::debug!(%eni, "not taken up: {why}"),
+            }
+            sleep(PACE).await;
+        }
+        Ok(())
+    }
+
+    async fn take_up_own(&self) {
         let (mut backoff, mut is_whole) = (Backoff::default(), false);
         loop {
             let rest = match self.round(&mut is_whole).await {

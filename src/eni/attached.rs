@@ -8,17 +8,20 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Eni, Outside, Shared};
+use super::{Eni, Outside, STORE_TIME, Shared};
 use crate::domain::plan::attachment::{Attachment, Whose, Word};
 use crate::error::Error;
 use crate::outside::ec2::Ec2Error;
 use crate::outside::imds::{Instance, Nic};
+use crate::outside::link::{LinkError, Parent};
 use crate::supervise::supervised;
 
 /// The ENI and the instance that it is attached to for as long as it is served.
 pub(super) struct Place {
     pub(super) nic: Nic,
     pub(super) instance: String,
+    /// The instance is another one than this host: IMDS here knows nothing of it.
+    pub(super) is_distant: bool,
     outside: Arc<Outside>,
     /// Since when.
     pub(super) began: Instant,
@@ -33,6 +36,8 @@ pub(super) struct Place {
 
 /// IMDS's word is good for so long: requests come by the hundred.
 const FRESH: Duration = Duration::from_secs(1);
+/// EC2's is, of a distant one. Its calls are counted for the whole account.
+const FRESH_OF_EC2: Duration = Duration::from_secs(60);
 /// Neither silence nor EC2's word against IMDS's is asked for again for so long.
 const REST: Duration = Duration::from_secs(10);
 /// It answers within a few milliseconds where it is well.
@@ -43,10 +48,11 @@ const IMDS: Duration = Duration::from_secs(1);
 const EC2: Duration = Duration::from_secs(3);
 
 impl Place {
-    pub(super) fn new(nic: Nic, instance: &Instance, outside: Arc<Outside>) -> Self {
+    pub(super) fn new(nic: Nic, instance: &Instance, is_distant: bool, outside: Arc<Outside>) -> Self {
         Self {
             nic,
             instance: instance.id.clone(),
+            is_distant,
             outside,
             began: Instant::now(),
             left: CancellationToken::new(),
@@ -73,13 +79,12 @@ impl Place {
             whose
         };
         if whose == Whose::NotOurs {
-            self.leave(word);
+            self.leave(self.refusal(word));
         }
         whose
     }
 
-    fn leave(&self, word: &Word) {
-        let why = self.refusal(word);
+    fn leave(&self, why: Error) {
         tracing::warn!(eni = %self.nic.eni, "{why}");
         let _ = self.lost.set(why);
         self.left.cancel();
@@ -102,8 +107,12 @@ impl Place {
             return Ok(());
         }
         let imds = self.ask_imds().await;
-        let ec2 = if imds == Some(false) { self.ask_ec2().await } else { None };
-        let rest = if imds == Some(true) { FRESH } else { REST };
+        let ec2 = if imds == Some(false) || self.is_distant { self.ask_ec2().await } else { None };
+        let rest = match (imds, &ec2) {
+            (Some(true), _) => FRESH,
+            (None, Some(_)) => FRESH_OF_EC2,
+            _ => REST,
+        };
         *sure_until = Instant::now() + rest;
         self.judge(&Word { imds, ec2 });
         self.check()
@@ -125,6 +134,9 @@ impl Place {
     }
 
     async fn ask_imds(&self) -> Option<bool> {
+        if self.is_distant {
+            return None;
+        }
         timeout(IMDS, self.outside.imds.lists(&self.nic.mac, &self.nic.eni)).await.ok()?
     }
 
@@ -139,6 +151,28 @@ impl Place {
 }
 
 impl Shared {
+    /// Its link and what the host has on that, now. A distant one's link is for nobody here to see.
+    pub(super) async fn parent(&self) -> Result<Parent, LinkError> {
+        if self.place.is_distant { Ok(Parent::unseen()) } else { self.outside.links.parent(&self.place.nic.mac).await }
+    }
+
+    /// A distant ENI is served for as long as its host has no driver of its own.
+    pub(super) async fn is_driverless(&self) -> Result<(), Error> {
+        self.heed(self.fleet.is_driverless(STORE_TIME).await)
+    }
+
+    /// Whether this process gives back for the ENI, and settles what others have left.
+    pub(super) async fn sends(&self) -> Result<bool, Error> {
+        self.heed(self.fleet.sends(STORE_TIME).await)
+    }
+
+    fn heed<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if let Err(why @ Error::Asked(_)) = &outcome {
+            self.place.leave(why.clone());
+        }
+        outcome
+    }
+
     /// Before a grant or a release, which wait for nothing outside this host: if IMDS is slow, what it says counts from the
     /// next one on.
     pub(super) async fn may_serve(self: &Arc<Self>) -> Result<(), Error> {
@@ -159,6 +193,26 @@ impl Eni {
         self.shared.place.check().err().map(|why| why.to_string())
     }
 
+    /// Whether its host is another one than this.
+    pub fn is_distant(&self) -> bool {
+        self.shared.place.is_distant
+    }
+
+    /// Before anything is asked of a distant one: whether its host has no driver of its own.
+    pub async fn is_driverless(&self) -> Result<(), Error> {
+        self.shared.is_driverless().await
+    }
+
+    /// Whether what is given back of it is so here.
+    pub async fn sends(&self) -> bool {
+        self.shared.sends().await.unwrap_or(false)
+    }
+
+    /// Its link and what the host has on that, now; nothing where it is distant.
+    pub async fn parent(&self) -> Result<Parent, LinkError> {
+        self.shared.parent().await
+    }
+
     /// The instance that it is served on.
     pub fn instance(&self) -> &str {
         &self.shared.place.instance
@@ -167,6 +221,11 @@ impl Eni {
     /// What a look has learnt of whose it is. If it is not ours, its service ends.
     pub fn judge(&self, word: &Word) -> Whose {
         self.shared.place.judge(word)
+    }
+
+    /// EC2 has it attached to another instance.
+    pub fn leaves_for(&self, instance: &str) {
+        self.judge(&Word { imds: None, ec2: Some(Attachment::of(Some(instance), self.instance())) });
     }
 
     /// Its task is gone, and its lock free.

@@ -126,7 +126,8 @@ impl Shared {
     /// of it is told to the table before what both say was put together.
     pub(super) async fn compare(&self) -> Result<(), Error> {
         let mut is_compared = self.doubt.is_compared.lock().await;
-        if *is_compared {
+        // Of a distant one the table is the first to know.
+        if *is_compared || self.place.is_distant {
             return Ok(());
         }
         let (journal, eni) = (self.journal(), &self.place.nic.eni);
@@ -206,6 +207,9 @@ impl Shared {
 
     /// What the table gives to this ENI, and the journal has not heard of. `rows`: as they were read just now.
     pub(super) async fn take_in(&self, rows: &[Row]) {
+        if self.place.is_distant {
+            return;
+        }
         let (journal, eni) = (self.journal(), &self.place.nic.eni);
         let now = journal.now();
         // An older table may have lost the mark of the primary address.

@@ -139,6 +139,11 @@ impl Eni {
                             outcome => return outcome,
                         }
                     }
+                    Some(State::Ready) if mine && self.is_distant() && Instant::now() < patience => {
+                        if let Some(lease) = self.grant_this(ip, holder.as_deref(), until).await? {
+                            return Ok(lease);
+                        }
+                    }
                     // Of this ENI, and about to be the journal's.
                     Some(State::Ready | State::Lease | State::Off | State::On) if Instant::now() < patience => {}
                     Some(State::Foreign) if mine && self.is_looked_at(ip) && Instant::now() < until - LAST_WORD => {}
@@ -151,7 +156,7 @@ impl Eni {
 
     /// An idle address that was named; none if it was given to somebody else at this moment.
     async fn grant_this(&self, ip: Ipv4Addr, holder: Option<&str>, until: Instant) -> Result<Option<Lease>, Error> {
-        let parent = self.parent().await?;
+        let parent = self.link_now().await?;
         if let Err(why) = self.shared.memory.may_give(ip, Some(&parent)) {
             return Err(self.withheld(ip, &why, &parent));
         }
@@ -206,10 +211,13 @@ impl Eni {
         until: Instant,
     ) -> Result<Option<Lease>, Error> {
         self.shared.may_serve().await?;
-        let parent = self.parent().await;
+        let parent = self.link_now().await;
         let token = self.shared.outside.claims.next(Kind::Lease);
         let wanted = Wanted { eni: &self.nic.eni, sub_pool, choices, token: &token, holder };
         let may_give = |ip| self.shared.memory.may_give(ip, parent.as_ref().ok()).is_ok();
+        if self.shared.place.is_distant {
+            return self.shared.give_by_table(&wanted, may_give, until).await;
+        }
         let Some((ip, recorded)) = self.shared.journal().give(&wanted, may_give).await else {
             return parent.map(|_| None);
         };
@@ -222,9 +230,9 @@ impl Eni {
         Ok(Some(lease))
     }
 
-    /// The link and the addresses that the host itself has on it, now.
-    async fn parent(&self) -> Result<Parent, Error> {
-        let parent = self.shared.outside.links.parent(&self.nic.mac).await?;
+    /// The same, remembered.
+    async fn link_now(&self) -> Result<Parent, Error> {
+        let parent = self.shared.parent().await?;
         self.shared.memory.host_has(&parent.addresses);
         Ok(parent)
     }

@@ -75,6 +75,7 @@ impl Shared {
         let was_lease = match self.holding(ip).map(|holding| holding.held) {
             Some(Held::Lease(claim)) => self.ends(ip, &claim, End::Released).await,
             Some(Held::Idle | Held::Leaving(_)) => false,
+            None if self.place.is_distant => self.end_by_table(ip, None, End::Released).await,
             None => self.release_in_table(ip).await,
         };
         if was_lease {
@@ -88,6 +89,9 @@ impl Shared {
     /// lease -> idle. It names the lease's own token, so that a late one cannot end somebody else's lease (I5). Says whether it
     /// was that lease.
     pub(super) async fn ends(&self, ip: Ipv4Addr, claim: &Claim, end: End) -> bool {
+        if self.place.is_distant {
+            return self.end_by_table(ip, Some(claim), end).await;
+        }
         let Some(recorded) = self.journal().end(ip, claim, end).await else { return false };
         self.follow(recorded).await;
         true

@@ -1,4 +1,7 @@
-//! One ENI of this host: granting its warm addresses and taking them back.
+//! One ENI: granting its warm addresses and taking them back.
+//!
+//! That of this host has a journal, a link, a Docker and IMDS. Of a distant one, whose host has no driver, EC2 says what there is
+//! to say, and the table is the first to know what its containers have (`by_table`).
 //!
 //! Whatever needs a call to EC2 is left to the ENI's one task (`task`), which does every Assign, Unassign and settling of
 //! that ENI, one at a time. Requests for warm addresses do not wait for it.
@@ -21,13 +24,15 @@ use crate::domain::plan::reconcile::{Finding, What};
 use crate::domain::plan::{brief_age, settle_age};
 use crate::domain::subnet::Subnet;
 use crate::error::Error;
-use crate::fleet::{Fleet, STORE_TIME};
+use crate::fleet::{Fleet, STORE_TIME, Sender};
+use crate::journal::Journal;
 use crate::late::LAST_WORD;
 use crate::outside::imds::{Instance, Nic};
 use crate::supervise::supervised;
 
 mod assign;
 mod attached;
+mod by_table;
 mod doubt;
 mod grant;
 pub mod in_use;
@@ -76,9 +81,17 @@ impl std::ops::Add for Recycled {
     }
 }
 
+/// Whose an ENI is, and by what it is held.
+pub enum Hold {
+    /// This host's: no other driver of the host has this.
+    Own(UnixListener),
+    /// Another host's, which has no driver: whoever holds its row in the table sends for it.
+    Distant(Sender),
+}
+
 /// An ENI that this driver serves.
 pub struct Eni {
-    /// As IMDS knows it.
+    /// As IMDS knows it, or EC2 a distant one.
     pub nic: Nic,
     /// Its subnet.
     pub subnet: Subnet,
@@ -92,6 +105,8 @@ pub struct Eni {
 struct Shared {
     fleet: Fleet,
     outside: Arc<Outside>,
+    /// What its containers have; empty for a distant one.
+    journal: Arc<Journal>,
     place: Place,
     memory: Memory,
     doubt: Doubt,
@@ -115,12 +130,15 @@ pub struct Known {
 }
 
 impl Shared {
-    fn new(nic: Nic, instance: &Instance, outside: Arc<Outside>) -> Self {
+    fn new(nic: Nic, instance: &Instance, sender: Option<Sender>, outside: Arc<Outside>) -> Self {
+        let is_distant = sender.is_some();
+        let journal = if is_distant { Arc::new(Journal::nowhere()) } else { Arc::clone(&outside.journal) };
         Self {
-            fleet: Fleet::new(outside.store.clone(), outside.ec2.clone()),
-            doubt: Doubt::new(&nic.eni, &outside.journal),
-            memory: Memory::new(nic.eni.clone(), Arc::clone(&outside.in_use), Arc::clone(&outside.journal)),
-            place: Place::new(nic, instance, Arc::clone(&outside)),
+            fleet: Fleet::new(outside.store.clone(), outside.ec2.clone(), sender),
+            doubt: Doubt::new(&nic.eni, &journal),
+            memory: Memory::new(nic.eni.clone(), Arc::clone(&outside.in_use), Arc::clone(&journal)),
+            place: Place::new(nic, instance, is_distant, Arc::clone(&outside)),
+            journal,
             to_post: Notify::new(),
             posting: tokio::sync::Mutex::default(),
             reserved: Reserved::default(),
@@ -164,17 +182,15 @@ fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Eni {
-    /// Starts serving an ENI of this host: its task runs until the driver stops, or until the ENI is not this host's any more;
-    /// so long it holds the `lock`.
-    pub fn start(
-        nic: Nic,
-        subnet: Subnet,
-        instance: &Instance,
-        lock: UnixListener,
-        outside: Arc<Outside>,
-    ) -> Arc<Self> {
+    /// Starts serving an ENI of this instance: its task runs until the driver stops, or until the ENI is not the instance's any
+    /// more.
+    pub fn start(nic: Nic, subnet: Subnet, instance: &Instance, hold: Hold, outside: Arc<Outside>) -> Arc<Self> {
         let (wants, inbox) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared::new(nic.clone(), instance, Arc::clone(&outside)));
+        let (lock, sender) = match hold {
+            Hold::Own(lock) => (Some(lock), None),
+            Hold::Distant(sender) => (None, Some(sender)),
+        };
+        let shared = Arc::new(Shared::new(nic.clone(), instance, sender, Arc::clone(&outside)));
         shared.begins();
         let (sender, surveyed) = watch::channel(Err(Error::Missing(
             "the first look at the ENI is not done yet: EC2 or the database is slow".into(),

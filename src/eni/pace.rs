@@ -44,6 +44,11 @@ impl Pace {
         self.times
     }
 
+    /// While another server settles and gives back.
+    pub(super) fn times_of_another(&self, now: Instant) -> Times {
+        Times { settle_at: now + REST, give_up_at: now + REST, ..self.times }
+    }
+
     /// Until when nothing is to be done at all.
     pub(super) fn pauses(&self, now: Instant) -> Option<Instant> {
         Some(self.retry_at).filter(|at| now < *at)

@@ -25,7 +25,7 @@ const MOST: usize = 500;
 
 impl Shared {
     pub(super) fn journal(&self) -> &Journal {
-        &self.outside.journal
+        &self.journal
     }
 
     /// What the journal has of one of the ENI's addresses.

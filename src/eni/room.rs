@@ -60,7 +60,7 @@ impl Shared {
     /// is new.
     async fn why_full(&self, rows: &[Row]) -> Error {
         let eni = self.place.nic.eni.clone();
-        let Parent { link, addresses: own } = match self.outside.links.parent(&self.place.nic.mac).await {
+        let Parent { link, addresses: own } = match self.parent().await {
             Ok(parent) => parent,
             Err(why) => return why.into(),
         };

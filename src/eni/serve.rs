@@ -1,5 +1,8 @@
 //! Addresses to those who wait.
 
+use tokio::time::Instant;
+use tracing::Instrument;
+
 use super::STORE_TIME;
 use super::task::Task;
 use crate::domain::address::Row;
@@ -13,10 +16,10 @@ impl Task {
     /// What EC2 has put on the ENI: to those who wait, the rest is idle. The journal has it before anybody is answered; the
     /// table follows.
     pub(super) async fn confirm(&mut self, rows: Vec<Row>) -> Result<(), Error> {
-        let parent = self.outside.links.parent(&self.nic.mac).await.ok();
+        let parent = self.shared.parent().await.ok();
         let now = self.shared.journal().now();
         let (mut entered, mut granted) = (Vec::new(), Vec::new());
-        for row in rows {
+        for row in &rows {
             self.shared.memory.put_on(&[row.ip]);
             // A lease that the table lost and that was claimed again, or one that left the ENI: it stands.
             if self.shared.holding(row.ip).is_some() {
@@ -26,7 +29,7 @@ impl Task {
             let is_old = row.claim.as_ref().is_none_or(|claim| !claim.is_of(self.outside.claims.boot()));
             let doubted = is_old && self.shared.is_in_doubt();
             let may_give = !doubted && self.shared.memory.may_give(row.ip, parent.as_ref()).is_ok();
-            let order = if may_give { self.queue.next_for(&row) } else { None };
+            let order = if may_give { self.queue.next_for(row) } else { None };
             let mut holding = Holding {
                 ip: row.ip,
                 eni: self.nic.eni.clone(),
@@ -51,7 +54,17 @@ impl Task {
             }
             entered.push(holding);
         }
-        if !entered.is_empty() {
+        if self.shared.place.is_distant {
+            let said = self.shared.confirm_by_table(&rows, &entered).await?;
+            let is_said = |ip| entered.iter().zip(&said).any(|(holding, said)| holding.ip == ip && *said);
+            // Another server was quicker: he waits for the next one.
+            let (given, lost): (Vec<_>, Vec<_>) = granted.into_iter().partition(|(lease, _)| is_said(lease.ip));
+            for (lease, order) in lost.into_iter().rev() {
+                lease.keep();
+                self.queue.put_back(order);
+            }
+            granted = given;
+        } else if !entered.is_empty() {
             let recorded = self.shared.journal().enter(entered).await;
             self.shared.follow(recorded).await;
         }
@@ -66,7 +79,7 @@ impl Task {
 
     /// Idle addresses to those who wait for any.
     pub(super) async fn serve(&mut self, rows: Vec<Row>) -> Result<(), Error> {
-        let parent = self.outside.links.parent(&self.nic.mac).await?;
+        let parent = self.shared.parent().await?;
         for row in rows {
             let Some(order) = self.queue.next_for(&row) else { continue };
             let token = self.outside.claims.next(Kind::Lease);
@@ -75,6 +88,15 @@ impl Task {
             let wanted =
                 Wanted { eni: &self.nic.eni, sub_pool: None, choices, token: &token, holder: holder.as_deref() };
             let may_give = |ip| self.shared.memory.may_give(ip, Some(&parent)).is_ok();
+            if self.shared.place.is_distant {
+                let until = Instant::now() + STORE_TIME;
+                let given = self.shared.give_by_table(&wanted, may_give, until).instrument(order.span()).await?;
+                match given {
+                    Some(lease) => order.answer(Ok(lease)),
+                    None => self.queue.put_back(order),
+                }
+                continue;
+            }
             let Some((ip, recorded)) = self.shared.journal().give(&wanted, may_give).await else {
                 self.queue.put_back(order);
                 continue;

@@ -68,7 +68,9 @@ impl Task {
         // IMDS's word is not enough to give anything up, and neither is the table's before Docker has said what its
         // containers have (I1): reconciling looks again.
         let unused: Vec<Row> = missing.into_iter().filter(|row| !self.shared.memory.has_container(row.ip)).collect();
-        let is_known = self.outside.in_use.count().is_some() && !self.shared.is_in_doubt();
+        // Of a distant one nobody will ever say more than the table.
+        let is_told = self.outside.in_use.count().is_some() || self.shared.place.is_distant;
+        let is_known = is_told && !self.shared.is_in_doubt();
         if first && witness == Witness::Ec2 && is_known && !unused.is_empty() {
             let given = self.unassign(&unused).await?;
             self.note(Action::Unassign, given.trouble.as_ref());
@@ -110,6 +112,9 @@ impl Task {
             },
             Err(why) => why.clone(),
         };
+        if self.shared.place.is_distant {
+            return Err(why);
+        }
         match self.outside.imds.on_eni(&self.nic.mac).await {
             Ok(listed) => Ok((listed, Witness::Imds)),
             // Where IMDS may answer soon it is waited for, whatever EC2 says.

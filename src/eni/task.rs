@@ -18,9 +18,10 @@ use super::pace::Pace;
 use super::queue::{Queue, Want};
 use super::room::Room;
 use super::{Outside, STORE_TIME, Shared};
-use crate::domain::plan::Burst;
+use crate::domain::address::{Row, State};
 use crate::domain::plan::assign::Why;
 use crate::domain::plan::next::{Need, Next, View, next};
+use crate::domain::plan::{Burst, settle_age};
 use crate::domain::subnet::Subnet;
 use crate::error::Error;
 use crate::fleet::fill;
@@ -34,6 +35,9 @@ const GATHER: Duration = Duration::from_millis(8);
 /// but the first of them waits no longer than so for others.
 const GATHER_MOST: Duration = Duration::from_millis(40);
 
+/// What other servers do to a distant ENI is looked for at most so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// The state of an ENI's task.
 pub(super) struct Task {
     pub(super) nic: Nic,
@@ -42,13 +46,15 @@ pub(super) struct Task {
     pub(super) fleet: Fleet,
     pub(super) outside: Arc<Outside>,
     pub(super) shared: Arc<Shared>,
-    /// Keeps every other driver of this host from the ENI. Before the inbox: who waits for that to close may lock anew.
-    pub(super) _lock: UnixListener,
+    /// Keeps every other driver of this host from an ENI of its own. Before the inbox: who waits for that to close may lock anew.
+    pub(super) _lock: Option<UnixListener>,
     pub(super) inbox: mpsc::UnboundedReceiver<Want>,
     pub(super) surveyed: watch::Sender<Result<(), Error>>,
     /// EC2 refused an address as somebody else's: a table that no other host writes to knows too little of the subnet.
     pub(super) scan_wanted: bool,
     pub(super) witness: Option<Witness>,
+    /// When it last began to look at the ENI.
+    looked: Instant,
     pub(super) queue: Queue,
     pub(super) pace: Pace,
     pub(super) room: Room,
@@ -79,7 +85,7 @@ impl Task {
         nic: Nic,
         subnet: Subnet,
         instance_type: String,
-        lock: UnixListener,
+        lock: Option<UnixListener>,
         outside: Arc<Outside>,
         shared: Arc<Shared>,
         inbox: mpsc::UnboundedReceiver<Want>,
@@ -98,6 +104,7 @@ impl Task {
             surveyed,
             scan_wanted: false,
             witness: None,
+            looked: now,
             queue: Queue::default(),
             pace: Pace::new(now),
             room: Room::default(),
@@ -163,6 +170,7 @@ impl Task {
 
     #[tracing::instrument(level = "error", skip_all, fields(round = "look", eni = %self.nic.eni))]
     async fn look(&mut self) -> Result<(), Error> {
+        self.looked = Instant::now();
         // EC2's word, once had, is not forgotten for IMDS's.
         let has_ec2 = self.witness == Some(Witness::Ec2);
         if !has_ec2 {
@@ -231,7 +239,11 @@ impl Task {
     async fn step(&mut self, now: Instant) -> Result<Then, Error> {
         let ec2 = self.outside.ec2.now()?;
         self.shared.place.is_ours().await?;
-        let view = self.view(now).await?;
+        let mut view = self.view(now).await?;
+        if self.is_to_see_anothers(&view) {
+            self.look().await?;
+            view = self.view(now).await?;
+        }
         let until = Instant::now() + STORE_TIME;
         match next(&view, now) {
             Next::Look => self.look().await?,
@@ -250,7 +262,7 @@ impl Task {
                     let _ = answer.send(self.repair(findings).await);
                 }
             }
-            Next::AskLink => drop(self.outside.links.parent(&self.nic.mac).await?),
+            Next::AskLink => drop(self.shared.parent().await?),
             Next::Serve(warm) => self.serve(warm).await?,
             Next::Full => return self.refuse_any(&view.rows, now).await,
             Next::Rest(rest) => {
@@ -268,14 +280,18 @@ impl Task {
     /// What the decision depends on, as of `now` or later.
     async fn view(&self, now: Instant) -> Result<View, Error> {
         let memory = &self.shared.memory;
+        let sends = self.shared.sends().await?;
         // Before the rows are read: what is posted meanwhile may not show in them.
         let behind = self.shared.behind();
         let mut rows = self.fleet.look(&self.nic.eni, &[], STORE_TIME).await?;
+        let capacity = self.capacity(&rows);
+        let elsewhere = rows.iter().any(|row| self.is_anothers(row) || self.is_unseen(row));
+        rows.retain(|row| !self.is_anothers(row));
         self.shared.take_in(&rows).await;
         self.shared.has_seen(&rows, now).await;
         self.shared.as_journal_has(&mut rows, &behind);
         let holdings = self.shared.journal().of(&self.nic.eni);
-        let link = self.outside.links.parent(&self.nic.mac).await.ok();
+        let link = self.shared.parent().await.ok();
         let which = |may: &dyn Fn(Ipv4Addr) -> bool| rows.iter().map(|row| row.ip).filter(|ip| may(*ip)).collect();
         let may_give = |ip| {
             // I10: granted and released since it was read, so it cools.
@@ -294,15 +310,33 @@ impl Task {
             in_use: which(&|ip| memory.has_container(ip) || self.shared.is_doubted(ip)),
             may_give: link.is_some().then(|| which(&may_give)),
             sub_pool: memory.sub_pool(),
-            capacity: self.capacity(&rows),
+            capacity,
+            elsewhere,
             warmth: self.outside.warmth,
             burst: self.burst,
             scan: self.scan_wanted && self.store()?.is_private(),
-            repair: self.queue.has_repair(),
-            recycle: self.queue.has_recycle(),
-            times: self.pace.times(),
+            repair: sends && self.queue.has_repair(),
+            recycle: sends && self.queue.has_recycle(),
+            times: if sends { self.pace.times() } else { self.pace.times_of_another(now) },
             rows,
         })
+    }
+
+    /// Whether somebody waits while there are idle addresses that another server had put on the ENI: EC2 has to tell this one.
+    fn is_to_see_anothers(&self, view: &View) -> bool {
+        !view.queue.is_empty() && self.looked.elapsed() >= LOOK_AGAIN && view.rows.iter().any(|row| self.is_unseen(row))
+    }
+
+    /// Whether another server has put it on the ENI, and this one has not seen it there.
+    fn is_unseen(&self, row: &Row) -> bool {
+        self.shared.place.is_distant && row.state() == State::Ready && !self.shared.memory.is_listed(row.ip)
+    }
+
+    /// Whether another server may be about to assign it. What such a one has left is settled once it is old.
+    fn is_anothers(&self, row: &Row) -> bool {
+        let is_young = row.claimed.is_some_and(|age| age < settle_age());
+        let is_ours = row.claim.as_ref().is_some_and(|claim| claim.is_of(self.outside.claims.boot()));
+        self.shared.place.is_distant && row.state() == State::On && is_young && !is_ours
     }
 
     /// The rows that are there can be granted all the same.

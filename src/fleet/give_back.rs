@@ -7,7 +7,10 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::said::{Off, to_unassign};
+use super::sender::BRIEF;
 use super::{Fleet, by};
 use crate::domain::address::{Change, Event, Row};
 use crate::domain::id::{Claim, EniId};
@@ -40,6 +43,23 @@ pub struct GivenBack {
 }
 
 impl Fleet {
+    /// Those that are to be unassigned still, by a look of this moment. Of a distant ENI another server may have settled them while
+    /// this one stood still, and given them again; whoever stood still while it looked sends nothing either.
+    async fn still_off(&self, mut off: Vec<Row>, budget: Duration) -> Result<Vec<Row>, Error> {
+        if self.sender.is_none() {
+            return Ok(off);
+        }
+        let asked = Instant::now();
+        self.may_unassign(budget).await?;
+        let ips: Vec<Ipv4Addr> = off.iter().map(|row| row.ip).collect();
+        let now = self.store.now()?.rows_at(&ips, by(budget)).await?;
+        if asked.elapsed() >= BRIEF {
+            return Err(Error::Missing("the table answered too late for anything to be given back".into()));
+        }
+        off.retain(|row| now.iter().any(|now| now.ip == row.ip && now.guard() == row.guard()));
+        Ok(off)
+    }
+
     /// Unassigns these rows' addresses with as few calls as EC2 lets us, and frees what is gone.
     ///
     /// # Errors
@@ -47,6 +67,7 @@ impl Fleet {
     pub async fn give_back(&self, request: GiveBack<'_>) -> Result<GivenBack, Error> {
         let GiveBack { eni, rows, token, budget } = request;
         let ec2 = self.ec2.now()?;
+        self.may_unassign(budget).await?;
         let given_up =
             |row: &Row| row.on(Event::GiveUp { claim: token.clone() }).ok().map(|change| (change.after(row), change));
         let (off, changes): (Vec<Row>, Vec<Change>) = rows.iter().filter_map(given_up).unzip();
@@ -57,6 +78,7 @@ impl Fleet {
             return Ok(GivenBack::default());
         }
         point("off:claimed").await;
+        let off = self.still_off(off, budget).await?;
         let ips: Vec<Ipv4Addr> = off.iter().map(|row| row.ip).collect();
         let (gone, trouble) = unassign(&ec2, eni, &ips).await;
         point("off:unassigned").await;

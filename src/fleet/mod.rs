@@ -9,13 +9,15 @@
 //! and answers are values: a request bears its own tokens and says how long it may take, not until when, and an answer tells
 //! what is settled from what is not. So it makes no difference to who asks where this is done: here it is in the process.
 //!
-//! For each ENI one caller asks, one thing at a time, and has seen that the ENI is attached to its instance.
+//! For each ENI one caller asks, one thing at a time, and has seen that the ENI is attached to its instance. A distant ENI may
+//! have one in each of several servers; one of them gives back (`sender`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::error::Error;
 use crate::late::Late;
 use crate::outside::ec2::Ec2;
 use crate::store::Store;
@@ -25,10 +27,13 @@ pub mod fill;
 mod give_back;
 mod read;
 mod said;
+mod sender;
 
 pub use acquire::{Acquire, Acquired};
 pub use give_back::{GiveBack, GivenBack};
 pub use read::Posted;
+pub use sender::Sender;
+use sender::driverless_age;
 
 /// The bound of one attempt at the table where nobody waits for it.
 pub const STORE_TIME: Duration = Duration::from_secs(20);
@@ -38,12 +43,46 @@ pub const STORE_TIME: Duration = Duration::from_secs(20);
 pub struct Fleet {
     store: Late<Arc<Store>>,
     ec2: Late<Ec2>,
+    /// Of an ENI that other servers may serve too.
+    sender: Option<Sender>,
 }
 
 impl Fleet {
     /// On the table and EC2, once they are there.
-    pub fn new(store: Late<Arc<Store>>, ec2: Late<Ec2>) -> Self {
-        Self { store, ec2 }
+    pub fn new(store: Late<Arc<Store>>, ec2: Late<Ec2>, sender: Option<Sender>) -> Self {
+        Self { store, ec2, sender }
+    }
+}
+
+impl Fleet {
+    /// Whether this process gives back for the ENI, and settles what others have left.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn sends(&self, budget: Duration) -> Result<bool, Error> {
+        match &self.sender {
+            Some(sender) => sender.is_this(&*self.store.now()?, by(budget)).await,
+            None => Ok(true),
+        }
+    }
+
+    /// That an ENI of another host may be served: its host has no driver of its own.
+    ///
+    /// # Errors
+    /// The store's, or [`Error::Asked`]: it has one.
+    pub async fn is_driverless(&self, budget: Duration) -> Result<(), Error> {
+        match &self.sender {
+            Some(sender) => sender.is_driverless(driverless_age(), &*self.store.now()?, by(budget)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Before an Unassign.
+    async fn may_unassign(&self, budget: Duration) -> Result<(), Error> {
+        match &self.sender {
+            Some(sender) => sender.may_unassign(&*self.store.now()?, by(budget)).await,
+            None => Ok(()),
+        }
     }
 }
 

@@ -341,6 +341,18 @@ impl Drop for Unheard<'_> {
     }
 }
 
+/// Of these addresses the one that is wanted, as the lease that it becomes. None is recorded.
+pub fn chosen(
+    holdings: Vec<Holding>,
+    wanted: &Wanted<'_>,
+    now: &Moment,
+    may_give: impl Fn(Ipv4Addr) -> bool,
+) -> Option<Holding> {
+    let mut book = Book::new(holdings);
+    let ip = book.choose(wanted, now, may_give)?;
+    book.lease(ip, wanted.token.clone(), wanted.holder)
+}
+
 /// Nothing in a critical section of this lock can panic half-way through a change.
 fn book(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
     book.lock().unwrap_or_else(PoisonError::into_inner)

@@ -83,6 +83,14 @@ pub struct Parent {
     pub addresses: Vec<Ipv4Addr>,
 }
 
+impl Parent {
+    /// On another host: nothing is known of it.
+    pub fn unseen() -> Self {
+        let link = Link { index: 0, name: String::new(), mac: String::new(), up: true, has_carrier: true };
+        Self { link, addresses: Vec::new() }
+    }
+}
+
 /// The kernel's interfaces in the network namespace of the thread that made this.
 #[derive(Debug, Clone)]
 pub struct Links {

@@ -1,8 +1,7 @@
-//! One connection: HTTP/1.1 on a unix socket, each request handled to its end whether or not the caller stays.
+//! One connection: HTTP/1.1, each request handled to its end whether or not the caller stays.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -12,7 +11,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -20,12 +19,14 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::connections::Place;
+use super::docker::Call;
 use super::reply::{Refusal, Reply};
 use super::span::RequestSpan;
 use super::stream::CallerStream;
+use super::unread::Unread;
 use super::{control, docker};
+use crate::domain::peer::Peer;
 use crate::driver::ipam::Ipam;
-use crate::eni::Lease;
 use crate::error::Error;
 use crate::fail_point::{panic_at, point};
 use crate::plain::{plain, shortened};
@@ -58,19 +59,31 @@ pub(super) struct Caller {
     tasks: TaskTracker,
     stop: CancellationToken,
     place: Place,
-    /// The lease of the last answer, until it is known to be read. As this is dropped it is taken back.
-    unread: Mutex<Option<Lease>>,
+    peer: Arc<Peer>,
+    unread: Arc<Unread>,
 }
 
 impl Caller {
-    pub(super) fn new(ipam: Arc<Ipam>, tasks: TaskTracker, stop: CancellationToken, place: Place) -> Self {
-        Self { ipam, tasks, stop, place, unread: Mutex::default() }
+    pub(super) fn new(ipam: Arc<Ipam>, tasks: TaskTracker, stop: CancellationToken, place: Place, peer: Peer) -> Self {
+        let unread = Arc::new(Unread::of(&peer));
+        Self { ipam, tasks, stop, place, peer: Arc::new(peer), unread }
     }
 
-    pub(super) async fn serve(self, stream: UnixStream) {
-        let left = Arc::new(AtomicBool::new(false));
+    /// Its stream as it comes.
+    pub(super) fn hears<S>(&self, stream: S) -> CallerStream<S> {
+        CallerStream { stream, unread: Arc::clone(&self.unread), end: self.place.end() }
+    }
+
+    /// So its certificate says.
+    pub(super) fn is_called(&mut self, names: Option<Vec<String>>) {
+        if let Peer::Remote { address, is_here, .. } = *self.peer {
+            self.peer = Arc::new(Peer::Remote { address, is_here, names });
+        }
+    }
+
+    /// Serves the stream, or what TLS makes of it.
+    pub(super) async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let end = self.place.end();
-        let stream = CallerStream { stream, left: Arc::clone(&left), end: end.clone() };
         let service = service_fn(|request| self.answer(request));
         // No time-out between requests: the Engine keeps idle connections and would repeat a call that met a closing one
         // without its body. Half-closed ones are answered: at its end a connection is one.
@@ -92,28 +105,15 @@ impl Caller {
         if let Err(why) = outcome {
             tracing::debug!("a connection ended: {why}");
         }
-        if !left.load(Ordering::Relaxed) {
-            self.was_read();
-        }
-    }
-
-    fn unread(&self) -> MutexGuard<'_, Option<Lease>> {
-        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The last answer reached its caller.
-    fn was_read(&self) {
-        if let Some(lease) = self.unread().take() {
-            lease.keep();
-        }
+        self.unread.ended();
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         self.place.waits();
         // A further request on the connection: the answer before was read.
-        self.was_read();
+        self.unread.was_read();
         let path = request.uri().path().to_owned();
-        let request_span = RequestSpan::begin(&path);
+        let request_span = RequestSpan::begin(&path, &self.peer);
         let span = request_span.span();
         let response = self.respond(request, &path, request_span).instrument(span).await;
         self.place.waits();
@@ -129,7 +129,7 @@ impl Caller {
             Ok(reply) => {
                 span.answered(&reply);
                 let grants = reply.lease.is_some();
-                *self.unread() = reply.lease;
+                self.unread.answered(reply.lease);
                 if grants {
                     point("request:unanswered").await;
                 }
@@ -154,6 +154,11 @@ impl Caller {
     }
 
     async fn outcome(&self, request: Request<Incoming>, path: &str) -> Result<Reply, Refusal> {
+        if is_own(path) && self.peer.is_remote() {
+            let why =
+                format!("{path:?} is not answered over TCP: the command line's calls are for the driver's own socket");
+            return Err(Refusal::asked(StatusCode::NOT_FOUND, why));
+        }
         let patience = if is_own(path) { control::PATIENCE } else { self.ipam.settings.request_timeout };
         let until = Instant::now() + patience;
         let method = request.method();
@@ -181,10 +186,11 @@ impl Caller {
         // Detached: a handler finishes though the caller hangs up. What it granted is then taken back as the reply is dropped
         // (I9).
         let (answer, reply) = oneshot::channel();
-        let (ipam, path) = (Arc::clone(&self.ipam), path.to_owned());
+        let (ipam, peer, path) = (Arc::clone(&self.ipam), Arc::clone(&self.peer), path.to_owned());
         let work = async move {
             panic_at("a request");
-            let outcome = match docker::call(&ipam, &path, &body, until).await {
+            let call = Call { peer: &peer, path: &path, body: &body, until };
+            let outcome = match docker::call(&ipam, call).await {
                 Some(outcome) => outcome.map_err(Refusal::from),
                 None => control::call(&ipam, &path, &body, until).await,
             };

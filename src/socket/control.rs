@@ -57,6 +57,13 @@ pub struct OfAddress {
     pub name: Option<String>,
 }
 
+/// Leases to show.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ToLease {
+    /// Only those that were given at least so long ago.
+    pub older_seconds: u64,
+}
+
 /// Answers a call of the command line.
 pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> Result<Reply, Refusal> {
     let outcome = match path {
@@ -67,6 +74,8 @@ pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> 
         "/v1/recycle" => recycle(ipam, body, until).await,
         "/v1/reconcile" => reconcile(ipam, body).await,
         "/v1/list" => list(ipam, body, until).await,
+        "/v1/leases" => leases(ipam, body, until).await,
+        "/v1/release" => release(ipam, body, until).await,
         "/v1/reserve" | "/v1/unreserve" => reserve(ipam, body, path == "/v1/reserve", until).await,
         _ => {
             return Err(Refusal::asked(StatusCode::NOT_FOUND, format!("{path:?} is not a call of this driver")));
@@ -102,6 +111,17 @@ async fn list(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Er
     let asked: ToList = parse(body)?;
     let subnet = Some(asked.subnet).filter(|id| !id.is_empty()).map(|id| id.parse()).transpose()?;
     Ok(json!(ipam.picture.list(subnet, asked.free, until).await?))
+}
+
+async fn leases(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
+    let asked: ToLease = parse(body)?;
+    Ok(json!(ipam.leases.older_than(Duration::from_secs(asked.older_seconds), until).await?))
+}
+
+async fn release(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
+    let asked: OfAddress = parse(body)?;
+    ipam.leases.release(asked.ip, until).await?;
+    Ok(json!({}))
 }
 
 async fn reserve(ipam: &Arc<Ipam>, body: &[u8], reserve: bool, until: Instant) -> Result<Value, Error> {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::reply::Reply;
 use super::span::note;
 use super::wire::{self, ReleaseAddress, ReleasePool, RequestAddress, RequestPool};
+use crate::domain::peer::Peer;
 use crate::driver::ipam::Ipam;
 use crate::driver::pool::PoolRequest;
 use crate::error::Error;
@@ -22,8 +23,22 @@ const ADDRESS_SPACE: &str = "ec2-ipam";
 const GATEWAY: &str = "com.docker.network.gateway";
 const ENDPOINT_NAME: &str = "com.docker.network.endpoint.name";
 
+/// A call as it came.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// Who asks.
+    pub peer: &'a Peer,
+    /// What for.
+    pub path: &'a str,
+    /// With what.
+    pub body: &'a [u8],
+    /// When its answer is of no use any more.
+    pub until: Instant,
+}
+
 /// Answers a call of Docker; none if the path is not one of them.
-pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> Option<Result<Reply, Error>> {
+pub async fn call(ipam: &Arc<Ipam>, call: Call<'_>) -> Option<Result<Reply, Error>> {
+    let Call { peer, path, body, until } = call;
     Some(match path {
         "/Plugin.Activate" => Ok(json!({ "Implements": ["IpamDriver"] }).into()),
         // With a MAC ipvlan refuses the endpoint; an error during a replay panics dockerd before 29.0.
@@ -31,22 +46,24 @@ pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> 
             Ok(json!({ "RequiresMACAddress": false, "RequiresRequestReplay": false }).into())
         }
         "/IpamDriver.GetDefaultAddressSpaces" => {
-            ipam.pools.address_spaces_asked();
+            if peer.is_here() {
+                ipam.pools.address_spaces_asked();
+            }
             let spaces = json!({
                 "LocalDefaultAddressSpace": ADDRESS_SPACE,
                 "GlobalDefaultAddressSpace": ADDRESS_SPACE,
             });
             Ok(spaces.into())
         }
-        "/IpamDriver.RequestPool" => request_pool(ipam, body, until).await,
-        "/IpamDriver.ReleasePool" => release_pool(ipam, body),
-        "/IpamDriver.RequestAddress" => request_address(ipam, body, until).await,
-        "/IpamDriver.ReleaseAddress" => release_address(ipam, body).await,
+        "/IpamDriver.RequestPool" => request_pool(ipam, body, peer, until).await,
+        "/IpamDriver.ReleasePool" => release_pool(ipam, body, peer),
+        "/IpamDriver.RequestAddress" => request_address(ipam, body, peer, until).await,
+        "/IpamDriver.ReleaseAddress" => release_address(ipam, body, peer).await,
         _ => return None,
     })
 }
 
-async fn request_pool(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Reply, Error> {
+async fn request_pool(ipam: &Arc<Ipam>, body: &[u8], peer: &Peer, until: Instant) -> Result<Reply, Error> {
     let asked: RequestPool = parse(body)?;
     note("pool", &asked.pool);
     let request = PoolRequest {
@@ -55,7 +72,7 @@ async fn request_pool(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<R
         options: asked.options.unwrap_or_default(),
         v6: asked.v6,
     };
-    let pool = ipam.pools.request(&request, until).await?;
+    let pool = ipam.pools.request(&request, peer, until).await?;
     note("pool", &pool.id);
     let json = json!({
         "PoolID": pool.id.to_string(),
@@ -67,14 +84,17 @@ async fn request_pool(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<R
 }
 
 /// A pool is the subnet, and Docker releases it while a twin lives, before its last address, or never.
-fn release_pool(ipam: &Ipam, body: &[u8]) -> Result<Reply, Error> {
+fn release_pool(ipam: &Ipam, body: &[u8], peer: &Peer) -> Result<Reply, Error> {
     let asked: ReleasePool = parse(body)?;
     note("pool", &asked.pool_id);
-    ipam.pools.release(&asked.pool_id);
+    // What another host's Engine does says nothing of this host's networks.
+    if peer.is_here() {
+        ipam.pools.release(&asked.pool_id);
+    }
     Ok(Reply { done: Some(format!("Docker let go of pool {:?}", asked.pool_id)), ..json!({}).into() })
 }
 
-async fn request_address(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Reply, Error> {
+async fn request_address(ipam: &Arc<Ipam>, body: &[u8], peer: &Peer, until: Instant) -> Result<Reply, Error> {
     let asked: RequestAddress = parse(body)?;
     note("pool", &asked.pool_id);
     note("address", &asked.address);
@@ -85,20 +105,20 @@ async fn request_address(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Resul
     }
     let pool = asked.pool_id.parse()?;
     if options.get("RequestAddressType").is_some_and(|kind| kind == GATEWAY) {
-        let gateway = ipam.pools.gateway(&pool, &asked.address, until).await?;
+        let gateway = ipam.pools.gateway(&pool, &asked.address, peer, until).await?;
         note("address", &gateway);
         return Ok(json!({ "Address": gateway, "Data": {} }).into());
     }
-    let (address, lease) = ipam.addresses.request(&pool, &asked.address, holder, until).await?;
+    let (address, lease) = ipam.addresses.request(&pool, &asked.address, holder, peer, until).await?;
     note("address", &lease.ip);
     Ok(Reply { lease: Some(lease), ..json!({ "Address": address, "Data": {} }).into() })
 }
 
-async fn release_address(ipam: &Arc<Ipam>, body: &[u8]) -> Result<Reply, Error> {
+async fn release_address(ipam: &Arc<Ipam>, body: &[u8], peer: &Peer) -> Result<Reply, Error> {
     let asked: ReleaseAddress = parse(body)?;
     note("pool", &asked.pool_id);
     note("address", &asked.address);
-    ipam.addresses.release(&asked.pool_id, &asked.address).await;
+    ipam.addresses.release(&asked.pool_id, &asked.address, peer).await;
     Ok(json!({}).into())
 }
 

@@ -1,72 +1,124 @@
-//! The socket: bound, and served until the driver is told to stop.
+//! Connections: accepted, bounded, and served until the driver is told to stop.
 
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use tokio::net::UnixListener;
+use futures_util::future::join_all;
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::caller::Caller;
-use super::connections::Connections;
+use super::connections::{Connections, Peers, Place};
+use super::limits::{Limits, MOST_OF_PEER};
+use super::listen::{Accepted, Listener, Listeners};
+use super::tls::{self, Tls};
+use crate::domain::peer::Peer;
 use crate::driver::ipam::Ipam;
+use crate::supervise::supervised;
 
 /// What runs when the driver is told to stop may go on for so long; dockerd kills it after 10 s.
 pub const DRAIN: Duration = Duration::from_secs(8);
 
-/// Binds the socket, mode 0600. A socket that nobody listens on any more is replaced, and nothing else that is there.
-pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => bail!("another driver listens on {}; stop it first", path.display()),
-        Err(why) => match std::fs::symlink_metadata(path) {
-            // Refused: a socket of those that connect, whose listener is gone.
-            Ok(there) if there.file_type().is_socket() && why.kind() == ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))?;
-            }
-            Ok(_) => bail!(
-                "{} is there, and is no socket of a driver that ended: remove it, or set EC2_IPAM_LISTEN to another path",
-                path.display()
-            ),
-            Err(_) => {}
-        },
-    }
-    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("cannot protect {}", path.display()))?;
-    Ok(listener)
+/// What every connection is served with.
+struct Server {
+    ipam: Arc<Ipam>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    peers: Peers,
 }
 
 /// Serves until told to stop, then lets what runs finish.
-pub async fn serve(listener: UnixListener, ipam: Arc<Ipam>, tasks: TaskTracker, stop: CancellationToken) {
-    let connections = Connections::new(stop.clone());
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let place = tokio::select! {
-                    () = stop.cancelled() => return,
-                    place = connections.place() => place,
-                };
-                let caller = Caller::new(Arc::clone(&ipam), tasks.clone(), stop.clone(), place);
-                tasks.spawn(caller.serve(stream));
-            }
-            // Out of file descriptors, most likely: one comes back with each connection that goes.
-            Err(why) => {
-                tracing::error!("cannot accept a connection: {why}");
-                connections.end_one();
-                sleep(Duration::from_millis(100)).await;
+pub async fn serve(listeners: Listeners, ipam: Arc<Ipam>, tasks: TaskTracker, stop: CancellationToken) {
+    let Listeners { all, tls, .. } = listeners;
+    if let Some(tls) = tls {
+        let stop = stop.clone();
+        let following = async move { stop.run_until_cancelled(tls.follow_files()).await };
+        tasks.spawn(supervised("reading the TLS files", following));
+    }
+    let limits = Limits::of_process(all.iter().any(Listener::is_tcp));
+    let local = Connections::new("connections".to_owned(), limits.local, stop.clone());
+    let remote = Connections::new("connections over TCP".to_owned(), limits.remote, stop.clone());
+    let peers = Peers::new(MOST_OF_PEER, stop.clone());
+    let server = Arc::new(Server { ipam, tasks, stop, peers });
+    join_all(all.into_iter().map(|listener| {
+        let connections = if listener.is_tcp() { &remote } else { &local };
+        Arc::clone(&server).accept(listener, Arc::clone(connections))
+    }))
+    .await;
+}
+
+impl Server {
+    async fn accept(self: Arc<Self>, listener: Listener, connections: Arc<Connections>) {
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok(accepted) => {
+                    let place = tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        place = connections.place() => place,
+                    };
+                    // What a connection does before its first request, a handshake or waiting, holds up no other one.
+                    self.tasks.spawn(Arc::clone(&self).serve_one(accepted, place));
+                }
+                // It was gone before it was taken.
+                Err(why) if matches!(why.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
+                // Out of file descriptors, most likely: one comes back with each connection that goes.
+                Err(why) => {
+                    tracing::error!("cannot accept a connection: {why}");
+                    connections.end_one();
+                    sleep(Duration::from_millis(100)).await;
+                }
             }
         }
+    }
+
+    async fn serve_one(self: Arc<Self>, accepted: Accepted, place: Place) {
+        match accepted {
+            Accepted::Local(stream) => {
+                let caller = self.caller(place, Peer::Local);
+                let stream = caller.hears(stream);
+                caller.serve(stream).await;
+            }
+            Accepted::Remote { stream, address, tls } => self.serve_remote(stream, address, tls, place).await,
+        }
+    }
+
+    async fn serve_remote(&self, stream: TcpStream, address: IpAddr, tls: Option<Arc<Tls>>, mut place: Place) {
+        let end = place.end();
+        // Further ones of a peer that has many wait here.
+        let peer = self.peers.of(address);
+        if end.run_until_cancelled(place.join(&peer)).await.is_none() {
+            return;
+        }
+        // A connection without one has ended.
+        let own = stream.local_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |own| own.ip().to_canonical());
+        let mut caller = self.caller(place, Peer::at(address, own));
+        let stream = caller.hears(stream);
+        let Some(tls) = tls else { return caller.serve(stream).await };
+        match end.run_until_cancelled(tls.handshake(stream)).await {
+            Some(Ok((stream, names))) => {
+                let shown = names.as_deref().unwrap_or_default();
+                tracing::debug!("{address} speaks TLS; the names in its certificate: {shown:?}");
+                caller.is_called(names);
+                caller.serve(stream).await;
+            }
+            // As those leave who only look whether somebody listens: a load balancer, each few seconds.
+            Some(Err(why)) if matches!(why.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
+                tracing::debug!("{address} left in the TLS handshake");
+            }
+            Some(Err(why)) => tracing::info!("no TLS with {address}: {}", tls::said(&why)),
+            None => {}
+        }
+    }
+
+    fn caller(&self, place: Place, peer: Peer) -> Caller {
+        Caller::new(Arc::clone(&self.ipam), self.tasks.clone(), self.stop.clone(), place, peer)
     }
 }

@@ -7,6 +7,7 @@ use tracing::Span;
 use tracing::field::Empty;
 
 use super::reply::Reply;
+use crate::domain::peer::Peer;
 use crate::plain::shortened;
 
 /// Characters of a field: the caller may send anything.
@@ -19,17 +20,21 @@ pub(super) struct RequestSpan {
 }
 
 impl RequestSpan {
-    pub(super) fn begin(path: &str) -> Self {
+    pub(super) fn begin(path: &str, peer: &Peer) -> Self {
         let call = shortened(path.strip_prefix("/IpamDriver.").unwrap_or(path), LONGEST);
         let span = tracing::error_span!(
             "request",
             %call,
+            peer = Empty,
             pool = Empty,
             endpoint = Empty,
             address = Empty,
             outcome = Empty,
             milliseconds = Empty
         );
+        if peer.is_remote() {
+            span.record("peer", tracing::field::display(peer));
+        }
         Self { span, begun: Instant::now(), has_ended: false }
     }
 

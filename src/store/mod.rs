@@ -31,6 +31,9 @@ mod url;
 pub use schema::whole as whole_schema;
 pub use url::{BadUrl, Database, HostPort, Server, Tls};
 
+/// How the name of a task begins that is who sends for a distant ENI; then its id.
+pub const SENDER: &str = "eni:";
+
 /// Why the store could not do it. One sentence fit for a user: no SQL, no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the sentences say it")]
@@ -284,6 +287,12 @@ impl Store {
         either!(self, s => s.speaks(&format!("journal:{eni}"), mark, until))
     }
 
+    /// ENIs whose sender let its time run out within the last so long: nobody sees to them.
+    pub async fn senderless(&self, within: Duration, until: Instant) -> Result<Vec<EniId>> {
+        let names = either!(self, s => s.tasks_over(SENDER, within, until))?;
+        Ok(names.iter().filter_map(|name| name.strip_prefix(SENDER)?.parse().ok()).collect())
+    }
+
     /// Whether this holder now holds the task (both at most 64 characters) for `span` from now by the database's clock: it
     /// was free, its holder's time was over, or it was this holder's and is renewed. `until` and clocks count whole
     /// seconds, so others get it up to a second later. `Duration::ZERO` lets go.
@@ -295,6 +304,11 @@ impl Store {
     /// and has not answered.
     pub async fn enter(&self, host: &HostEntry, open: Duration, until: Instant) -> Result<Vec<Request>> {
         either!(self, s => s.enter(host, open, until))
+    }
+
+    /// How long ago this host entered itself; none: it never did.
+    pub async fn host_seen(&self, instance: &str, until: Instant) -> Result<Option<Duration>> {
+        either!(self, s => s.host_seen(instance, until))
     }
 
     /// The hosts that have entered themselves.

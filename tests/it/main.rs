@@ -25,6 +25,7 @@ mod contention;
 mod crash;
 mod dependencies;
 mod distance;
+mod distant;
 mod docker_faults;
 mod docs;
 mod drivers;
@@ -36,6 +37,7 @@ mod imds;
 mod journal;
 mod layers;
 mod link;
+mod listen;
 #[cfg(feature = "fail-points")]
 mod model;
 mod moved;

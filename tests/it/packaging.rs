@@ -1,9 +1,14 @@
-//! What is installed beside the plugin: the command line's wrapper, its man pages and completions.
+//! What is installed beside the plugin: the command line's wrapper, its man pages and completions; and what a server and its
+//! clients are set up with.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+
+use clap::Parser;
+use ec2_ipam::cli::Cli;
+use serde_json::{Value, json};
 
 #[path = "../../packaging/pages.rs"]
 #[allow(dead_code, reason = "its main")]
@@ -73,4 +78,43 @@ fn the_wrapper_runs_the_plugins_own_binary_and_says_what_is_missing() {
     for line in WRAPPER.lines().filter(|line| !line.starts_with("# ")) {
         assert!(document.contains(&format!("\n{line}\n")), "{line}");
     }
+}
+
+#[test]
+fn the_engine_speaks_tls_by_the_sample_and_trusts_nobody_else() {
+    let sample: Value = serde_json::from_str(include_str!("../../packaging/ec2-ipam.json")).unwrap();
+    // Of another scheme it would not be encrypted, and a path would be dropped.
+    let at = sample["Addr"].as_str().and_then(|address| address.strip_prefix("https://")).unwrap();
+    assert!(!at.contains('/') && at.ends_with(":8031"), "{at}");
+    let tls = &sample["TLSConfig"];
+    assert_eq!(tls["InsecureSkipVerify"], json!(false));
+    // Without the authorities nothing is verified either.
+    for file in ["CAFile", "CertFile", "KeyFile"] {
+        assert!(tls[file].as_str().is_some_and(|path| path.starts_with("/etc/docker/ec2-ipam/")), "{tls}");
+    }
+    assert_eq!(tls.as_object().unwrap().len(), 4, "an Engine ignores what it does not know: {tls}");
+}
+
+#[test]
+fn the_unit_of_the_server_has_settings_that_the_program_takes() {
+    let unit = include_str!("../../packaging/ec2-ipam-server.service");
+    let settings = unit.lines().filter_map(|line| line.strip_prefix("Environment=")?.split_once('='));
+    let flags = settings.flat_map(|(name, value)| {
+        let flag = name.strip_prefix("EC2_IPAM_").unwrap().to_lowercase().replace('_', "-");
+        [format!("--{flag}"), value.to_owned()]
+    });
+    let words = ["ec2-ipam", "serve"].map(str::to_owned).into_iter().chain(flags);
+    let settings = Cli::try_parse_from(words).unwrap().given.settings().unwrap();
+    assert!(settings.distant);
+    let listen = settings.listen;
+    assert_eq!(listen.tcp.iter().map(ToString::to_string).collect::<Vec<_>>(), ["https://0.0.0.0:8031"]);
+    assert!(listen.tls.is_some_and(|tls| tls.client_ca.is_some()), "whoever reaches the port is let in");
+    // All else is read-only to it.
+    for (directive, file) in [("StateDirectory", settings.journal.unwrap()), ("RuntimeDirectory", listen.unix)] {
+        let line = format!("{directive}={}", file.parent().unwrap().file_name().unwrap().display());
+        assert!(unit.lines().any(|each| each == line), "{line}");
+    }
+    let may = |unit: &'static str| unit.split_once("\nCapabilityBoundingSet=").unwrap().1;
+    assert_eq!(may(unit), may(include_str!("../../packaging/ec2-ipam.service")), "it may do no more than the service");
+    assert!(unit.lines().any(|line| line == "LimitCORE=0"));
 }

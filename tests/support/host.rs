@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -20,8 +20,9 @@ use nix::mount::MsFlags;
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use vpc_sim::{EniSpec, Server, Switches, Vpc};
 
 use super::docker::Docker;
@@ -491,6 +492,16 @@ impl Host {
         tokio::task::spawn_blocking(move || namespace.enter(act)).await.unwrap().unwrap()
     }
 
+    /// What another program says in the host's network.
+    pub async fn program(&self, program: &str, args: &[&str]) -> String {
+        let mut command = Command::new(program);
+        command.args(args).stdout(Stdio::piped());
+        let Output { stdout, stderr, .. } = self.output(command).await;
+        let said = [stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        self.hear(&said);
+        said
+    }
+
     /// A command that asks the running driver.
     pub async fn ask(&self, args: &[&str]) -> (bool, String) {
         let socket = self.socket();
@@ -523,7 +534,32 @@ impl Host {
 
     /// None while nobody listens.
     pub async fn try_connect(&self) -> Option<Wire<'_>> {
-        Some(Wire { host: self, stream: UnixStream::connect(self.socket()).await.ok()?, read: Vec::new() })
+        Some(self.wire(UnixStream::connect(self.socket()).await.ok()?))
+    }
+
+    /// A connection over TCP of somebody else in the host's network, from this address of its loopback.
+    pub async fn connect_tcp(&self, from: &str, to: &str) -> TcpStream {
+        let (from, to): (IpAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        let dial = || {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+            socket.connect(&to.into()).map(|()| socket)
+        };
+        let mut socket = None;
+        // It listens there a moment after it listens on its socket.
+        eventually("a connection over TCP", async || {
+            socket = self.namespace.enter(dial).ok();
+            socket.is_some()
+        })
+        .await;
+        let stream = std::net::TcpStream::from(socket.unwrap());
+        stream.set_nonblocking(true).unwrap();
+        TcpStream::from_std(stream).unwrap()
+    }
+
+    /// A connection of another kind.
+    pub fn wire<S>(&self, stream: S) -> Wire<'_, S> {
+        Wire { host: self, stream, read: Vec::new() }
     }
 
     /// One call as the Engine makes it.
@@ -539,8 +575,7 @@ impl Host {
 
     /// The same at another socket of this host.
     pub async fn call_at(&self, socket: &str, path: &str, body: &str) -> Answer {
-        let stream = UnixStream::connect(socket).await.unwrap();
-        let mut wire = Wire { host: self, stream, read: Vec::new() };
+        let mut wire = self.wire(UnixStream::connect(socket).await.unwrap());
         wire.send(&request(path, body)).await;
         wire.answer().await.expect("an answer")
     }
@@ -756,9 +791,9 @@ pub fn request(path: &str, body: &str) -> String {
 }
 
 /// A connection of the Engine's.
-pub struct Wire<'h> {
+pub struct Wire<'h, S = UnixStream> {
     host: &'h Host,
-    pub stream: UnixStream,
+    pub stream: S,
     read: Vec<u8>,
 }
 
@@ -786,7 +821,7 @@ impl Answer {
     }
 }
 
-impl Wire<'_> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<'_, S> {
     pub async fn send(&mut self, bytes: &str) {
         self.stream.write_all(bytes.as_bytes()).await.unwrap();
     }

@@ -1,6 +1,7 @@
 //! What the tests run against.
 
 pub(crate) mod agreement;
+pub(crate) mod authority;
 pub(crate) mod clock;
 pub(crate) mod docker;
 pub(crate) mod engine;

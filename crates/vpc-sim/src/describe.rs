@@ -1,4 +1,4 @@
-//! The three Describe calls: selection by id and filter, pages, and the XML of what was found.
+//! The Describe calls: selection by id and filter, pages, and the XML of what was found.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -149,6 +149,40 @@ fn subnet_values(id: &str, cidr: Ipv4Net, name: &str) -> Option<Vec<String>> {
         "owner-id" => ACCOUNT.to_owned(),
         _ => return None,
     }])
+}
+
+/// DescribeInstances: each instance in a reservation of its own.
+pub(crate) fn instances(
+    world: &World,
+    call: &Describe,
+    page_size: Option<usize>,
+    xml: &mut Xml,
+) -> Result<(), ApiError> {
+    if let Some(missing) = call.ids.iter().find(|id| !world.instances.contains_key(*id)) {
+        return Err(ApiError::no_instance(missing));
+    }
+    let mut found = Vec::new();
+    for (id, kind) in world.instances.iter().filter(|(id, _)| call.ids.is_empty() || call.ids.contains(id)) {
+        let value = |name: &str| match name {
+            "instance-id" => Some(vec![id.clone()]),
+            "instance-type" => Some(vec![kind.clone()]),
+            _ => None,
+        };
+        if matches_all(&call.filters, value)? {
+            found.push((id.as_str(), (id, kind)));
+        }
+    }
+    let (page, token) = paginate(found, call, page_size)?;
+    xml.list("reservationSet", page, |xml, (id, kind)| {
+        xml.text("ownerId", ACCOUNT);
+        xml.list("instancesSet", [(id, kind)], |xml, (id, kind)| {
+            xml.text("instanceId", id);
+            xml.text("instanceType", kind);
+            xml.text("vpcId", VPC_ID);
+        });
+    });
+    next_token(xml, token);
+    Ok(())
 }
 
 /// DescribeInstanceTypes.

@@ -96,7 +96,13 @@ fn arrive(state: &mut State, params: &Params, asked: &Asked) -> (u64, Course, Du
     let sweeping = || {
         matches!(
             Request::read(params.clone(), &state.switches),
-            Ok((Request::Interfaces(call) | Request::Subnets(call) | Request::InstanceTypes(call), _)) if call.is_sweeping()
+            Ok((
+                Request::Interfaces(call)
+                | Request::Subnets(call)
+                | Request::InstanceTypes(call)
+                | Request::Instances(call),
+                _,
+            )) if call.is_sweeping()
         )
     };
     if class == CallClass::Describing && state.buckets.contains_key(&CallClass::Sweeping) && sweeping() {
@@ -168,6 +174,7 @@ fn execute(state: &mut State, params: Params) -> Result<Xml, ApiError> {
             describe::interfaces(&state.world.lagging(lag, lag), &call, page_size, &mut xml)?;
         }
         Request::Subnets(call) => describe::subnets(&state.world.lagging(lag, lag), &call, page_size, &mut xml)?,
+        Request::Instances(call) => describe::instances(&state.world.lagging(lag, lag), &call, page_size, &mut xml)?,
         Request::InstanceTypes(call) => describe::instance_types(&call, page_size, &mut xml)?,
     }
     Ok(xml)

@@ -147,6 +147,10 @@ impl ApiError {
         Self::new(400, "InvalidSubnetID.NotFound", format!("The subnet ID '{id}' does not exist"))
     }
 
+    pub(crate) fn no_instance(id: &str) -> Self {
+        Self::new(400, "InvalidInstanceID.NotFound", format!("The instance ID '{id}' does not exist"))
+    }
+
     pub(crate) fn no_instance_types(names: &[String]) -> Self {
         Self::new(
             400,

@@ -40,6 +40,7 @@ pub(crate) enum Request {
     Interfaces(Describe),
     Subnets(Describe),
     InstanceTypes(Describe),
+    Instances(Describe),
 }
 
 impl Request {
@@ -75,6 +76,7 @@ impl Request {
             }
             "DescribeSubnets" => Self::Subnets(Describe::read(&mut params, "SubnetId")?),
             "DescribeInstanceTypes" => Self::InstanceTypes(Describe::read(&mut params, "InstanceType")?),
+            "DescribeInstances" => Self::Instances(Describe::read(&mut params, "InstanceId")?),
             other => return Err(ApiError::invalid_action(other)),
         };
         params.finish()?;

@@ -3,9 +3,10 @@
 mod driver;
 mod print;
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
+use anyhow::bail;
 use serde_json::{Value, json};
 
 use crate::cli::conformance;
@@ -14,11 +15,12 @@ use crate::domain::id::SubnetId;
 use crate::domain::roll::answer_age;
 use crate::driver::doctor::{Check, Verdict};
 use crate::driver::found::{Found, Manner};
+use crate::driver::leases::Leased;
 use crate::driver::recycle::Report;
 use crate::driver::status::{Listed, Status};
 use crate::fleet::fill::Refreshed;
 use crate::plain::PlainLines;
-use crate::socket::control::{OfAddress, OfSubnet, ToList, ToRecycle};
+use crate::socket::control::{OfAddress, OfSubnet, ToLease, ToList, ToRecycle};
 use crate::store;
 use driver::{Driver, Sockets, note};
 
@@ -37,7 +39,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         show(&out.0)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let sockets = Sockets::look(cli.given.listen()?).await;
+    let sockets = Sockets::look(cli.given.socket()?).await;
     let driver = Driver::choose(&cli, &sockets).await?;
     let is_well = answer(cli.command, &driver, &sockets, &mut out).await?;
     driver.end().await;
@@ -51,6 +53,20 @@ fn show(text: &[u8]) -> std::io::Result<()> {
     match out.write_all(text).and_then(|()| out.flush()) {
         Err(why) if why.kind() == ErrorKind::BrokenPipe => Ok(()),
         done => done,
+    }
+}
+
+/// Asks whoever sits at the terminal.
+fn confirm(question: &str) -> anyhow::Result<()> {
+    if !std::io::stdin().is_terminal() {
+        bail!("this asks whether the container is gone, and nobody sits here to answer: say --yes");
+    }
+    write!(std::io::stderr(), "ec2-ipam: {question} [y/N] ")?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => bail!("nothing is done"),
     }
 }
 
@@ -104,6 +120,19 @@ async fn answer(command: Command, driver: &Driver, sockets: &Sockets, out: &mut 
             let asked = ToList { subnet: subnet.unwrap_or_default(), free };
             let rows: Vec<Listed> = driver.ask("list", &asked).await?;
             if json { print::json(out, &rows)? } else { print::list(out, &rows)? }
+        }
+        Command::Leases { older_than, json } => {
+            let leases: Vec<Leased> = driver.ask("leases", &ToLease { older_seconds: older_than.as_secs() }).await?;
+            if json { print::json(out, &leases)? } else { print::leases(out, &leases)? }
+        }
+        Command::Release { ip, yes } => {
+            if !yes {
+                confirm(&format!(
+                    "A container that has {ip} loses nothing at once, but another one may get the same address. Is it gone?"
+                ))?;
+            }
+            let _: Value = driver.ask("release", &OfAddress { ip, name: None }).await?;
+            writeln!(out, "{ip} is let go of")?;
         }
         Command::Doctor { json, .. } => {
             let mut checks: Vec<Check> = driver.ask("doctor", &json!({})).await?;

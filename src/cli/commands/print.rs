@@ -8,6 +8,7 @@ use super::driver::{Driver, note};
 use crate::domain::address::State;
 use crate::driver::doctor::{Check, Verdict};
 use crate::driver::found::Found;
+use crate::driver::leases::Leased;
 use crate::driver::recycle::{Came, Part, Report};
 use crate::driver::status::{DockerStatus, EniStatus, JournalStatus, Listed, Status};
 use crate::eni::Recycled;
@@ -69,6 +70,16 @@ pub(super) fn recycled(out: &mut impl Write, subnet: &str, report: &Report) -> a
             }
         };
         line(out, &format!("  {of}: {text}"))?;
+    }
+    Ok(())
+}
+
+pub(super) fn leases(out: &mut impl Write, leases: &[Leased]) -> anyhow::Result<()> {
+    for Leased { ip, eni, instance, holder, seconds } in leases {
+        let since = seconds.map_or_else(|| "long ago".to_owned(), |seconds| format!("{seconds} s ago"));
+        let of = instance.as_deref().map(|instance| format!(" of {instance}")).unwrap_or_default();
+        let holder = holder.as_deref().map(|holder| format!("  {holder}")).unwrap_or_default();
+        line(out, &format!("{:<15}  {eni}{of}  given {since}{holder}", ip.to_string()))?;
     }
     Ok(())
 }
@@ -144,7 +155,11 @@ fn eni(out: &mut impl Write, eni: &EniStatus) -> anyhow::Result<()> {
         None => "MISSING",
     };
     let limit = eni.limit.map_or("?".to_owned(), |limit| limit.to_string());
-    line(out, &format!("interface {} on {} ({link}) in {} {}", eni.eni, eni.link, eni.subnet, eni.cidr))?;
+    let place = match &eni.host {
+        Some(instance) => format!("of {instance}"),
+        None => format!("on {} ({link})", eni.link),
+    };
+    line(out, &format!("interface {} {place} in {} {}", eni.eni, eni.subnet, eni.cidr))?;
     line(
         out,
         &format!("          {}; {} warm; limit {limit}; {} waiting", counted(&eni.addresses), eni.warm, eni.waiting),

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::config::Settings;
 use crate::driver::docker_watch::DockerWatch;
 use crate::driver::interfaces::Interfaces;
+use crate::driver::leases::Leases;
 use crate::driver::served::{Served, is_locked};
 use crate::driver::status::Picture;
 use crate::eni::Outside;
@@ -18,6 +19,7 @@ use crate::outside::engine::EngineError;
 use crate::outside::imds::{Host, Nic};
 
 mod check;
+mod distant;
 mod interface;
 mod table;
 
@@ -47,8 +49,11 @@ pub struct Doctor {
     served: Arc<Served>,
     docker: Arc<DockerWatch>,
     picture: Arc<Picture>,
+    leases: Arc<Leases>,
     /// The journal's file; none: this process serves nobody.
     journal: Option<PathBuf>,
+    /// Whether ENIs of other hosts are served.
+    serves_distant: bool,
     /// Why nothing is done.
     wrong: Option<String>,
 }
@@ -60,6 +65,7 @@ impl Doctor {
         served: &Arc<Served>,
         docker: &Arc<DockerWatch>,
         picture: &Arc<Picture>,
+        leases: &Arc<Leases>,
         settings: &Settings,
     ) -> Self {
         Self {
@@ -68,7 +74,9 @@ impl Doctor {
             served: Arc::clone(served),
             docker: Arc::clone(docker),
             picture: Arc::clone(picture),
+            leases: Arc::clone(leases),
             journal: settings.journal.clone(),
+            serves_distant: settings.distant,
             wrong: settings.wrong.clone(),
         }
     }
@@ -120,6 +128,9 @@ impl Doctor {
             }
         }
         checks.extend(self.check_journal().await);
+        if self.serves_distant {
+            self.check_distant(ec2.as_ref().ok(), enis.is_empty(), &mut checks).await;
+        }
         checks.push(self.check_docker(host.ok().as_ref()).await);
         checks.extend(
             self.docker.warnings().into_iter().map(|found| {
@@ -142,11 +153,12 @@ impl Doctor {
     /// The ENIs that are served; if none is yet, the one that a network without options would get.
     async fn enis_to_check(&self, host: &Host, checks: &mut Vec<Check>) -> Vec<Nic> {
         let mut chosen = Vec::new();
-        for eni in self.served.all().await {
+        for eni in self.served.all().await.into_iter().filter(|eni| !eni.is_distant()) {
             let options = BTreeMap::from([("eni-id".to_owned(), eni.nic.eni.to_string())]);
             chosen.push(self.interfaces.choose(host, &options).await);
         }
-        if chosen.is_empty() {
+        // A server need not have one of its own.
+        if chosen.is_empty() && !self.serves_distant {
             chosen.push(self.interfaces.choose(host, &BTreeMap::new()).await);
         }
         let mut enis = Vec::new();
@@ -216,6 +228,9 @@ impl Doctor {
 
     async fn check_docker(&self, host: Option<&Host>) -> Check {
         let Some(engine) = self.docker.engine() else {
+            if self.serves_distant {
+                return ok("Docker", "is not read: what other hosts' containers have the table alone tells");
+            }
             return warning(
                 "Docker",
                 "is not read",

@@ -152,7 +152,8 @@ impl Reconciler {
             let leases = eni.known().leases;
             let store = self.outside.store(until).await?;
             let rows = self.served.rows(&store, &eni.nic.eni, until).await?;
-            let imds = host.as_ref().map(|host| host.interfaces.iter().any(|nic| nic.eni == eni.nic.eni));
+            let lists = |host: &Host| host.interfaces.iter().any(|nic| nic.eni == eni.nic.eni);
+            let imds = host.as_ref().map(lists).filter(|_| !eni.is_distant());
             let calm = if imds == Some(false) { Duration::ZERO } else { calm };
             let known = watched.entry(eni.nic.eni.clone()).or_default();
             let (listed, ec2) = known.listed(&self.outside, &eni, &rows, calm).await;
@@ -165,10 +166,12 @@ impl Reconciler {
         let mut found = Vec::new();
         let mut whole = docker.is_some() || !self.docker.is_asked();
         for (eni, leases, rows, listed) in read {
-            whole &= listed.is_some();
+            whole &= listed.is_some() || eni.is_distant();
             let watched = watched.entry(eni.nic.eni.clone()).or_default();
             watched.begin_round();
-            let shown = docker.as_ref().filter(|docker| watched.is_shown_by(docker, &eni, &self.outside.in_use));
+            // Another host's containers are not shown here, though this host may have a network in the same subnet.
+            let docker = docker.as_ref().filter(|_| !eni.is_distant());
+            let shown = docker.filter(|docker| watched.is_shown_by(docker, &eni, &self.outside.in_use));
             let mut look = self.complete(&eni, rows, listed, shown, host.as_ref(), until).await?;
             // What was granted or released since the rows were read is not lost.
             look.known.leases.retain(|ip, claim| leases.get(ip) == Some(claim));
@@ -224,7 +227,7 @@ impl Reconciler {
         let mut own_enis: Vec<EniId> =
             host.iter().flat_map(|host| &host.interfaces).map(|nic| nic.eni.clone()).collect();
         own_enis.extend(self.served.all().await.iter().map(|eni| eni.nic.eni.clone()));
-        let on_link = match self.outside.links.parent(&eni.nic.mac).await {
+        let on_link = match eni.parent().await {
             Ok(parent) => parent.addresses,
             // There is no link to have any.
             Err(LinkError::Gone { .. }) => Vec::new(),

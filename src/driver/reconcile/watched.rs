@@ -47,6 +47,9 @@ impl Watched {
         let is_calm = self.rounds >= 2
             && self.asked.is_some_and(|asked| asked.elapsed() < calm)
             && !self.ledger.waits(|sight| is_blind(sight, false, true));
+        if is_calm && eni.is_distant() {
+            return (None, None);
+        }
         if is_calm && let Ok(mut listed) = outside.imds.on_eni(&eni.nic.mac).await {
             let is_there = |row: &&Row| matches!(row.state(), State::Ready | State::Lease | State::Foreign);
             // IMDS lists prefixes apart.

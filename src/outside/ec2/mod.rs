@@ -68,10 +68,12 @@ pub enum Action {
     DescribeSubnets,
     /// `ec2:DescribeInstanceTypes`
     DescribeInstanceTypes,
+    /// `ec2:DescribeInstances`
+    DescribeInstances,
 }
 
 impl Action {
-    /// All that the driver uses.
+    /// All that a driver uses for its own host; what serves distant ENIs uses `DescribeInstances` too.
     pub const ALL: [Self; 5] =
         [Self::Assign, Self::Unassign, Self::DescribeInterfaces, Self::DescribeSubnets, Self::DescribeInstanceTypes];
 
@@ -83,6 +85,7 @@ impl Action {
             Self::DescribeInterfaces => "ec2:DescribeNetworkInterfaces",
             Self::DescribeSubnets => "ec2:DescribeSubnets",
             Self::DescribeInstanceTypes => "ec2:DescribeInstanceTypes",
+            Self::DescribeInstances => "ec2:DescribeInstances",
         }
     }
 }
@@ -228,6 +231,16 @@ impl Ec2 {
         Subnet::new(id.clone(), cidr).map_err(|error| subject.unclear(error.to_string()))
     }
 
+    /// An instance's type, such as `c5.large`.
+    pub async fn instance_type(&self, instance: &str) -> Result<String, Ec2Error> {
+        let subject = self.about(Action::DescribeInstances, None, None);
+        let call = self.client.describe_instances().instance_ids(instance);
+        let answer = Box::pin(call.send()).await.map_err(|error| subject.explain(&error))?;
+        let found = answer.reservations().iter().flat_map(|reservation| reservation.instances()).next();
+        let kind = found.and_then(|found| found.instance_type()).map(|kind| kind.as_str().to_owned());
+        kind.ok_or_else(|| subject.unclear(format!("its answer gives no type of {instance}")))
+    }
+
     /// How many IPv4 addresses each ENI of this instance type may have, the primary included; a /28 prefix counts as one.
     pub async fn address_limit(&self, instance_type: &str) -> Result<usize, Ec2Error> {
         let subject = self.about(Action::DescribeInstanceTypes, None, None);
@@ -267,6 +280,7 @@ impl Ec2 {
                 let call = ec2.describe_instance_types().instance_types(InstanceType::T3Micro);
                 dry(&subject, Box::pin(call.dry_run(true).send())).await
             }
+            Action::DescribeInstances => dry(&subject, Box::pin(ec2.describe_instances().dry_run(true).send())).await,
         };
         match outcome {
             Err(error) if error.is_past_permission() => Ok(()),

@@ -116,12 +116,20 @@ impl MySql {
         task::speaks(&self.pool, name, mark, until).await
     }
 
+    pub(super) async fn tasks_over(&self, prefix: &str, within: Duration, until: Instant) -> Result<Vec<String>> {
+        task::over(&self.pool, prefix, within, until).await
+    }
+
     pub(super) async fn hold_task(&self, name: &str, holder: &str, span: Duration, until: Instant) -> Result<bool> {
         task::hold(&self.pool, name, holder, span, until).await
     }
 
     pub(super) async fn enter(&self, host: &HostEntry, open: Duration, until: Instant) -> Result<Vec<Request>> {
         roll::enter(&self.pool, host, open, until).await
+    }
+
+    pub(super) async fn host_seen(&self, instance: &str, until: Instant) -> Result<Option<Duration>> {
+        roll::host_seen(&self.pool, instance, until).await
     }
 
     pub(super) async fn hosts(&self, until: Instant) -> Result<Vec<KnownHost>> {

@@ -43,6 +43,17 @@ pub(super) async fn enter(pool: &Arc<Pool>, host: &HostEntry, open: Duration, un
     Tries::new(pool, until).run(attempt).await
 }
 
+pub(super) async fn host_seen(pool: &Arc<Pool>, instance: &str, until: Instant) -> Result<Option<Duration>> {
+    let read =
+        format!("SELECT GREATEST(0,TIMESTAMPDIFF(SECOND,seen,NOW())) FROM host WHERE instance={}", text(instance));
+    let attempt = async |mut conn: Checkout, _: Before| {
+        let rows = conn.rows(&read).await?;
+        conn.keep();
+        rows.into_iter().next().map(|mut row| Ok(Duration::from_secs(column(&mut row, 0)?))).transpose()
+    };
+    Tries::new(pool, until).run(attempt).await
+}
+
 pub(super) async fn hosts(pool: &Arc<Pool>, until: Instant) -> Result<Vec<KnownHost>> {
     const READ: &str = "SELECT instance,enis,version,journal,GREATEST(0,TIMESTAMPDIFF(SECOND,seen,NOW())) FROM host";
     let attempt = async |mut conn: Checkout, _: Before| {

@@ -46,6 +46,26 @@ async fn once(mut conn: Checkout, name: &str, holder: &str, seconds: u64) -> Res
     Ok(held)
 }
 
+/// Whose names begin so, and whose time has run out within the last so long.
+pub(super) async fn over(
+    pool: &Arc<Pool>,
+    prefix: &str,
+    within: Duration,
+    until: Instant,
+) -> Result<Vec<String>, StoreError> {
+    let read = format!(
+        "SELECT name FROM task WHERE name LIKE {} AND `until` BETWEEN NOW()-INTERVAL {} SECOND AND NOW()",
+        text(&format!("{prefix}%")),
+        within.as_secs()
+    );
+    let attempt = async |mut conn: Checkout, _| {
+        let rows = conn.rows(&read).await?.into_iter();
+        conn.keep();
+        rows.map(|mut row| column(&mut row, 0)).collect()
+    };
+    Tries::new(pool, until).run(attempt).await
+}
+
 /// Who is named there.
 pub(super) async fn spoke(pool: &Arc<Pool>, name: &str, until: Instant) -> Result<Option<String>, StoreError> {
     let name = text(name);

@@ -193,6 +193,11 @@ impl Sqlite {
         self.run(until, move |file, _| write::speaks(file, &name, &mark)).await
     }
 
+    pub(super) async fn tasks_over(&self, prefix: &str, within: Duration, until: Instant) -> Result<Vec<String>> {
+        let prefix = prefix.to_owned();
+        self.run(until, move |file, _| write::tasks_over(file, &prefix, within)).await
+    }
+
     pub(super) async fn hold_task(&self, name: &str, holder: &str, span: Duration, until: Instant) -> Result<bool> {
         let (name, holder) = (name.to_owned(), holder.to_owned());
         self.run(until, move |file, _| write::hold_task(file, &name, &holder, span)).await
@@ -201,6 +206,11 @@ impl Sqlite {
     pub(super) async fn enter(&self, host: &HostEntry, open: Duration, until: Instant) -> Result<Vec<Request>> {
         let host = host.clone();
         self.run(until, move |file, _| roll::enter(file, &host, open)).await
+    }
+
+    pub(super) async fn host_seen(&self, instance: &str, until: Instant) -> Result<Option<Duration>> {
+        let instance = instance.to_owned();
+        self.run(until, move |file, _| roll::host_seen(file, &instance)).await
     }
 
     pub(super) async fn hosts(&self, until: Instant) -> Result<Vec<KnownHost>> {

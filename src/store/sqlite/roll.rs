@@ -37,6 +37,12 @@ pub(super) fn enter(file: &mut Connection, host: &HostEntry, open: Duration) -> 
     Ok(asked)
 }
 
+pub(super) fn host_seen(file: &Connection, instance: &str) -> Result<Option<Duration>, Trouble> {
+    let mut read = file.prepare_cached("SELECT max(0, unixepoch() - seen) FROM host WHERE instance = ?1")?;
+    let seen = read.query_row([instance], |row| row.get::<_, u32>(0)).optional()?;
+    Ok(seen.map(|seconds| Duration::from_secs(u64::from(seconds))))
+}
+
 pub(super) fn hosts(file: &Connection) -> Result<Vec<KnownHost>, Trouble> {
     let mut read =
         file.prepare_cached("SELECT instance, enis, version, journal, max(0, unixepoch() - seen) FROM host")?;

@@ -158,6 +158,15 @@ pub(super) fn hold_task(file: &Connection, name: &str, holder: &str, span: Durat
     Ok(file.execute(&hold, params![name, holder])? > 0)
 }
 
+pub(super) fn tasks_over(file: &Connection, prefix: &str, within: Duration) -> Result<Vec<String>, Trouble> {
+    let mut read = file.prepare_cached(
+        "SELECT name FROM task WHERE name LIKE ?1 || '%' AND until BETWEEN unixepoch() - ?2 AND unixepoch()",
+    )?;
+    let within = i64::try_from(within.as_secs()).unwrap_or(i64::MAX / 2);
+    let names = read.query_map(params![prefix, within], |row| row.get(0))?;
+    Ok(names.collect::<Result<_, _>>()?)
+}
+
 /// Who was named there, and is replaced.
 pub(super) fn spoke(file: &Connection, name: &str) -> Result<Option<String>, Trouble> {
     let look = file.query_row("SELECT holder FROM task WHERE name = ?1", [name], |row| row.get(0));

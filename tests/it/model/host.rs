@@ -8,12 +8,14 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use ec2_ipam::config::Settings;
+use ec2_ipam::domain::peer::Peer;
 use ec2_ipam::driver::ipam::Ipam;
 use ec2_ipam::fail_point;
 use ec2_ipam::late::Late;
 use ec2_ipam::outside::ec2::{Ec2, Ec2Error, StaticKeys};
 use ec2_ipam::outside::imds::Imds;
-use ec2_ipam::socket::{control, docker, server};
+use ec2_ipam::socket::docker::{self, Call};
+use ec2_ipam::socket::{control, server};
 use ec2_ipam::store::Store;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -336,7 +338,8 @@ fn call(
         }
     });
     tasks.spawn(async move {
-        let outcome = match docker::call(&ipam, &path, body.as_bytes(), until).await {
+        let call = Call { peer: &Peer::Local, path: &path, body: body.as_bytes(), until };
+        let outcome = match docker::call(&ipam, call).await {
             Some(outcome) => outcome,
             None => control::call(&ipam, &path, body.as_bytes(), until).await.map_err(|refusal| refusal.why),
         };

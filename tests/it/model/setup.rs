@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ec2_ipam::config::Settings;
+use ec2_ipam::config::{Listen, Settings};
 use ec2_ipam::domain::plan::Warmth;
 use ipnet::Ipv4Net;
 use vpc_sim::Switches;
@@ -132,13 +132,14 @@ impl Setup {
             database: bed.books.url(seat).parse().unwrap(),
             journal: Some(bed.hosts[seat].state.journal()),
             parent: None,
-            listen: "/nowhere".into(),
+            listen: Listen { unix: "/nowhere".into(), tcp: Vec::new(), tls: None },
             warmth: Warmth { target: self.target, max: self.warm_max, cooldown: self.cooldown },
             request_timeout: self.timeout,
             reconcile_interval: Duration::from_secs(60),
             // Shorter than usual: the end of a sequence waits for several.
             scan_interval: Duration::from_secs(120),
             docker_socket: Some(bed.hosts[seat].docker.clone()),
+            distant: false,
             region: None,
             keys: None,
         }

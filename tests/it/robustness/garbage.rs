@@ -7,9 +7,10 @@ use ec2_ipam::domain::address::State;
 use ec2_ipam::domain::id::PoolId;
 use fastrand::Rng;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::Target;
+use crate::support::authority::Authority;
 use crate::support::host::{Kind, SUBNET, request};
 
 const CASES: usize = 4000;
@@ -228,24 +229,59 @@ async fn mutated_heads() {
     let target = Target::new(Kind::Sqlite, |_| ()).await;
     let mut ends = 0;
     for n in 0..CASES {
-        let (path, body) = call(&mut rng, "eni-0123456789abcdef0", target.kept);
-        let mut bytes = request(&path, &String::from_utf8_lossy(&body)).into_bytes();
-        match rng.u8(..8) {
-            0 => bytes = (0..rng.usize(..2000)).map(|_| rng.u8(..)).collect(),
-            1 => bytes = bytes.repeat(1 + rng.usize(..5)),
-            _ => {}
-        }
-        mutate(&mut rng, &mut bytes);
-        let mut wire = target.host.connect().await;
-        // It may have hung up already.
-        let _ = wire.stream.write_all(&bytes).await;
-        let _ = wire.stream.shutdown().await;
-        let mut got = Vec::new();
-        ends += usize::from(wire.stream.read_to_end(&mut got).await.is_err());
-        let got = String::from_utf8_lossy(&got).into_owned();
-        target.host.hear(&got);
-        assert!(got.is_empty() || got.starts_with("HTTP/1."), "EC2_IPAM_TEST_SEED={seed}, case {n}: {got}");
+        let wire = target.host.connect().await;
+        ends += usize::from(
+            mutated_head(&mut rng, &target, wire.stream, &format!("EC2_IPAM_TEST_SEED={seed}, case {n}")).await,
+        );
     }
     println!("{CASES} heads, {ends} of them reset");
     target.is_unharmed("mutated heads").await;
+}
+
+#[tokio::test]
+async fn mutated_heads_over_tls() {
+    let seed = seed();
+    let mut rng = Rng::with_seed(seed);
+    let files = tempfile::tempdir().unwrap();
+    let ca = Authority::new(files.path(), "ca");
+    let own = ca.issue("own", "/CN=ec2-ipam", "IP:127.0.0.1");
+    let target = Target::new(Kind::Sqlite, |host| {
+        let listen = format!("unix://{},https://127.0.0.1:8031", host.socket().display());
+        let (cert, key) = (own.cert.to_str().unwrap(), own.key.to_str().unwrap());
+        host.set(&[("EC2_IPAM_LISTEN", &listen), ("EC2_IPAM_TLS_CERT", cert), ("EC2_IPAM_TLS_KEY", key)]);
+    })
+    .await;
+    // A handshake costs more than what is sent through it.
+    for n in 0..CASES / 8 {
+        let stream = target.host.connect_tcp("127.0.0.1", "127.0.0.1:8031").await;
+        let stream = ca.connect(stream, None).await.unwrap();
+        mutated_head(&mut rng, &target, stream, &format!("EC2_IPAM_TEST_SEED={seed}, case {n}")).await;
+    }
+    target.is_unharmed("mutated heads over TLS").await;
+}
+
+/// Says whether the connection was reset.
+async fn mutated_head(
+    rng: &mut Rng,
+    target: &Target,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    which: &str,
+) -> bool {
+    let (path, body) = call(rng, "eni-0123456789abcdef0", target.kept);
+    let mut bytes = request(&path, &String::from_utf8_lossy(&body)).into_bytes();
+    match rng.u8(..8) {
+        0 => bytes = (0..rng.usize(..2000)).map(|_| rng.u8(..)).collect(),
+        1 => bytes = bytes.repeat(1 + rng.usize(..5)),
+        _ => {}
+    }
+    mutate(rng, &mut bytes);
+    // It may have hung up already.
+    let _ = stream.write_all(&bytes).await;
+    let _ = stream.shutdown().await;
+    let mut got = Vec::new();
+    let is_reset = stream.read_to_end(&mut got).await.is_err();
+    let got = String::from_utf8_lossy(&got).into_owned();
+    target.host.hear(&got);
+    assert!(got.is_empty() || got.starts_with("HTTP/1."), "{which}: {got}");
+    is_reset
 }

@@ -14,6 +14,9 @@ use crate::domain::address::{Row, State};
 /// Nothing to do: look at the rows again after so long.
 pub const REST: Duration = Duration::from_secs(60);
 
+/// The same while another server is at it.
+const SOON: Duration = Duration::from_millis(200);
+
 /// All that the decision depends on.
 #[derive(Debug, Clone)]
 pub struct View {
@@ -35,6 +38,8 @@ pub struct View {
     pub sub_pool: Option<Option<Ipv4Net>>,
     /// How many more addresses the ENI takes.
     pub capacity: usize,
+    /// Whether another server may be about to put addresses on the ENI, or has done so and this one has not seen it yet.
+    pub elsewhere: bool,
     /// What to hold in reserve.
     pub warmth: Warmth,
     /// How refills grew lately.
@@ -257,6 +262,9 @@ impl View {
             0 => idle().map_or(Slot::Full, |row| Slot::Taken(Box::new(row.clone()))),
             _ => Slot::Open,
         };
+        if slot == Slot::Full && self.elsewhere {
+            return Some(Next::Rest(SOON));
+        }
         Some(Next::Acquire(Need::Named { ip, slot }))
     }
 
@@ -277,6 +285,8 @@ impl View {
                     || self.leaving.contains(&row.ip)
             };
             return match give_way(&self.rows, useful) {
+                // Nobody is told that the ENI is full while some of its slots are only claimed.
+                _ if self.elsewhere && waiting > 0 => Next::Rest(SOON),
                 Some(idle) if waiting > 0 => Next::GiveBack(vec![idle.clone()], Because::Room),
                 _ => Next::Full,
             };

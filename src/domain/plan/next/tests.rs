@@ -18,6 +18,7 @@ fn nothing(now: Instant) -> View {
         may_give: Some(HashSet::new()),
         sub_pool: Some(None),
         capacity: 8,
+        elsewhere: false,
         warmth: Warmth { max: 0, ..warmth(0) },
         burst: Burst::none(now),
         scan: false,
@@ -305,6 +306,9 @@ fn a_full_interface_makes_room_for_those_who_wait_with_what_is_of_no_use_to_them
     };
     assert_eq!(of(full), Next::Full);
     assert_eq!(lasts(first(&[full, |view, _| view.rows.extend([ready(10, 5), ready(11, 900)])])), [11]);
+    let elsewhere: Brings = |view, _| view.elsewhere = true;
+    assert_eq!(kind(&first(&[full, elsewhere])), "rest", "what another server has claimed may be for them");
+    assert_eq!(kind(&first(&[full, elsewhere, |view, _| view.queue[0] = named(99)])), "rest");
     assert_eq!(first(&[full, |view, _| view.rows.push(ready(200, 5))]), Next::Full, "it cools, for them");
 }
 

@@ -354,7 +354,13 @@ impl Subject {
                 format!("arn:{}:ec2:*:*:network-interface/{eni}", self.partition)
             }
             (Action::Assign | Action::Unassign, None) => format!("arn:{}:ec2:*:*:network-interface/*", self.partition),
-            (Action::DescribeInterfaces | Action::DescribeSubnets | Action::DescribeInstanceTypes, _) => "\"*\"".into(),
+            (
+                Action::DescribeInterfaces
+                | Action::DescribeSubnets
+                | Action::DescribeInstanceTypes
+                | Action::DescribeInstances,
+                _,
+            ) => "\"*\"".into(),
         }
     }
 }
