@@ -70,7 +70,7 @@ issue() {
 
 case_server() {
     about 'Engines without a driver by one server, over http and https; what is not theirs is refused; what it missed is let go by hand'
-    local h s1 s2 create=(docker network create -d ipvlan --ipam-driver ec2-ipam --subnet 10.77.0.0/24 -o parent=eth1)
+    local h ip s1 s2 create=(docker network create -d ipvlan --ipam-driver ec2-ipam --subnet 10.77.0.0/24 -o parent=eth1)
     issue server IP:10.78.0.2
     issue client DNS:i-0e2e0000000000002
     put vpc "$top/build/plugin/rootfs" /opt/server
@@ -108,16 +108,18 @@ case_server() {
     pings h1 s1 "$(ip_of h2 s2)"
     # While it is away nothing starts, and what stops stays a lease.
     on vpc systemctl stop server
-    s1=$(ip_of h1 s1)
+    s1=$(ip_of h1 s1) s2=$(ip_of h2 s2)
     remove h1 s1
     refused h1 10.78.0.2:8031 docker run --rm --network served busybox true
     # As a host that boots: its Engine comes up all the same, if late.
     on h2 systemctl restart docker
     eventually 120 on h2 docker version
     start_server
+    for ip in "$s1" "$s2"; do
+        server leases | grep -qF "$ip "
+        server release "$ip" --yes
+    done
     on h2 docker start s2 >/dev/null
-    server leases | grep -qF "$s1"
-    server release "$s1" --yes
     run h1 s1 --network served
     pings h2 s2 "$(ip_of h1 s1)"
     remove h1 s1

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ec2_ipam::domain::address::State;
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use serde_json::json;
+use tokio::time::{sleep, timeout};
 
 use crate::support::authority::Authority;
 use crate::support::host::{Fleet, Host, Kind, SUBNET, UNASSIGN, eventually, ip, on_both, request};
@@ -369,7 +371,7 @@ async fn a_server_that_stood_still_gives_nothing_back_that_was_given_since() {
     };
     tokio::join!(recycling, meanwhile);
     // Longer than it takes to go on.
-    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    sleep(Duration::from_secs(4)).await;
     assert_eq!(state(&other, ip).await.0, State::Lease);
     assert!(host.assigned().contains(&ip), "I2: a container has it");
     one.kill();
@@ -412,4 +414,63 @@ async fn a_certificate_has_to_name_the_instance() {
             assert!(why.contains("the certificate of 10.77.0.5") && why.contains(&host.instance), "{why}");
         }
     }
+}
+
+/// Whatever a server had begun as it was killed, another one comes to the end of it.
+#[tokio::test]
+async fn a_server_killed_at_any_point_is_followed_by_another() {
+    let points = [
+        "refill:claimed",
+        "assign:answered",
+        "assign:recorded",
+        "distant:granted",
+        "off:claimed",
+        "off:unassigned",
+        "off:freed",
+    ];
+    join_all(points.map(killed_at)).await;
+}
+
+async fn killed_at(point: &'static str) {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let (mut one, host, mut other) = (fleet.host(1), fleet.host(2), fleet.host(3));
+    one.set(&SERVER);
+    one.stop_at(point);
+    one.start().await;
+    let pool = pool_of(&one, &host).await.unwrap();
+    let is_there = || one.log().contains(&format!("stopped at {point}"));
+    let mut given = BTreeSet::new();
+    for _ in 0..9 {
+        // Where it stands still no answer comes.
+        if let Ok(answer) = timeout(Duration::from_secs(3), one.request(&pool, "")).await {
+            assert!(given.insert(answer.unwrap()), "I1");
+        }
+        if is_there() {
+            break;
+        }
+    }
+    let kept: BTreeSet<Ipv4Addr> = given.iter().take(2).copied().collect();
+    for ip in given.difference(&kept) {
+        let _ = timeout(Duration::from_secs(3), one.release(&pool, *ip)).await;
+    }
+    eventually(point, async || is_there()).await;
+    one.kill();
+    other.set(&SERVER);
+    other.start().await;
+    let over = format!("UPDATE task SET until=NOW()-INTERVAL 1 SECOND WHERE name='eni:{}'", host.eni);
+    other.sql(&over, "").await;
+    assert_eq!(pool_of(&other, &host).await.as_ref(), Ok(&pool), "{point}");
+    eventually("nothing is under way", async || {
+        let rows = other.rows_now().await;
+        let is_clear = |state: State| !matches!(state, State::On | State::Off);
+        let on_eni: BTreeSet<Ipv4Addr> =
+            rows.iter().filter(|row| row.iface.as_ref() == Some(&host.eni) && !row.primary).map(|row| row.ip).collect();
+        rows.iter().all(|row| is_clear(row.state)) && on_eni == host.assigned()
+    })
+    .await;
+    for ip in &kept {
+        assert_eq!(state(&other, *ip).await, (State::Lease, Some(host.eni.clone())), "{point}: {ip}");
+    }
+    let more = other.lease(&pool).await;
+    assert!(!kept.contains(&more) && host.assigned().contains(&more), "{point}: I1, I2");
 }

@@ -56,7 +56,9 @@ fn every_point_of_the_source_is_on_a_way() {
     let all = points_in(&source);
     for (kind, other) in [(Kind::Mariadb, "store/sqlite"), (Kind::Sqlite, "store/mysql")] {
         let (here, elsewhere) = (points_of(kind), points_in(&source.join(other)));
-        let missing: BTreeSet<_> = all.difference(&here).filter(|point| !elsewhere.contains(*point)).collect();
+        // A server is killed there by the tests of distant interfaces.
+        let is_meant = |point: &&String| !elsewhere.contains(*point) && !point.starts_with("distant:");
+        let missing: BTreeSet<_> = all.difference(&here).filter(is_meant).collect();
         assert!(missing.is_empty(), "{kind:?}: in the source and on no way: {missing:?}");
         let gone: BTreeSet<_> = here.difference(&all).collect();
         assert!(gone.is_empty(), "{kind:?}: on a way and not in the source: {gone:?}");
