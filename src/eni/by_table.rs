@@ -6,7 +6,7 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Lease, STORE_TIME, Shared};
 use crate::backoff::Backoff;
@@ -25,6 +25,10 @@ impl Shared {
         may_give: impl Fn(Ipv4Addr) -> bool,
         until: Instant,
     ) -> Result<Option<Lease>, Error> {
+        // Those who ask at once would all choose the same one, and all but one in vain.
+        let Ok(_turn) = timeout_at(until, self.posting.lock()).await else {
+            return Err(Error::Missing(self.outside.what_is_missing()));
+        };
         loop {
             let now = self.journal().now();
             let store = self.outside.store(until).await?;
@@ -80,7 +84,6 @@ impl Shared {
 
     async fn end_now(&self, ip: Ipv4Addr, claim: Option<&Claim>, end: End) -> Result<Option<bool>, Error> {
         let store = self.outside.store.now()?;
-        let _turn = store.background_turn().await;
         let until = Instant::now() + STORE_TIME;
         let Some(row) = store.row(ip, until).await?.filter(|row| row.iface.as_ref() == Some(&self.place.nic.eni))
         else {

@@ -111,7 +111,7 @@ struct Shared {
     memory: Memory,
     doubt: Doubt,
     to_post: Notify,
-    /// Held while the table is told something.
+    /// Held while the table is told something, or of a distant one while somebody chooses what is given.
     posting: tokio::sync::Mutex<()>,
     reserved: Reserved,
     shown: Shown,
