@@ -71,10 +71,18 @@ impl Ipam {
             return Self::with(settings, store, ec2, Imds::new(), tasks, stop);
         }
         let database = settings.database.clone();
-        let patience = settings.request_timeout;
+        let (patience, is_server) = (settings.request_timeout, settings.distant);
         let store = Late::reach("the database", &tasks, stop.clone(), move || {
             let database = database.clone();
-            async move { Store::open(&database, Instant::now() + patience).await.map(Arc::new) }
+            async move {
+                let store = Store::open(&database, Instant::now() + patience).await;
+                store.map(|store| {
+                    if is_server {
+                        store.serves_many();
+                    }
+                    Arc::new(store)
+                })
+            }
         });
         Self::with_store(settings, store, tasks, stop)
     }

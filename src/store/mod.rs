@@ -185,6 +185,14 @@ impl Store {
         }
     }
 
+    /// As the store of a server for many hosts: more calls go beside each other.
+    pub fn serves_many(&self) {
+        match self {
+            Self::MySql(mysql) => mysql.serves_many(),
+            Self::Sqlite(_) => {}
+        }
+    }
+
     /// A turn for work that nobody waits for, such as a release: so few have one at a time that requests never wait behind
     /// more than these. To be held for one attempt; none where it takes no time.
     pub async fn background_turn(&self) -> Option<OwnedSemaphorePermit> {

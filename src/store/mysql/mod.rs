@@ -56,6 +56,10 @@ impl MySql {
         Ok(Self { pool })
     }
 
+    pub(super) fn serves_many(&self) {
+        self.pool.serves_many();
+    }
+
     pub(super) async fn background_turn(&self) -> Option<OwnedSemaphorePermit> {
         self.pool.background_turn().await
     }

@@ -27,6 +27,8 @@ use crate::supervise::supervised;
 
 /// A fleet of a thousand hosts must fit into a small server's connections.
 const CONNECTIONS: usize = 4;
+/// A server is there in place of many hosts, and each of its calls is waited for.
+const OF_SERVER: usize = 16;
 /// Work that nobody waits for leaves one to requests, and waits behind those that wait for another.
 const BACKGROUND: usize = 3;
 /// Connections beyond the one that stays are closed when idle for so long: other hosts may lack them.
@@ -107,6 +109,11 @@ impl Pool {
                 self.close_all().await;
             }
         }
+    }
+
+    /// From now on as many calls go beside each other as a server has.
+    pub(super) fn serves_many(&self) {
+        self.turns.add_permits(OF_SERVER - CONNECTIONS);
     }
 
     /// Held beside a turn by work that nobody waits for.
