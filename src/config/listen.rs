@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 
 use super::LISTEN;
-use super::check::{file, socket};
+use super::check::{file, flag, socket};
 
 const NAME: &str = "EC2_IPAM_LISTEN";
 /// Shown where an address is wrong.
@@ -69,7 +69,7 @@ impl Tcp {
 impl Typed<'_> {
     pub(super) fn listen(&self) -> anyhow::Result<Listen> {
         let (unix, tcp) = addresses(self.listen)?;
-        let is_plain_meant = yes_or_no("EC2_IPAM_LISTEN_PLAIN", self.plain)?;
+        let is_plain_meant = flag("EC2_IPAM_LISTEN_PLAIN", self.plain)?;
         if let Some(plain) = tcp.iter().find(|tcp| !tcp.is_tls && !tcp.is_loopback() && !is_plain_meant) {
             bail!(
                 "{NAME} has \"{plain}\", but must have https there: http, which anybody on the way can read and change, is \
@@ -139,14 +139,6 @@ pub(super) fn own_alone(listen: &str) -> String {
 
 fn words(listen: &str) -> impl Iterator<Item = &str> {
     listen.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty())
-}
-
-fn yes_or_no(name: &str, text: &str) -> anyhow::Result<bool> {
-    match text {
-        "" | "false" => Ok(false),
-        "true" => Ok(true),
-        _ => bail!("{name} is {text:?}, but must be true or false"),
-    }
 }
 
 #[cfg(test)]

@@ -11,10 +11,9 @@ use crate::backoff::Backoff;
 use crate::domain::id::{EniId, PoolId};
 use crate::domain::peer::Peer;
 use crate::domain::subnet::router;
-use crate::driver::distant::Distant;
 use crate::driver::interfaces::Interfaces;
 use crate::driver::served::Served;
-use crate::eni::{Eni, Lease, Outside};
+use crate::eni::{Lease, Outside};
 use crate::error::Error;
 use crate::journal::Recorded;
 use crate::late::LAST_WORD;
@@ -25,39 +24,14 @@ pub struct Addresses {
     outside: Arc<Outside>,
     interfaces: Arc<Interfaces>,
     served: Arc<Served>,
-    distant: Arc<Distant>,
 }
 
 /// How long a release waits before it is answered and goes on alone.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Addresses {
-    pub(crate) fn new(
-        outside: &Arc<Outside>,
-        interfaces: &Arc<Interfaces>,
-        served: &Arc<Served>,
-        distant: &Arc<Distant>,
-    ) -> Self {
-        Self {
-            outside: Arc::clone(outside),
-            interfaces: Arc::clone(interfaces),
-            served: Arc::clone(served),
-            distant: Arc::clone(distant),
-        }
-    }
-
-    /// The ENI of a pool, for whoever may ask for its addresses.
-    async fn eni(&self, id: &EniId, peer: &Peer, until: Instant) -> Result<Arc<Eni>, Error> {
-        if self.distant.is_own(id, until).await {
-            if peer.is_here() {
-                return self.served.get_now(id, until).await;
-            }
-            return Err(Error::Asked(format!(
-                "{id} is this host's own: its own Engine alone may ask for its addresses"
-            )));
-        }
-        let described = self.distant.of_caller(id, peer, until).await?;
-        self.served.serve_distant(&described, until).await
+    pub(crate) fn new(outside: &Arc<Outside>, interfaces: &Arc<Interfaces>, served: &Arc<Served>) -> Self {
+        Self { outside: Arc::clone(outside), interfaces: Arc::clone(interfaces), served: Arc::clone(served) }
     }
 
     /// RequestAddress. The answer has the subnet's mask.
@@ -83,7 +57,7 @@ impl Addresses {
         }
         let holder = &holder;
         let granted = self.interfaces.patiently(until, || async move {
-            let eni = self.eni(&pool.eni, peer, until).await?;
+            let eni = self.served.of_caller(&pool.eni, peer, until).await?;
             let lease = match named {
                 None => eni.lease_any(pool.sub_pool, holder.clone(), until).await?,
                 Some(ip) if !eni.subnet.contains(ip) => {
@@ -141,7 +115,7 @@ impl Addresses {
         let (vain, mut backoff) = (std::sync::Mutex::default(), Backoff::default());
         loop {
             let until = Instant::now() + self.outside.request_timeout;
-            let eni = self.eni(&id, peer, until).await;
+            let eni = self.served.of_caller(&id, peer, until).await;
             match self.interfaces.unless_in_vain(eni, &vain, until).await {
                 Ok(eni) => return eni.release(ip).await,
                 // It is not attached to this host, and not about to be.

@@ -153,11 +153,7 @@ impl Distant {
 fn may_ask(described: &Described, peer: &Peer) -> Result<(), String> {
     let (eni, instance) = (&described.nic.eni, &described.instance.id);
     let Peer::Remote { address, names, .. } = peer else { return Ok(()) };
-    let is_its = match address {
-        IpAddr::V4(ip) => described.primaries.contains(ip),
-        IpAddr::V6(ip) => ip.to_ipv4_mapped().is_some_and(|ip| described.primaries.contains(&ip)),
-    };
-    if !is_its {
+    if !described.primaries.iter().any(|primary| IpAddr::V4(*primary) == *address) {
         return Err(format!(
             "{eni} is attached to {instance}, and {address}, which asks for it, is not the primary address of an interface of that \
              instance: the Engine of that instance has to ask, by no proxy and no network address translation"

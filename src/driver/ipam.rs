@@ -127,23 +127,23 @@ impl Ipam {
             stop,
         });
         let interfaces = Arc::new(Interfaces::new(&outside, settings.parent.clone()));
-        let served = Arc::new(Served::new(&outside, &interfaces));
-        let distant = Arc::new(Distant::new(&outside, &interfaces, settings.distant));
+        let distant = Distant::new(&outside, &interfaces, settings.distant);
+        let served = Arc::new(Served::new(&outside, &interfaces, distant));
         let docker = Arc::new(DockerWatch::new(&outside, settings.docker_socket.clone().map(Engine::new)));
         let rounds = settings.reconcile_interval;
         let reconciler = Arc::new(Reconciler::new(&outside, &interfaces, &served, &docker, rounds));
         let scanner = Arc::new(Scanner::new(&outside, &interfaces, &served, settings.scan_interval));
         let picture = Arc::new(Picture::new(&outside, &interfaces, &served, &docker, &reconciler, &scanner, &settings));
-        let leases = Arc::new(Leases::new(&outside, &served, &distant));
+        let leases = Arc::new(Leases::new(&outside, &served));
         Ok(Arc::new(Self {
-            pools: Pools::new(&outside, &interfaces, &served, &distant),
-            addresses: Arc::new(Addresses::new(&outside, &interfaces, &served, &distant)),
+            pools: Pools::new(&outside, &interfaces, &served),
+            addresses: Arc::new(Addresses::new(&outside, &interfaces, &served)),
             doctor: Doctor::new(&outside, &interfaces, &served, &docker, &picture, &leases, &settings),
             operator: Operator::new(&outside, &served, settings.database.clone()),
             recycler: Recycler::new(&outside, &interfaces, &served),
             leases,
             roll: Arc::new(Roll::new(&outside, &served, &reconciler)),
-            take_up: Arc::new(TakeUp::new(&outside, &interfaces, &served, &distant, rounds)),
+            take_up: Arc::new(TakeUp::new(&outside, &interfaces, &served, rounds)),
             settings,
             outside,
             reconciler,

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 
 use crate::domain::address::{Row, State};
 use crate::domain::id::EniId;
-use crate::driver::distant::Distant;
 use crate::driver::served::Served;
 use crate::eni::{Eni, Outside};
 use crate::error::Error;
@@ -36,12 +35,11 @@ pub struct Leased {
 pub struct Leases {
     outside: Arc<Outside>,
     served: Arc<Served>,
-    distant: Arc<Distant>,
 }
 
 impl Leases {
-    pub(crate) fn new(outside: &Arc<Outside>, served: &Arc<Served>, distant: &Arc<Distant>) -> Self {
-        Self { outside: Arc::clone(outside), served: Arc::clone(served), distant: Arc::clone(distant) }
+    pub(crate) fn new(outside: &Arc<Outside>, served: &Arc<Served>) -> Self {
+        Self { outside: Arc::clone(outside), served: Arc::clone(served) }
     }
 
     /// Those of the ENIs served here that were given so long ago, eldest first; where none is served, or those of other hosts
@@ -57,7 +55,7 @@ impl Leases {
             rows.extend(self.served.rows(&store, &eni.nic.eni, until).await?);
         }
         // A server may not have been asked for all of its ENIs yet.
-        if served.is_empty() || self.distant.is_served() {
+        if served.is_empty() || self.served.distant().is_served() {
             let is_served = |row: &Row| served.iter().any(|eni| row.iface.as_ref() == Some(&eni.nic.eni));
             for subnet in store.subnets(until).await? {
                 rows.extend(store.rows_taken(&subnet, until).await?.into_iter().filter(|row| !is_served(row)));
@@ -106,9 +104,9 @@ impl Leases {
     /// A server that was started since may not have been asked for it yet.
     async fn served(&self, id: &EniId, until: Instant) -> Result<Option<Arc<Eni>>, Error> {
         let known = self.served.all().await.into_iter().find(|eni| eni.nic.eni == *id);
-        if known.is_some() || self.distant.is_own(id, until).await {
+        if known.is_some() || self.served.distant().is_own(id, until).await {
             return Ok(known);
         }
-        self.served.serve_distant(&*self.distant.see(id, until).await?, until).await.map(Some)
+        self.served.serve_distant(id, until).await.map(Some)
     }
 }

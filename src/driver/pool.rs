@@ -11,7 +11,6 @@ use crate::domain::address::State;
 use crate::domain::id::{EniId, PoolId};
 use crate::domain::peer::Peer;
 use crate::domain::subnet::{Subnet, router};
-use crate::driver::distant::Distant;
 use crate::driver::interfaces::Interfaces;
 use crate::driver::served::Served;
 use crate::eni::Outside;
@@ -49,23 +48,16 @@ pub struct Pools {
     outside: Arc<Outside>,
     interfaces: Arc<Interfaces>,
     served: Arc<Served>,
-    distant: Arc<Distant>,
     /// Set by GetDefaultAddressSpaces, spent by an answer to an empty Pool.
     asked_for_spaces: AtomicBool,
 }
 
 impl Pools {
-    pub(crate) fn new(
-        outside: &Arc<Outside>,
-        interfaces: &Arc<Interfaces>,
-        served: &Arc<Served>,
-        distant: &Arc<Distant>,
-    ) -> Self {
+    pub(crate) fn new(outside: &Arc<Outside>, interfaces: &Arc<Interfaces>, served: &Arc<Served>) -> Self {
         Self {
             outside: Arc::clone(outside),
             interfaces: Arc::clone(interfaces),
             served: Arc::clone(served),
-            distant: Arc::clone(distant),
             asked_for_spaces: AtomicBool::new(false),
         }
     }
@@ -139,9 +131,7 @@ impl Pools {
             }
             _ => {}
         }
-        if let Some(range) = sub_pool.filter(|range| !subnet.cidr.contains(range)) {
-            return Err(Error::Asked(format!("--ip-range {range} is not inside the subnet {}", subnet.cidr)));
-        }
+        is_inside(sub_pool, &subnet)?;
 
         // A network that was there before asks again as its Engine starts, with the database there or not; what its subnet
         // lacks is then the ENI's own task to see to.
@@ -164,7 +154,7 @@ impl Pools {
         match options.get("eni-id") {
             Some(id) => {
                 let id: EniId = id.parse()?;
-                Ok((!peer.is_here() || !self.distant.is_own(&id, until).await).then_some(id))
+                Ok((!peer.is_here() || !self.served.distant().is_own(&id, until).await).then_some(id))
             }
             None if peer.is_here() => Ok(None),
             None => Err(Error::Asked(
@@ -185,7 +175,7 @@ impl Pools {
         peer: &Peer,
         until: Instant,
     ) -> Result<Pool, Error> {
-        let described = self.distant.of_caller(eni, peer, until).await?;
+        let described = self.served.distant().of_caller(eni, peer, until).await?;
         let (subnet, instance) = (described.subnet.clone(), &described.instance.id);
         if let Some(other) = options.get("instance-id").filter(|id| *id != instance) {
             return Err(Error::Asked(format!(
@@ -203,11 +193,9 @@ impl Pools {
             let wrong = wrong.unwrap_or_else(|| "this server needs to be told the subnet: ".to_owned());
             return Err(Error::Asked(format!("{wrong}pass --subnet {}", subnet.cidr)));
         }
-        if let Some(range) = sub_pool.filter(|range| !subnet.cidr.contains(range)) {
-            return Err(Error::Asked(format!("--ip-range {range} is not inside the subnet {}", subnet.cidr)));
-        }
+        is_inside(sub_pool, &subnet)?;
         self.fill(&subnet, until).await?;
-        self.served.serve_distant(&described, until).await?;
+        self.served.serve_described(&described, until).await?;
         Ok(Pool { id: PoolId { eni: eni.clone(), cidr: Some(subnet.cidr), sub_pool }, subnet })
     }
 
@@ -228,8 +216,8 @@ impl Pools {
     pub async fn gateway(&self, pool: &PoolId, address: &str, peer: &Peer, until: Instant) -> Result<String, Error> {
         let cidr = match pool.cidr {
             Some(cidr) => cidr,
-            None if !self.distant.is_own(&pool.eni, until).await => {
-                self.distant.of_caller(&pool.eni, peer, until).await?.subnet.cidr
+            None if !self.served.distant().is_own(&pool.eni, until).await => {
+                self.served.distant().of_caller(&pool.eni, peer, until).await?.subnet.cidr
             }
             None => self.interfaces.patiently(until, || self.interfaces.nic(&pool.eni, until)).await?.cidr,
         };
@@ -254,6 +242,15 @@ impl Pools {
             }
         }
         Ok(format!("{gateway}/{}", cidr.prefix_len()))
+    }
+}
+
+fn is_inside(sub_pool: Option<Ipv4Net>, subnet: &Subnet) -> Result<(), Error> {
+    match sub_pool {
+        Some(range) if !subnet.cidr.contains(&range) => {
+            Err(Error::Asked(format!("--ip-range {range} is not inside the subnet {}", subnet.cidr)))
+        }
+        _ => Ok(()),
     }
 }
 

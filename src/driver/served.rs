@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use crate::domain::address::Row;
 use crate::domain::id::EniId;
+use crate::domain::peer::Peer;
 use crate::domain::subnet::Subnet;
-use crate::driver::distant::Described;
+use crate::driver::distant::{Described, Distant};
 use crate::driver::interfaces::Interfaces;
 use crate::eni::{Eni, Hold, Outside};
 use crate::error::Error;
@@ -24,13 +25,19 @@ use crate::store::{Store, StoreError};
 pub struct Served {
     outside: Arc<Outside>,
     interfaces: Arc<Interfaces>,
+    distant: Distant,
     /// Those served, and those that left since and have not come back.
     enis: Mutex<HashMap<EniId, Arc<Eni>>>,
 }
 
 impl Served {
-    pub(crate) fn new(outside: &Arc<Outside>, interfaces: &Arc<Interfaces>) -> Self {
-        Self { outside: Arc::clone(outside), interfaces: Arc::clone(interfaces), enis: Mutex::default() }
+    pub(crate) fn new(outside: &Arc<Outside>, interfaces: &Arc<Interfaces>, distant: Distant) -> Self {
+        Self { outside: Arc::clone(outside), interfaces: Arc::clone(interfaces), distant, enis: Mutex::default() }
+    }
+
+    /// What is known of other hosts' ENIs.
+    pub(crate) fn distant(&self) -> &Distant {
+        &self.distant
     }
 
     /// The ENIs served now.
@@ -111,11 +118,35 @@ impl Served {
         self.serve(&nic).await
     }
 
+    /// An ENI, for whoever may ask for its addresses.
+    ///
+    /// # Errors
+    /// It is not his, not there, or not served; or what is to be asked does not answer.
+    pub(crate) async fn of_caller(&self, id: &EniId, peer: &Peer, until: Instant) -> Result<Arc<Eni>, Error> {
+        if !self.distant.is_own(id, until).await {
+            let described = self.distant.of_caller(id, peer, until).await?;
+            return self.serve_described(&described, until).await;
+        }
+        if peer.is_here() {
+            return self.get_now(id, until).await;
+        }
+        Err(Error::Asked(format!("{id} is this host's own: its own Engine alone may ask for its addresses")))
+    }
+
+    /// A distant one that nobody asks for now.
+    ///
+    /// # Errors
+    /// EC2's, the store's, or [`Error::Asked`]: its host has a driver of its own.
+    pub(crate) async fn serve_distant(&self, id: &EniId, until: Instant) -> Result<Arc<Eni>, Error> {
+        let described = self.distant.see(id, until).await?;
+        self.serve_described(&described, until).await
+    }
+
     /// A distant one, served from now on if it is not yet.
     ///
     /// # Errors
     /// The store's, or [`Error::Asked`]: its host has a driver of its own.
-    pub(crate) async fn serve_distant(&self, described: &Described, until: Instant) -> Result<Arc<Eni>, Error> {
+    pub(crate) async fn serve_described(&self, described: &Described, until: Instant) -> Result<Arc<Eni>, Error> {
         let Described { nic, subnet, instance, .. } = described;
         let is_served = |eni: &Eni| eni.lost().is_none() && eni.instance() == instance.id;
         let known = self.enis.lock().await.get(&nic.eni).cloned();

@@ -8,7 +8,6 @@ use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
 use crate::domain::address::{Row, Status};
-use crate::driver::distant::Distant;
 use crate::driver::interfaces::Interfaces;
 use crate::driver::served::Served;
 use crate::eni::Outside;
@@ -19,7 +18,6 @@ pub struct TakeUp {
     outside: Arc<Outside>,
     interfaces: Arc<Interfaces>,
     served: Arc<Served>,
-    distant: Arc<Distant>,
     interval: Duration,
 }
 
@@ -38,21 +36,14 @@ impl TakeUp {
         outside: &Arc<Outside>,
         interfaces: &Arc<Interfaces>,
         served: &Arc<Served>,
-        distant: &Arc<Distant>,
         interval: Duration,
     ) -> Self {
-        Self {
-            outside: Arc::clone(outside),
-            interfaces: Arc::clone(interfaces),
-            served: Arc::clone(served),
-            distant: Arc::clone(distant),
-            interval,
-        }
+        Self { outside: Arc::clone(outside), interfaces: Arc::clone(interfaces), served: Arc::clone(served), interval }
     }
 
     /// Without end.
     pub(crate) async fn run(&self) {
-        if self.distant.is_served() {
+        if self.served.distant().is_served() {
             tokio::join!(self.take_up_own(), self.take_up_distant());
         } else {
             self.take_up_own().await;
@@ -78,8 +69,7 @@ impl TakeUp {
             if self.served.has(&eni).await {
                 continue;
             }
-            let taken = async { self.served.serve_distant(&*self.distant.see(&eni, until()).await?, until()).await };
-            match taken.await {
+            match self.served.serve_distant(&eni, until()).await {
                 Ok(_) => tracing::info!(%eni, "took up what another server left"),
                 Err(why) => tracing::debug!(%eni, "not taken up: {why}"),
             }

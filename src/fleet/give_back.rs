@@ -43,23 +43,6 @@ pub struct GivenBack {
 }
 
 impl Fleet {
-    /// Those that are to be unassigned still, by a look of this moment. Of a distant ENI another server may have settled them while
-    /// this one stood still, and given them again; whoever stood still while it looked sends nothing either.
-    async fn still_off(&self, mut off: Vec<Row>, budget: Duration) -> Result<Vec<Row>, Error> {
-        if self.sender.is_none() {
-            return Ok(off);
-        }
-        let asked = Instant::now();
-        self.may_unassign(budget).await?;
-        let ips: Vec<Ipv4Addr> = off.iter().map(|row| row.ip).collect();
-        let now = self.store.now()?.rows_at(&ips, by(budget)).await?;
-        if asked.elapsed() >= BRIEF {
-            return Err(Error::Missing("the table answered too late for anything to be given back".into()));
-        }
-        off.retain(|row| now.iter().any(|now| now.ip == row.ip && now.guard() == row.guard()));
-        Ok(off)
-    }
-
     /// Unassigns these rows' addresses with as few calls as EC2 lets us, and frees what is gone.
     ///
     /// # Errors
@@ -91,6 +74,23 @@ impl Fleet {
         let count = freed.len();
         tracing::info!(%eni, freed = count, "gave {count} of {} addresses back to the subnet", off.len());
         Ok(GivenBack { freed, pending: off.len() - count, trouble })
+    }
+
+    /// Those that are to be unassigned still, by a look of this moment. Of a distant ENI another server may have settled them while
+    /// this one stood still, and given them again; whoever stood still while it looked sends nothing either.
+    async fn still_off(&self, mut off: Vec<Row>, budget: Duration) -> Result<Vec<Row>, Error> {
+        if self.sender.is_none() {
+            return Ok(off);
+        }
+        let asked = Instant::now();
+        self.may_unassign(budget).await?;
+        let ips: Vec<Ipv4Addr> = off.iter().map(|row| row.ip).collect();
+        let now = self.store.now()?.rows_at(&ips, by(budget)).await?;
+        if asked.elapsed() >= BRIEF {
+            return Err(Error::Missing("the table answered too late for anything to be given back".into()));
+        }
+        off.retain(|row| now.iter().any(|now| now.ip == row.ip && now.guard() == row.guard()));
+        Ok(off)
     }
 }
 

@@ -52,9 +52,7 @@ impl Fleet {
     pub fn new(store: Late<Arc<Store>>, ec2: Late<Ec2>, sender: Option<Sender>) -> Self {
         Self { store, ec2, sender }
     }
-}
 
-impl Fleet {
     /// Whether this process gives back for the ENI, and settles what others have left.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use crate::domain::id::{Boot, EniId};
 use crate::domain::plan::settle_age;
 use crate::domain::roll::{gone_age, look_age};
 use crate::error::Error;
-use crate::store::{SENDER, Store};
+use crate::store::Store;
 
 /// For so long the row is held, by the database's clock. Longer than a call to EC2, and what may follow it, takes.
 const SPAN: Duration = Duration::from_secs(90);
@@ -105,7 +105,7 @@ impl Sender {
         }
         // Before it is asked: the answer may come late.
         let asked = Instant::now();
-        let is_this = store.hold_task(&format!("{SENDER}{}", self.eni), &self.holder, SPAN, until).await?;
+        let is_this = store.hold_sender(&self.eni, &self.holder, SPAN, until).await?;
         self.seen().held = is_this.then_some(asked);
         Ok(is_this)
     }

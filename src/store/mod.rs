@@ -32,7 +32,7 @@ pub use schema::whole as whole_schema;
 pub use url::{BadUrl, Database, HostPort, Server, Tls};
 
 /// How the name of a task begins that is who sends for a distant ENI; then its id.
-pub const SENDER: &str = "eni:";
+const SENDER: &str = "eni:";
 
 /// Why the store could not do it. One sentence fit for a user: no SQL, no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -293,6 +293,11 @@ impl Store {
     /// Which journal speaks for an ENI from now on (at most 64 characters).
     pub async fn speaks(&self, eni: &EniId, mark: &str, until: Instant) -> Result<()> {
         either!(self, s => s.speaks(&format!("journal:{eni}"), mark, until))
+    }
+
+    /// Whether this holder now sends for a distant ENI: as [`Self::hold_task`].
+    pub async fn hold_sender(&self, eni: &EniId, holder: &str, span: Duration, until: Instant) -> Result<bool> {
+        self.hold_task(&format!("{SENDER}{eni}"), holder, span, until).await
     }
 
     /// ENIs whose sender let its time run out within the last so long: nobody sees to them.

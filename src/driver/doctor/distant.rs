@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::Doctor;
 use super::by_then;
-use super::check::{Check, bad, ok, warning};
+use super::check::{Check, ok, warning};
 use super::interface::check_permissions;
-use crate::outside::ec2::{Action, Ec2, Ec2Error};
+use crate::outside::ec2::{Action, Ec2};
 
 /// A container seldom lives so long.
 const OLD: Duration = Duration::from_secs(7 * 86_400);
@@ -19,16 +19,9 @@ impl Doctor {
         checks.push(ok("other hosts", format!("{} of their interfaces are served", served.len())));
         if let (Some(ec2), Some(eni)) = (ec2, served.first()) {
             if is_alone {
-                check_permissions(ec2, &eni.nic, checks).await;
+                check_permissions(ec2, &eni.nic, &Action::ALL, checks).await;
             }
-            let (action, name) = (Action::DescribeInstances, Action::DescribeInstances.as_str());
-            checks.push(match ec2.permitted(action, &eni.nic.eni, &eni.nic.subnet).await {
-                Ok(()) => ok(name, "allowed"),
-                Err(Ec2Error::Denied { .. }) => {
-                    bad(name, "denied", &format!("add {name} to the IAM policy of the server's role"))
-                }
-                Err(why) => bad(name, why, "see the credentials and the network to EC2's endpoint"),
-            });
+            check_permissions(ec2, &eni.nic, &[Action::DescribeInstances], checks).await;
         }
         let Ok(leases) = self.leases.older_than(OLD, by_then()).await else { return };
         let of_others = |eni: &str| served.iter().any(|served| served.nic.eni.as_str() == eni);

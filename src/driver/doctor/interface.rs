@@ -75,8 +75,8 @@ pub(super) async fn check_eni(links: &Links, ec2: &Ec2, host: &Host, nic: &Nic, 
     });
 }
 
-pub(super) async fn check_permissions(ec2: &Ec2, nic: &Nic, checks: &mut Vec<Check>) {
-    for action in Action::ALL {
+pub(super) async fn check_permissions(ec2: &Ec2, nic: &Nic, actions: &[Action], checks: &mut Vec<Check>) {
+    for action in actions.iter().copied() {
         let name = action.as_str();
         checks.push(match ec2.permitted(action, &nic.eni, &nic.subnet).await {
             Ok(()) => ok(name, "allowed"),

@@ -15,6 +15,7 @@ use crate::driver::served::{Served, is_locked};
 use crate::driver::status::Picture;
 use crate::eni::Outside;
 use crate::late::in_time;
+use crate::outside::ec2::Action;
 use crate::outside::engine::EngineError;
 use crate::outside::imds::{Host, Nic};
 
@@ -120,7 +121,7 @@ impl Doctor {
                     None => Vec::new(),
                 };
                 check_eni(&self.outside.links, ec2, host, nic, &rows, &mut checks).await;
-                check_permissions(ec2, nic, &mut checks).await;
+                check_permissions(ec2, nic, &Action::ALL, &mut checks).await;
             }
             if let Some(store) = &store {
                 let rows = self.served.rows(store, &nic.eni, by_then()).await;
