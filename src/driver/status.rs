@@ -135,6 +135,9 @@ pub struct Listed {
     pub subnet: String,
     pub state: State,
     pub iface: Option<String>,
+    /// The instance that has the interface, where that is another host than this, served here.
+    #[serde(default)]
+    pub host: Option<String>,
     pub primary: bool,
     /// The container that uses it, or used it last; or who reserved it.
     pub holder: Option<String>,
@@ -342,8 +345,13 @@ impl Picture {
             if rows.is_empty() && is_named {
                 known(&store, &subnet, until).await?;
             }
+            let host = |row: &Row| {
+                let mut distant = served.iter().filter(|eni| eni.is_distant());
+                distant.find(|eni| row.iface.as_ref() == Some(&eni.nic.eni)).map(|eni| eni.instance().to_owned())
+            };
             listed.extend(rows.into_iter().map(|row| Listed {
                 ip: row.ip,
+                host: host(&row),
                 state: row.state(),
                 subnet: row.subnet.to_string(),
                 iface: row.iface.as_ref().map(ToString::to_string),

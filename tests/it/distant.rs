@@ -474,3 +474,40 @@ async fn killed_at(point: &'static str) {
     let more = other.lease(&pool).await;
     assert!(!kept.contains(&more) && host.assigned().contains(&more), "{point}: I1, I2");
 }
+
+#[tokio::test]
+async fn what_is_served_for_other_hosts_is_shown_by_host() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let (server, host, pool) = bed(&fleet).await;
+    let third = fleet.host(3);
+    let of_third = pool_of(&server, &third).await.unwrap();
+    let own = server.pool().await;
+    let leases = [server.lease(&pool).await, server.lease(&of_third).await, server.lease(&own).await];
+    let status = server.tell(&["status"]).await;
+    let (_, doctor) = server.ask(&["doctor"]).await;
+    let listed = server.tell(&["list"]).await;
+    for (one, ip) in [(&host, leases[0]), (&third, leases[1])] {
+        let shown = format!("interface {} of {} (its link and its Docker are not seen)", one.eni, one.instance);
+        assert!(status.contains(&shown), "{status}");
+        let checked = format!("{} of {}: its link and its Docker are not seen from here", one.eni, one.instance);
+        assert!(doctor.contains(&checked), "{doctor}");
+        let line = listed.lines().find(|line| line.starts_with(&format!("{ip} "))).unwrap();
+        assert!(line.contains("lease") && line.ends_with(&format!("(on {})", one.instance)), "{line}");
+    }
+    let line = listed.lines().find(|line| line.starts_with(&format!("{} ", leases[2]))).unwrap();
+    assert!(!line.contains("(on "), "its own is this host's: {line}");
+    let shown = server.tell(&["leases"]).await;
+    assert_eq!(shown.lines().count(), 3, "{shown}");
+    assert!(shown.contains(&format!("{} of {}  given", host.eni, host.instance)), "{shown}");
+    assert_eq!(server.tell(&["leases", "--older-than", "1h"]).await, "");
+    // Nobody sits at a terminal.
+    let (done, text) = server.ask(&["release", &leases[0].to_string()]).await;
+    assert!(!done && text.contains("say --yes"), "{text}");
+    assert_eq!(
+        server.tell(&["release", &leases[0].to_string(), "--yes"]).await,
+        format!("{} is let go of\n", leases[0])
+    );
+    assert_eq!(state(&server, leases[0]).await.0, State::Ready);
+    let (done, text) = server.ask(&["release", &leases[0].to_string(), "--yes"]).await;
+    assert!(!done && text.contains("there is nothing to let go of"), "{text}");
+}

@@ -128,6 +128,7 @@ fn row(last: u8, state: State, iface: Option<&str>) -> Listed {
         ip: ip(last),
         subnet: "subnet-0aaaaaaa".into(),
         state,
+        host: None,
         iface: iface.map(Into::into),
         primary: last == 10,
         holder: None,

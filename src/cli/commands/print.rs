@@ -156,7 +156,7 @@ fn eni(out: &mut impl Write, eni: &EniStatus) -> anyhow::Result<()> {
     };
     let limit = eni.limit.map_or("?".to_owned(), |limit| limit.to_string());
     let place = match &eni.host {
-        Some(instance) => format!("of {instance}"),
+        Some(instance) => format!("of {instance} (its link and its Docker are not seen)"),
         None => format!("on {} ({link})", eni.link),
     };
     line(out, &format!("interface {} {place} in {} {}", eni.eni, eni.subnet, eni.cidr))?;
@@ -196,6 +196,9 @@ pub(super) fn list(out: &mut impl Write, rows: &[Listed]) -> anyhow::Result<()> 
         }
         if let Some(public) = row.elastic_ip {
             holder = format!("{holder} (Elastic IP {public})").trim_start().to_owned();
+        }
+        if let Some(host) = &row.host {
+            holder = format!("{holder} (on {host})").trim_start().to_owned();
         }
         let idle = row.idle_seconds.filter(|_| row.state == State::Ready);
         let idle = idle.map(|idle| format!("{idle}s")).unwrap_or_default();

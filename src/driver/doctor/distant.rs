@@ -17,6 +17,10 @@ impl Doctor {
         let mut served = self.served.all().await;
         served.retain(|eni| eni.is_distant());
         checks.push(ok("other hosts", format!("{} of their interfaces are served", served.len())));
+        checks.extend(served.iter().map(|eni| {
+            let (id, instance) = (&eni.nic.eni, eni.instance());
+            ok("interface", format!("{id} of {instance}: its link and its Docker are not seen from here"))
+        }));
         if let (Some(ec2), Some(eni)) = (ec2, served.first()) {
             if is_alone {
                 check_permissions(ec2, &eni.nic, &Action::ALL, checks).await;
