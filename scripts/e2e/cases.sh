@@ -48,13 +48,13 @@ mknet() { on "$1" /opt/scripts/mknet.sh "${@:2}"; }
 
 server() { on vpc chroot /opt/server /usr/bin/ec2-ipam --socket /run/server.sock "$@"; }
 start_server() {
-    on vpc systemd-run -q --unit server -E AWS_ENDPOINT_URL_EC2=http://10.78.0.2:8000 -E AWS_REGION=eu-central-1 \
+    on vpc systemd-run -q -G --unit server -E AWS_ENDPOINT_URL_EC2=http://10.78.0.2:8000 -E AWS_REGION=eu-central-1 \
         -E AWS_ACCESS_KEY_ID=AKIAE2E -E AWS_SECRET_ACCESS_KEY=e2e -E EC2_IPAM_DATABASE_URL=mysql://ipam:e2e-secret@10.78.0.2:3306/ipam \
         -E EC2_IPAM_DISTANT=true -E EC2_IPAM_LISTEN_PLAIN=true -E EC2_IPAM_TLS_CERT=/tls/server.pem -E EC2_IPAM_TLS_KEY=/tls/server.key \
         -E EC2_IPAM_TLS_CLIENT_CA=/tls/ca.pem -E EC2_IPAM_COOLDOWN=10s -E EC2_IPAM_DOCKER_SOCKET=none \
         -E "'EC2_IPAM_LISTEN=unix:///run/server.sock http://10.78.0.2:8031 https://10.78.0.2:8032'" \
         chroot /opt/server /usr/bin/ec2-ipam serve
-    eventually 60 on vpc test -S /opt/server/run/server.sock
+    eventually 60 server list
 }
 # issue NAME SUBJECT_ALT_NAME: by an authority of the run
 issue() {
@@ -106,6 +106,16 @@ case_server() {
     on h2 'cd /etc/docker/ec2-ipam && mv right.pem client.pem && mv right.key client.key && systemctl restart docker'
     eventually 60 is_running h2 s2
     pings h1 s1 "$(ip_of h2 s2)"
+    # Killed in the middle of a call, which it has not read yet: the Engine comes to an end with it, and goes on.
+    on vpc systemctl kill -s STOP server
+    on h1 docker run --rm --network served busybox true >"$bed/killed" 2>&1 &
+    local killed=$!
+    sleep 5
+    on vpc systemctl kill -s KILL server
+    eventually 20 gone
+    start_server
+    wait $killed || cat "$bed/killed"
+    on h1 docker run --rm --network served busybox true
     # While it is away nothing starts, and what stops stays a lease.
     on vpc systemctl stop server
     s1=$(ip_of h1 s1) s2=$(ip_of h2 s2)
@@ -128,6 +138,7 @@ case_server() {
     eventually 60 none_leased
     on vpc systemctl stop server
 }
+gone() { ! on vpc systemctl -q is-active server; }
 none_leased() { [ "$(on vpc "mariadb -N -e \"SELECT COUNT(*) FROM ipam.allocation WHERE claim LIKE '%:lease'\"")" = 0 ]; }
 
 case_install() {
