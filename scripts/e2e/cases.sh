@@ -4,7 +4,7 @@
 # the simulator and Docker must agree. They build on each other, in this order.
 
 cases_quick=(server install network reach route named)
-cases_all=("${cases_quick[@]}" black_hole restart live_restore upgrade parent_down reboot boot_parent_down boot_without_parent boot_without_database host_agent \
+cases_all=(original "${cases_quick[@]}" black_hole restart live_restore upgrade parent_down reboot boot_parent_down boot_without_parent boot_without_database host_agent \
     two_enis l3 imds database swarm)
 
 about() { echo "$*" >"$bed/about"; }
@@ -68,15 +68,79 @@ issue() {
         -extfile <(echo "subjectAltName=$2") -out "$bed/tls/$1.pem" 2>&1
 }
 
-case_server() {
-    about 'Engines without a driver by one server, over http and https; what is not theirs is refused; what it missed is let go by hand'
-    local h ip s1 s2 create=(docker network create -d ipvlan --ipam-driver ec2-ipam --subnet 10.77.0.0/24 -o parent=eth1)
+# The original ec2-ipam, as far as an Engine sees it: a pool is called by its interface alone, and Options say nothing.
+original() {
+    into vpc 'cat >/opt/original && chmod 755 /opt/original' <<'END'
+#!/bin/bash
+body='' length=0
+while read -r line && line=${line%$'\r'} && [ -n "$line" ]; do
+    case $line in
+        POST*) read -r _ path _ <<<"$line" ;;
+        Content-Length:*) length=${line##* } ;;
+    esac
+done
+[ "$length" = 0 ] || body=$(head -c "$length")
+case $path:$body in
+    */Plugin.Activate:*) say='{"Implements":["IpamDriver"]}' ;;
+    *.GetDefaultAddressSpaces:*) say='{"LocalDefaultAddressSpace":"ec2","GlobalDefaultAddressSpace":"ec2"}' ;;
+    *.RequestPool:*) say='{"PoolID":"eni-0e2e0000000000011","Pool":"10.77.0.0/24","Data":{}}' ;;
+    *.RequestAddress:*gateway*) say='{"Address":"10.77.0.1/24","Data":{}}' ;;
+    *.RequestAddress:*) say='{"Address":"10.77.0.66/24","Data":{}}' ;;
+    *) say='{}' ;;
+esac
+printf 'HTTP/1.1 200 OK\r\nContent-Length: %s\r\nConnection: close\r\n\r\n%s' ${#say} "$say"
+END
+    on vpc "curl -sf -H 'Authorization: AWS4-HMAC-SHA256 Credential=AKIAE2E/20260101/eu-central-1/ec2/aws4_request, SignedHeaders=host, Signature=0' \
+        -d 'Action=AssignPrivateIpAddresses&Version=2016-11-15&NetworkInterfaceId=eni-0e2e0000000000011&PrivateIpAddress.1=10.77.0.66' \
+        http://10.78.0.2:8000/ >/dev/null"
+    on vpc systemd-run -q -G --unit original busybox nc -ll -p 8031 -e /opt/original
+}
+# Its files on the machine, to be put there once.
+server_files() {
     issue server IP:10.78.0.2
     issue client DNS:i-0e2e0000000000002
     put vpc "$top/build/plugin/rootfs" /opt/server
     put vpc "$bed/tls" /opt/server/tls
     # What has no file lasting beside it in a plugin.
     on vpc mkdir -p /opt/server/run /opt/server/var/lib/ec2-ipam /opt/server/tmp
+}
+
+case_original() {
+    about "a network of the original, without --subnet and by its PoolID: the server in its place goes on with it, and with its containers"
+    on h1 mkdir -p /etc/docker/plugins
+    into h1 'cat >/etc/docker/plugins/ec2-ipam.json' <<<'{ "Name": "ec2-ipam", "Addr": "http://10.78.0.2:8031" }'
+    original
+    on h1 docker network create -d ipvlan --ipam-driver ec2-ipam --ipam-opt eni-id=eni-0e2e0000000000011 \
+        --ipam-opt instance-id=i-0e2e0000000000001 -o parent=eth1 old >/dev/null
+    run h1 o1 --network old
+    same "$(ip_of h1 o1)" 10.77.0.66
+    on vpc systemctl stop original
+    server_files
+    start_server
+    server init subnet-0e2e0000000000077
+    server list | grep -q '^10.77.0.66 .*foreign'
+    run h1 o2 --network old
+    pings h1 o2 10.77.0.66
+    pings h1 o2 10.77.0.1
+    on h1 docker restart -t 1 o2 >/dev/null
+    pings h1 o1 "$(ip_of h1 o2)"
+    on h1 systemctl restart docker
+    on h1 docker start o2 >/dev/null
+    pings h1 o2 10.77.0.1
+    remove h1 o1
+    is_idle() { server list | grep -q '^10.77.0.66 .*ready'; }
+    eventually 60 is_idle
+    remove h1 o2
+    on h1 docker network rm old >/dev/null
+    eventually 60 none_leased
+    on vpc systemctl stop server
+    on h1 'rm -r /etc/docker/plugins; systemctl restart docker'
+}
+
+case_server() {
+    about 'Engines without a driver by one server, over http and https; what is not theirs is refused; what it missed is let go by hand'
+    local h ip s1 s2 create=(docker network create -d ipvlan --ipam-driver ec2-ipam --subnet 10.77.0.0/24 -o parent=eth1)
+    server_files
     start_server
     for h in h1 h2; do put $h "$top/scripts" /opt/scripts; on $h mkdir -p /etc/docker/plugins; done
     into h1 'cat >/etc/docker/plugins/ec2-ipam.json' <<<'{ "Name": "ec2-ipam", "Addr": "http://10.78.0.2:8031" }'

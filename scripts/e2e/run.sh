@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The driver in real Docker Engines on real ipvlan: two hosts and a VPC in virtual machines, and what users do on them.
 #   run.sh quick|all [SUITE...]      a SUITE of Debian stands for its Engine: bookworm 20.10, trixie 26.1, sid 28.5
-# CASES="install network ..." runs these alone; all but "install" need those two.
+# CASES="install network ..." runs these alone; all but "original", "server" and "install" need those two.
 # DOCKERD=PATH and DOCKER=PATH are another Engine and its client for the two hosts: static binaries, as in Docker's own archives.
 # What lies beside that dockerd (containerd, its shim, runc) goes with it: managed plugins on Engine 29 need runc newer than 1.1.5.
 # Needs build/plugin and the simulator (make plugin). Images are kept in ~/.cache/ec2-ipam/e2e. What failed leaves console
