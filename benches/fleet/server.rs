@@ -3,10 +3,14 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
+use nix::sys::resource::{Resource, setrlimit};
 use serde_json::json;
+use tokio::net::TcpStream;
 
 use super::figures::{Report, Times, timed};
-use crate::support::host::{Fleet, Host, Kind, request};
+use super::life::resident;
+use crate::support::host::{Fleet, Host, Kind, Wire, request};
 use vpc_sim::Switches;
 
 const HOSTS: u8 = 16;
@@ -46,6 +50,36 @@ pub async fn run(report: &mut Report) {
         "the original, measured earlier: 126 starts a second at 16 hosts".into(),
         "2,000 starts a second on two processors",
         json!({ "starts_per_s": rate, "cpu": used / took, "times": grants.json() }),
+    );
+    crowd(&server, report).await;
+}
+
+/// What a thousand Engines keep open, each from an address of its own, while one of them stops and starts containers.
+async fn crowd(server: &Host, report: &mut Report) {
+    setrlimit(Resource::RLIMIT_NOFILE, 16_384, 16_384).unwrap();
+    let before = resident(server.pid()).1;
+    let began = Instant::now();
+    let connect = async |n: usize| {
+        let from = format!("127.1.{}.{}", n / 6 / 250, n / 6 % 250 + 1);
+        let mut wire = server.wire(server.connect_tcp(&from, "127.0.0.1:8031").await);
+        wire.send(&request("/Plugin.Activate", "")).await;
+        assert_eq!(wire.answer().await.unwrap().status, 200);
+        wire
+    };
+    let mut kept: Vec<Wire<'_, TcpStream>> = stream::iter(0..6000).map(connect).buffer_unordered(64).collect().await;
+    let took = began.elapsed();
+    let memory = resident(server.pid()).1 - before;
+    let mut answered = 0;
+    for wire in &mut kept {
+        wire.send(&request("/IpamDriver.GetCapabilities", "")).await;
+        answered += usize::from(wire.answer().await.is_some_and(|answer| answer.status == 200));
+    }
+    report.add(
+        "1,000 Engines keep six connections each to one server",
+        format!("{answered} of 6000 answered again; there after {:.1} s; {memory:.0} MB more", took.as_secs_f64()),
+        String::new(),
+        "all",
+        json!({ "answered": answered, "mb": memory }),
     );
 }
 
