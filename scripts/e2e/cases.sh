@@ -90,7 +90,7 @@ case $path:$body in
 esac
 printf 'HTTP/1.1 200 OK\r\nContent-Length: %s\r\nConnection: close\r\n\r\n%s' ${#say} "$say"
 END
-    on vpc "curl -sf -H 'Authorization: AWS4-HMAC-SHA256 Credential=AKIAE2E/20260101/eu-central-1/ec2/aws4_request, SignedHeaders=host, Signature=0' \
+    on vpc "curl -sf --aws-sigv4 aws:amz:eu-central-1:ec2 --user AKIAE2E:e2e \
         -d 'Action=AssignPrivateIpAddresses&Version=2016-11-15&NetworkInterfaceId=eni-0e2e0000000000011&PrivateIpAddress.1=10.77.0.66' \
         http://10.78.0.2:8000/ >/dev/null"
     on vpc systemd-run -q -G --unit original busybox nc -ll -p 8031 -e /opt/original
