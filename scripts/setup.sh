@@ -45,6 +45,7 @@ if [ "$target" = test ]; then
     need galera-4 test -e /usr/lib/galera/libgalera_smm.so
     need rsync command -v rsync
     need openssl command -v openssl
+    need prometheus command -v promtool
     need shellcheck command -v shellcheck
 fi
 if [ "$target" = test ] || [ "$target" = e2e ]; then
@@ -93,7 +94,7 @@ apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install -y --no-instal
     missing "apt-get could not install$packages"
 # Only the programs are wanted: the machine shall have no further daemons after its next boot.
 enabled | grep -vxF -e "$before" | xargs -r rm -f
-for service in mariadb docker rsync; do
+for service in mariadb docker rsync prometheus; do
     case $packages in *" $service"*) update-rc.d "$service" disable >/dev/null 2>&1 || true ;; esac
 done
 tools

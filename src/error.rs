@@ -78,7 +78,41 @@ pub enum Error {
     Stopping,
 }
 
+/// All that [`Error::reason`] says.
+pub const REASONS: [&str; 12] = [
+    "asked",
+    "docker",
+    "ec2",
+    "eni_full",
+    "imds",
+    "link",
+    "not_given",
+    "not_there",
+    "stopping",
+    "store",
+    "subnet_full",
+    "late",
+];
+
 impl Error {
+    /// Why in one word, as the metrics have it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Asked(_) | Self::Name(_) | Self::Subnet(_) => "asked",
+            Self::NoFreeAddress { .. } | Self::Ec2(Ec2Error::SubnetFull { .. }) => "subnet_full",
+            Self::EniFull { .. } | Self::HostHasThem { .. } | Self::Ec2(Ec2Error::EniFull { .. }) => "eni_full",
+            Self::Unknown { .. } => "docker",
+            Self::Store(_) | Self::WouldFree { .. } => "store",
+            Self::Ec2(_) => "ec2",
+            Self::Imds(_) => "imds",
+            Self::Link(_) => "link",
+            Self::Absent(_) | Self::NotComing(_) | Self::Missing(_) => "not_there",
+            Self::Late { .. } => "late",
+            Self::NotGiven { .. } => "not_given",
+            Self::Stopping => "stopping",
+        }
+    }
+
     /// Whether the same request may succeed a little later by itself: then it is tried again until its time is up. What
     /// only a person can change is told at once.
     pub fn may_pass(&self) -> bool {

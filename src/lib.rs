@@ -103,13 +103,13 @@
 //! eni                                      one ENI: grants, releases, posts, and the one task that calls EC2 for it
 //! fleet                                    between the table and EC2: acquire, give back, post, look, census; a subnet's rows
 //! config                                   settings
-//! late                                     waiting for the outside
+//! late, counts                             waiting for the outside; what is counted for Prometheus
 //! error                                    why a call was refused
 //! store                                    the table: MySQL or SQLite
 //! journal                                  what this host's containers have: durable, and in memory
 //! outside (ec2, imds, link, engine)        adapters: EC2, metadata, interfaces, Docker's API; one IO each
 //! domain                                   values and decisions, no IO: names, subnets, rows and their transitions, plans
-//! once, telemetry                          asked once for all, told once; logs
+//! once, telemetry, metrics                 asked once for all, told once; logs; what figures are made of
 //! plain, backoff, supervise, random        text from outside; pauses between attempts; what may not die alone; chance
 //! fail_point                               points where tests stop it
 //! ```
@@ -117,6 +117,7 @@
 pub mod backoff;
 pub mod cli;
 pub mod config;
+pub mod counts;
 pub mod domain;
 pub mod driver;
 pub mod eni;
@@ -125,6 +126,7 @@ pub mod fail_point;
 pub mod fleet;
 pub mod journal;
 pub mod late;
+pub mod metrics;
 pub mod once;
 pub mod outside;
 pub mod plain;

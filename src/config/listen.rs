@@ -10,6 +10,7 @@ use super::LISTEN;
 use super::check::{file, flag, socket};
 
 const NAME: &str = "EC2_IPAM_LISTEN";
+const METRICS: &str = "EC2_IPAM_METRICS";
 /// Shown where an address is wrong.
 const EXAMPLES: &str = "a socket such as unix:///run/docker/plugins/ec2-ipam.sock, or https://0.0.0.0:8031";
 
@@ -22,6 +23,8 @@ pub struct Listen {
     pub tcp: Vec<Tcp>,
     /// What https needs; none: no address is of https.
     pub tls: Option<TlsFiles>,
+    /// Where metrics are to be had, beside the own socket.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// An address for clients elsewhere.
@@ -51,6 +54,7 @@ pub(super) struct Typed<'a> {
     pub(super) cert: &'a str,
     pub(super) key: &'a str,
     pub(super) client_ca: &'a str,
+    pub(super) metrics: &'a str,
 }
 
 impl fmt::Display for Tcp {
@@ -76,7 +80,19 @@ impl Typed<'_> {
                  for a loopback address, or has to be meant (EC2_IPAM_LISTEN_PLAIN=true)"
             );
         }
-        Ok(Listen { unix, tls: self.tls(tcp.iter().find(|tcp| tcp.is_tls))?, tcp })
+        let metrics = self.metrics()?;
+        if let Some(other) = tcp.iter().find(|tcp| Some(tcp.at) == metrics) {
+            bail!("{METRICS} is {:?}, but must be another address than {NAME} has: \"{other}\"", self.metrics);
+        }
+        Ok(Listen { unix, tls: self.tls(tcp.iter().find(|tcp| tcp.is_tls))?, tcp, metrics })
+    }
+
+    fn metrics(&self) -> anyhow::Result<Option<SocketAddr>> {
+        match self.metrics.strip_prefix("http://").unwrap_or(self.metrics).parse::<SocketAddr>() {
+            _ if self.metrics.is_empty() => Ok(None),
+            Ok(at) if at.port() != 0 => Ok(Some(at)),
+            _ => bail!("{METRICS} is {:?}, but must be an IP address and a port, such as 127.0.0.1:9809", self.metrics),
+        }
     }
 
     fn tls(&self, https: Option<&Tcp>) -> anyhow::Result<Option<TlsFiles>> {
@@ -145,7 +161,7 @@ fn words(listen: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
-    const NOTHING: Typed<'_> = Typed { listen: "", plain: "", cert: "", key: "", client_ca: "" };
+    const NOTHING: Typed<'_> = Typed { listen: "", plain: "", cert: "", key: "", client_ca: "", metrics: "" };
     const TLS: Typed<'_> = Typed { cert: "/c.pem", key: "/k.pem", ..NOTHING };
 
     fn shown(typed: &Typed<'_>) -> Result<String, String> {
@@ -214,6 +230,27 @@ mod tests {
             let why = shown(&typed).unwrap_err();
             assert!(why.starts_with(says), "{why}");
         }
+    }
+
+    #[test]
+    fn metrics_have_an_address_of_their_own() {
+        let at = |metrics| Typed { metrics, listen: "http://127.0.0.1:8031", ..NOTHING }.listen();
+        for (metrics, expected) in
+            [("", None), ("127.0.0.1:9809", Some("127.0.0.1:9809")), ("http://[::]:9809", Some("[::]:9809"))]
+        {
+            assert_eq!(at(metrics).unwrap().metrics.map(|at| at.to_string()).as_deref(), expected, "{metrics}");
+        }
+        for metrics in
+            ["9809", "true", "localhost:9809", "127.0.0.1:0", "127.0.0.1:9809/metrics", "https://127.0.0.1:9809"]
+        {
+            let why = at(metrics).unwrap_err().to_string();
+            assert!(
+                why.starts_with("EC2_IPAM_METRICS is ") && why.contains("must be an IP address and a port"),
+                "{why}"
+            );
+        }
+        let why = at("127.0.0.1:8031").unwrap_err().to_string();
+        assert!(why.starts_with("EC2_IPAM_METRICS is ") && why.contains("another address"), "{why}");
     }
 
     #[test]

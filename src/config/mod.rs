@@ -70,6 +70,10 @@ pub struct Given {
     #[arg(long, global = true, env = "EC2_IPAM_TLS_CLIENT_CA", default_value = "", hide_default_value = true)]
     pub tls_client_ca: String,
 
+    /// An address where Prometheus finds metrics, which the driver's own socket has always: 127.0.0.1:9809 [none]
+    #[arg(long, global = true, env = "EC2_IPAM_METRICS", default_value = "", hide_default_value = true)]
+    pub metrics: String,
+
     /// Idle, cooled addresses to hold per ENI [4]
     #[arg(long, global = true, env = "EC2_IPAM_WARM_TARGET", default_value = "", hide_default_value = true)]
     pub warm_target: String,
@@ -222,6 +226,7 @@ impl Given {
             ("EC2_IPAM_TLS_CERT", &mut self.tls_cert),
             ("EC2_IPAM_TLS_KEY", &mut self.tls_key),
             ("EC2_IPAM_TLS_CLIENT_CA", &mut self.tls_client_ca),
+            ("EC2_IPAM_METRICS", &mut self.metrics),
             ("EC2_IPAM_WARM_TARGET", &mut self.warm_target),
             ("EC2_IPAM_WARM_MAX", &mut self.warm_max),
             ("EC2_IPAM_COOLDOWN", &mut self.cooldown),
@@ -309,6 +314,7 @@ impl Given {
             cert: &self.tls_cert,
             key: &self.tls_key,
             client_ca: &self.tls_client_ca,
+            metrics: &self.metrics,
         };
         typed.listen()
     }

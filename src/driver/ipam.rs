@@ -8,11 +8,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
+use crate::counts::Counts;
 use crate::domain::id::Boot;
 use crate::driver::addresses::Addresses;
 use crate::driver::distant::Distant;
 use crate::driver::docker_watch::DockerWatch;
 use crate::driver::doctor::Doctor;
+use crate::driver::exposition::Exposition;
 use crate::driver::interfaces::Interfaces;
 use crate::driver::leases::Leases;
 use crate::driver::operate::Operator;
@@ -56,6 +58,8 @@ pub struct Ipam {
     pub operator: Operator,
     /// Idle addresses back to their subnet.
     pub recycler: Recycler,
+    /// Its figures for Prometheus.
+    pub exposition: Exposition,
     /// Leases by their age.
     pub leases: Arc<Leases>,
     roll: Arc<Roll>,
@@ -121,6 +125,7 @@ impl Ipam {
             warmth: settings.warmth,
             claims: Claims::new(Boot::random()?),
             in_use: Arc::default(),
+            counts: Counts::default(),
             poke: Notify::new(),
             request_timeout: settings.request_timeout,
             tasks,
@@ -141,6 +146,7 @@ impl Ipam {
             doctor: Doctor::new(&outside, &interfaces, &served, &docker, &picture, &leases, &settings),
             operator: Operator::new(&outside, &served, settings.database.clone()),
             recycler: Recycler::new(&outside, &interfaces, &served),
+            exposition: Exposition::new(&outside, &served, &docker, &reconciler, &picture),
             leases,
             roll: Arc::new(Roll::new(&outside, &served, &reconciler)),
             take_up: Arc::new(TakeUp::new(&outside, &interfaces, &served, rounds)),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::counts::By;
 use crate::domain::address::{Row, State};
 use crate::domain::id::EniId;
 use crate::driver::served::Served;
@@ -96,7 +97,7 @@ impl Leases {
                 "Docker shows that a container of this host has {ip}: stop the container"
             )));
         }
-        eni.release(ip).await;
+        eni.release(ip, By::Operator).await;
         tracing::warn!(eni = %eni.nic.eni, %ip, "an operator let go of {ip}");
         Ok(())
     }

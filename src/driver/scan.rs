@@ -189,6 +189,7 @@ impl Scanner {
             changes.iter().zip(done).filter(|(_, done)| *done).map(|(change, _)| change.ip).collect();
         for finding in due.iter().filter(|finding| done.contains(&finding.row.ip)) {
             tracing::warn!(subnet = %subnet.id, ip = %finding.row.ip, "{finding}");
+            self.outside.counts.mended(finding.what.kind());
         }
         for found in &mut found {
             found.repaired = done.contains(&found.ip);

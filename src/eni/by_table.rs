@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Lease, STORE_TIME, Shared};
 use crate::backoff::Backoff;
+use crate::counts::By;
 use crate::domain::address::{Change, Event, Row, State};
 use crate::domain::holding::{Follow, Holding};
 use crate::domain::id::{Claim, Kind};
@@ -65,11 +66,16 @@ impl Shared {
     }
 
     /// lease -> idle; `claim`: only if it is this lease. However long the table is away, it is done. Says whether it was one.
-    pub(super) async fn end_by_table(&self, ip: Ipv4Addr, claim: Option<&Claim>, end: End) -> bool {
+    pub(super) async fn end_by_table(&self, ip: Ipv4Addr, claim: Option<&Claim>, end: End, by: By) -> bool {
         let mut backoff = Backoff::default();
         loop {
             match self.end_now(ip, claim, end).await {
-                Ok(Some(done)) => return done,
+                Ok(Some(done)) => {
+                    if done {
+                        self.outside.counts.released(by);
+                    }
+                    return done;
+                }
                 // Somebody moved it at this moment.
                 Ok(None) => {}
                 Err(why) => {

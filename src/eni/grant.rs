@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::queue::{Order, Want};
 use super::{Eni, Lease, Shared, WhyNot};
+use crate::counts::How;
 use crate::domain::address::{FIXED, Row, State};
 use crate::domain::holding::Held;
 use crate::domain::id::{EniId, Kind};
@@ -56,7 +57,7 @@ impl Eni {
         let mut ordered = pin!(self.order(None, sub_pool, cooldown, holder.clone(), until - LAST_WORD));
         let why = loop {
             match timeout(PATIENCE, &mut ordered).await {
-                Ok(Ok(lease)) => return Ok(lease),
+                Ok(Ok(lease)) => return Ok(lease.got(How::Cold)),
                 Ok(Err(why)) => break why,
                 Err(_) => {}
             }
@@ -73,7 +74,7 @@ impl Eni {
         if matches!(why, Error::NoFreeAddress { .. }) && !cooldown.is_zero() {
             let lease = self.order(None, sub_pool, Duration::ZERO, holder, until - LAST_WORD / 2).await?;
             tracing::warn!(eni = %self.nic.eni, ip = %lease.ip, "granted an address before its cool-down is over: {why}");
-            return Ok(lease);
+            return Ok(lease.got(How::Cooling));
         }
         Err(why)
     }
@@ -86,7 +87,7 @@ impl Eni {
         why: &Error,
         until: Instant,
     ) -> Result<Option<Lease>, Error> {
-        let lease = self.grant(&[Choice::Any], sub_pool, name, until).await?;
+        let lease = self.grant(&[Choice::Any], sub_pool, name, until).await?.map(|lease| lease.got(How::Cooling));
         if let Some(lease) = &lease {
             tracing::warn!(eni = %self.nic.eni, ip = %lease.ip, "granted an address before its cool-down is over: {why}");
         }
@@ -136,7 +137,7 @@ impl Eni {
                         match self.order(Some(ip), None, Duration::ZERO, holder.clone(), until - LAST_WORD).await {
                             // Another request was quicker: look again.
                             Err(Error::NotGiven { .. }) if Instant::now() < patience => {}
-                            outcome => return outcome,
+                            outcome => return outcome.map(|lease| lease.got(How::Cold)),
                         }
                     }
                     Some(State::Ready) if mine && self.is_distant() && Instant::now() < patience => {

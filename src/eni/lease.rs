@@ -9,6 +9,7 @@ use tracing::{Instrument, Span};
 
 use super::{STORE_TIME, Shared};
 use crate::backoff::Backoff;
+use crate::counts::{By, How};
 use crate::domain::address::{Row, State};
 use crate::domain::holding::{Held, Holding};
 use crate::domain::id::Claim;
@@ -23,6 +24,8 @@ use crate::supervise::supervised;
 pub struct Lease {
     /// The address.
     pub ip: Ipv4Addr,
+    /// How it came to be granted.
+    pub how: How,
     /// None once Docker has it.
     held: Option<(Claim, Arc<Shared>)>,
     /// Of the request that it was granted to.
@@ -33,6 +36,13 @@ impl Lease {
     /// The token that its row carries; none once Docker has it.
     pub fn claim(&self) -> Option<&Claim> {
         self.held.as_ref().map(|(claim, _)| claim)
+    }
+
+    /// The same, granted so.
+    pub(super) fn got(self, how: How) -> Self {
+        let mut lease = self;
+        lease.how = how;
+        lease
     }
 
     /// Docker has it.
@@ -49,7 +59,7 @@ impl Drop for Lease {
             let (ip, _in_span) = (self.ip, self.span.enter());
             tracing::warn!(eni = %eni.place.nic.eni, %ip, "took {ip} back: Docker did not get the answer");
             let tasks = eni.outside.tasks.clone();
-            let work = async move { eni.ends(ip, &claim, End::TakenBack).await };
+            let work = async move { eni.ends(ip, &claim, End::TakenBack, By::NotAnswered).await };
             tasks.spawn_on(
                 supervised("taking back", async {
                     let _ = work.await;
@@ -64,19 +74,19 @@ impl Drop for Lease {
 impl Shared {
     /// A container gets it: the journal has it as a lease of this token.
     pub(super) fn granted(self: &Arc<Self>, ip: Ipv4Addr, claim: Claim) -> Lease {
-        Lease { ip, held: Some((claim, Arc::clone(self))), span: Span::current() }
+        Lease { ip, how: How::Warm, held: Some((claim, Arc::clone(self))), span: Span::current() }
     }
 
-    pub(super) async fn release(self: &Arc<Self>, ip: Ipv4Addr) {
+    pub(super) async fn release(self: &Arc<Self>, ip: Ipv4Addr, by: By) {
         if let Err(why) = self.may_serve().await {
             return tracing::info!(eni = %self.place.nic.eni, %ip, "nothing to release: {why}");
         }
         point("release:begun").await;
         let was_lease = match self.holding(ip).map(|holding| holding.held) {
-            Some(Held::Lease(claim)) => self.ends(ip, &claim, End::Released).await,
+            Some(Held::Lease(claim)) => self.ends(ip, &claim, End::Released, by).await,
             Some(Held::Idle | Held::Leaving(_)) => false,
-            None if self.place.is_distant => self.end_by_table(ip, None, End::Released).await,
-            None => self.release_in_table(ip).await,
+            None if self.place.is_distant => self.end_by_table(ip, None, End::Released, by).await,
+            None => self.release_in_table(ip, by).await,
         };
         if was_lease {
             tracing::info!(eni = %self.place.nic.eni, %ip, "released {ip}");
@@ -88,17 +98,18 @@ impl Shared {
 
     /// lease -> idle. It names the lease's own token, so that a late one cannot end somebody else's lease (I5). Says whether it
     /// was that lease.
-    pub(super) async fn ends(&self, ip: Ipv4Addr, claim: &Claim, end: End) -> bool {
+    pub(super) async fn ends(&self, ip: Ipv4Addr, claim: &Claim, end: End, by: By) -> bool {
         if self.place.is_distant {
-            return self.end_by_table(ip, Some(claim), end).await;
+            return self.end_by_table(ip, Some(claim), end, by).await;
         }
         let Some(recorded) = self.journal().end(ip, claim, end).await else { return false };
+        self.outside.counts.released(by);
         self.follow(recorded).await;
         true
     }
 
     /// A lease that only the table knows: the journal is new, and has not read it yet.
-    async fn release_in_table(&self, ip: Ipv4Addr) -> bool {
+    async fn release_in_table(&self, ip: Ipv4Addr, by: By) -> bool {
         let mut backoff = Backoff::default();
         loop {
             match self.lease_in_table(ip).await {
@@ -113,7 +124,7 @@ impl Shared {
                     }
                     let claim = self.lease(ip);
                     return match claim {
-                        Some(claim) => self.ends(ip, &claim, End::Released).await,
+                        Some(claim) => self.ends(ip, &claim, End::Released, by).await,
                         None => false,
                     };
                 }

@@ -16,6 +16,7 @@ use ipnet::Ipv4Net;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use crate::counts::By;
 use crate::domain::address::Row;
 use crate::domain::holding::Held;
 use crate::domain::id::Claim;
@@ -49,6 +50,7 @@ mod room;
 mod serve;
 mod shown;
 mod survey;
+mod tally;
 mod task;
 mod trouble;
 mod unassign;
@@ -62,6 +64,8 @@ use queue::Want;
 pub use repair::Repaired;
 use reserved::Reserved;
 use shown::Shown;
+use tally::LastRows;
+pub use tally::Tally;
 use trouble::Trouble;
 
 /// What came of recycling.
@@ -115,6 +119,7 @@ struct Shared {
     posting: tokio::sync::Mutex<()>,
     reserved: Reserved,
     shown: Shown,
+    last_rows: LastRows,
     trouble: Trouble,
     waiting: AtomicUsize,
 }
@@ -143,6 +148,7 @@ impl Shared {
             posting: tokio::sync::Mutex::default(),
             reserved: Reserved::default(),
             shown: Shown::default(),
+            last_rows: LastRows::default(),
             trouble: Trouble::default(),
             waiting: AtomicUsize::new(0),
             outside,
@@ -223,8 +229,8 @@ impl Eni {
 
     /// The container is gone: its address cools from now on. Unknown, repeated and foreign releases change nothing (I8).
     /// However long the database is away, it is done.
-    pub async fn release(&self, ip: Ipv4Addr) {
-        self.shared.release(ip).await;
+    pub async fn release(&self, ip: Ipv4Addr, by: By) {
+        self.shared.release(ip, by).await;
         // One that a container had named is given back once it has cooled: the task has to know.
         let _ = self.wants.send(Want::Look);
     }

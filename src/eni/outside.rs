@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::counts::Counts;
 use crate::domain::id::{Boot, Claim, Kind};
 use crate::domain::plan::Warmth;
 use crate::eni::in_use::InUse;
@@ -31,6 +32,7 @@ pub struct Outside {
     pub warmth: Warmth,
     pub claims: Claims,
     pub in_use: Arc<InUse>,
+    pub counts: Counts,
     /// Something was left unclear: reconcile soon.
     pub poke: Notify,
     /// The bound of every request.

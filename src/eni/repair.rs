@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::STORE_TIME;
 use super::task::Task;
+use crate::counts::By;
 use crate::domain::address::{Change, NewRow, Row};
 use crate::domain::holding::{Held, Holding};
 use crate::domain::id::Claim;
@@ -55,7 +56,7 @@ impl Task {
                     repaired.done.extend(stands.then_some(finding.ip));
                 }
                 Some(Mend::Release(claim)) => {
-                    let has_ended = self.shared.ends(finding.ip, &claim, End::Released).await;
+                    let has_ended = self.shared.ends(finding.ip, &claim, End::Released, By::Comparison).await;
                     repaired.done.extend(has_ended.then_some(finding.ip));
                 }
                 Some(Mend::Change(change)) => {

@@ -290,6 +290,7 @@ impl Task {
         self.shared.take_in(&rows).await;
         self.shared.has_seen(&rows, now).await;
         self.shared.as_journal_has(&mut rows, &behind);
+        self.shared.were_read(&rows);
         let holdings = self.shared.journal().of(&self.nic.eni);
         let link = self.shared.parent().await.ok();
         let which = |may: &dyn Fn(Ipv4Addr) -> bool| rows.iter().map(|row| row.ip).filter(|ip| may(*ip)).collect();

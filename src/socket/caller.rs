@@ -24,7 +24,7 @@ use super::reply::{Refusal, Reply};
 use super::span::RequestSpan;
 use super::stream::CallerStream;
 use super::unread::Unread;
-use super::{control, docker};
+use super::{control, docker, scrapes};
 use crate::domain::peer::Peer;
 use crate::driver::ipam::Ipam;
 use crate::error::Error;
@@ -112,6 +112,12 @@ impl Caller {
         self.place.waits();
         // A further request on the connection: the answer before was read.
         self.unread.was_read();
+        if !self.peer.is_remote()
+            && let Some(scrape) = scrapes::answer(&self.ipam, &request).await
+        {
+            self.place.waits();
+            return Ok(scrape);
+        }
         let path = request.uri().path().to_owned();
         let request_span = RequestSpan::begin(&path, &self.peer);
         let span = request_span.span();
@@ -121,6 +127,7 @@ impl Caller {
     }
 
     async fn respond(&self, request: Request<Incoming>, path: &str, span: RequestSpan) -> Response<Full<Bytes>> {
+        let (begun, counts) = (Instant::now(), &self.ipam.outside.counts);
         let outcome = tokio::select! {
             outcome = self.outcome(request, path) => outcome,
             () = async { self.stop.cancelled().await; sleep(DRAIN_REQUESTS).await } => Err(Error::Stopping.into()),
@@ -128,6 +135,9 @@ impl Caller {
         let (status, json) = match outcome {
             Ok(reply) => {
                 span.answered(&reply);
+                if let Some(lease) = &reply.lease {
+                    counts.granted(lease.how, begun.elapsed());
+                }
                 let grants = reply.lease.is_some();
                 self.unread.answered(reply.lease);
                 if grants {
@@ -136,6 +146,9 @@ impl Caller {
                 (StatusCode::OK, reply.json)
             }
             Err(Refusal { status, why }) => {
+                if let Some(call) = docker::refused_call(path) {
+                    counts.refused(call, why.reason());
+                }
                 let why = plain(&why.to_string()).into_owned();
                 let why = shortened(&why, LONGEST);
                 span.refused(&why);

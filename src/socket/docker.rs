@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::reply::Reply;
 use super::span::note;
 use super::wire::{self, ReleaseAddress, ReleasePool, RequestAddress, RequestPool};
+use crate::counts::CALLS;
 use crate::domain::peer::Peer;
 use crate::driver::ipam::Ipam;
 use crate::driver::pool::PoolRequest;
@@ -61,6 +62,11 @@ pub async fn call(ipam: &Arc<Ipam>, call: Call<'_>) -> Option<Result<Reply, Erro
         "/IpamDriver.ReleaseAddress" => release_address(ipam, body, peer).await,
         _ => return None,
     })
+}
+
+/// The name of a call whose refusal keeps a container from its address, as the metrics have it.
+pub(super) fn refused_call(path: &str) -> Option<&'static str> {
+    CALLS.into_iter().find(|call| path.strip_prefix("/IpamDriver.") == Some(call))
 }
 
 async fn request_pool(ipam: &Arc<Ipam>, body: &[u8], peer: &Peer, until: Instant) -> Result<Reply, Error> {

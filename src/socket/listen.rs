@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 pub struct Listeners {
     pub(super) all: Vec<Listener>,
     pub(super) tls: Option<Arc<Tls>>,
+    /// Where metrics are to be had, beside the driver's own socket.
+    pub(super) metrics: Option<SocketAddr>,
     names: Vec<String>,
 }
 
@@ -47,7 +49,7 @@ impl Listeners {
     /// A sentence with the path, and what keeps it from being listened on.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let own = Listener::Own(own(path)?);
-        Ok(Self { all: vec![own], tls: None, names: vec![path.display().to_string()] })
+        Ok(Self { all: vec![own], tls: None, metrics: None, names: vec![path.display().to_string()] })
     }
 
     /// The addresses for clients elsewhere: all of them, or none.
@@ -58,7 +60,7 @@ impl Listeners {
         let tls = listen.tls.as_ref().map(Tls::open).transpose().map_err(|why| anyhow!(why))?.map(Arc::new);
         let mut opened = Vec::new();
         for address in &listen.tcp {
-            let listener = tcp(address).map_err(|why| refused(address, &why))?;
+            let listener = tcp(address.at).map_err(|why| refused(address, &why))?;
             opened.push(Listener::Tcp { listener, tls: tls.clone().filter(|_| address.is_tls) });
         }
         for plain in listen.tcp.iter().filter(|address| !address.is_tls && !address.is_loopback()) {
@@ -67,6 +69,7 @@ impl Listeners {
             );
         }
         self.all.extend(opened);
+        self.metrics = listen.metrics;
         self.names.extend(listen.tcp.iter().map(ToString::to_string));
         self.tls = tls;
         Ok(())
@@ -127,11 +130,11 @@ fn own(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-fn tcp(address: &Tcp) -> io::Result<TcpListener> {
-    let socket = if address.at.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+pub(super) fn tcp(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if at.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Connections of an earlier life may not be over yet.
     socket.set_reuseaddr(true)?;
-    socket.bind(address.at)?;
+    socket.bind(at)?;
     // Its connections have it from it (tcp(7)).
     SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
     socket.listen(BACKLOG)

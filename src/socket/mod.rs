@@ -1,4 +1,5 @@
-//! The driver's socket, and addresses for clients elsewhere: Docker's seven calls, and the driver's own for its command line.
+//! The driver's socket, and addresses for clients elsewhere: Docker's seven calls, the driver's own for its command line, and
+//! figures for Prometheus.
 
 mod caller;
 mod certificates;
@@ -10,6 +11,7 @@ pub mod listen;
 mod names;
 mod pem;
 mod reply;
+mod scrapes;
 pub mod server;
 mod span;
 mod stream;

@@ -15,6 +15,7 @@ use super::caller::Caller;
 use super::connections::{Connections, Peers, Place};
 use super::limits::{Limits, MOST_OF_PEER};
 use super::listen::{Accepted, Listener, Listeners};
+use super::scrapes;
 use super::tls::{self, Tls};
 use crate::domain::peer::Peer;
 use crate::driver::ipam::Ipam;
@@ -33,11 +34,15 @@ struct Server {
 
 /// Serves until told to stop, then lets what runs finish.
 pub async fn serve(listeners: Listeners, ipam: Arc<Ipam>, tasks: TaskTracker, stop: CancellationToken) {
-    let Listeners { all, tls, .. } = listeners;
+    let Listeners { all, tls, metrics, .. } = listeners;
     if let Some(tls) = tls {
         let stop = stop.clone();
         let following = async move { stop.run_until_cancelled(tls.follow_files()).await };
         tasks.spawn(supervised("reading the TLS files", following));
+    }
+    if let Some(at) = metrics {
+        let scrapes = scrapes::serve(at, Arc::clone(&ipam), tasks.clone(), stop.clone());
+        tasks.spawn(supervised("metrics", scrapes));
     }
     let limits = Limits::of_process(all.iter().any(Listener::is_tcp));
     let local = Connections::new("connections".to_owned(), limits.local, stop.clone());

@@ -9,7 +9,8 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
@@ -138,23 +139,50 @@ pub struct Count {
     pub rows: u64,
 }
 
-/// An open store of one of the two kinds.
+/// Blocks of sixteen addresses, aligned, in which not all is free.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Blocks {
+    /// Those with a free address.
+    pub broken: u64,
+    /// Those without.
+    pub full: u64,
+}
+
+/// An open store.
 #[derive(Debug)]
-pub enum Store {
+pub struct Store {
+    table: Table,
+    health: Mutex<Health>,
+}
+
+/// Of one of the two kinds.
+#[derive(Debug)]
+enum Table {
     /// Shared by a fleet.
     MySql(mysql::MySql),
     /// This host's own file.
     Sqlite(sqlite::Sqlite),
 }
 
+/// How its calls fared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Health {
+    /// Whether the last one that ended succeeded.
+    pub is_up: bool,
+    /// When one last did.
+    pub last_success: SystemTime,
+}
+
 /// Hands a call to whichever store it is.
 macro_rules! either {
     ($store:expr, $s:ident => $call:expr) => {{
         let _underway = Underway::here();
-        match $store {
-            Store::MySql($s) => $call.await,
-            Store::Sqlite($s) => $call.await,
-        }
+        let outcome = match &$store.table {
+            Table::MySql($s) => $call.await,
+            Table::Sqlite($s) => $call.await,
+        };
+        $store.fared(outcome.is_ok());
+        outcome
     }};
 }
 
@@ -168,9 +196,24 @@ impl Store {
     /// Any of [`StoreError`] but `Busy`; an unreachable server is not waited for here.
     pub async fn open(database: &Database, until: Instant) -> Result<Self> {
         let _underway = Underway::here();
-        match database {
-            Database::MySql(server) => Ok(Self::MySql(mysql::MySql::open(server, until).await?)),
-            Database::Sqlite(file) => Ok(Self::Sqlite(sqlite::Sqlite::open(file, until).await?)),
+        let table = match database {
+            Database::MySql(server) => Table::MySql(mysql::MySql::open(server, until).await?),
+            Database::Sqlite(file) => Table::Sqlite(sqlite::Sqlite::open(file, until).await?),
+        };
+        let health = Health { is_up: true, last_success: SystemTime::now() };
+        Ok(Self { table, health: Mutex::new(health) })
+    }
+
+    /// How its calls fared.
+    pub fn health(&self) -> Health {
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fared(&self, well: bool) {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        health.is_up = well;
+        if well {
+            health.last_success = SystemTime::now();
         }
     }
 
@@ -187,24 +230,24 @@ impl Store {
 
     /// As the store of a server for many hosts: more calls go beside each other.
     pub fn serves_many(&self) {
-        match self {
-            Self::MySql(mysql) => mysql.serves_many(),
-            Self::Sqlite(_) => {}
+        match &self.table {
+            Table::MySql(mysql) => mysql.serves_many(),
+            Table::Sqlite(_) => {}
         }
     }
 
     /// A turn for work that nobody waits for, such as a release: so few have one at a time that requests never wait behind
     /// more than these. To be held for one attempt; none where it takes no time.
     pub async fn background_turn(&self) -> Option<OwnedSemaphorePermit> {
-        match self {
-            Self::MySql(mysql) => mysql.background_turn().await,
-            Self::Sqlite(_) => None,
+        match &self.table {
+            Table::MySql(mysql) => mysql.background_turn().await,
+            Table::Sqlite(_) => None,
         }
     }
 
     /// Whether other hosts cannot see it: then only EC2 knows which addresses they have.
     pub fn is_private(&self) -> bool {
-        matches!(self, Self::Sqlite(_))
+        matches!(self.table, Table::Sqlite(_))
     }
 
     /// What it is and whether its schema is whole. A round trip: proves that it answers.
@@ -255,13 +298,12 @@ impl Store {
     /// The same for a look now and then: how many rows there are in all may have been counted minutes ago, as nobody takes
     /// any away, and counting a large subnet's costs the database more than all else.
     pub async fn census_lately(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
-        match self {
-            Self::MySql(s) => {
-                let _underway = Underway::here();
-                s.census_lately(subnet, until).await
-            }
-            Self::Sqlite(_) => self.census(subnet, until).await,
-        }
+        either!(self, s => s.census_lately(subnet, until))
+    }
+
+    /// Into how many of its /28 blocks a subnet's taken addresses fall, and how many of those have no free one.
+    pub async fn blocks(&self, subnet: &SubnetId, until: Instant) -> Result<Blocks> {
+        either!(self, s => s.blocks(subnet, until))
     }
 
     /// free -> allocated, on: the coldest free rows, as they are now, skipping those that other hosts have locked. Empty only

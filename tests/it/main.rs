@@ -38,6 +38,7 @@ mod journal;
 mod layers;
 mod link;
 mod listen;
+mod metrics;
 #[cfg(feature = "fail-points")]
 mod model;
 mod moved;

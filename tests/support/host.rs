@@ -502,6 +502,11 @@ impl Host {
         said
     }
 
+    /// Another program in the host's network, left running; whoever started it ends it.
+    pub fn beside(&self, mut command: Command) -> Child {
+        self.namespace.enter(move || command.stdin(Stdio::null()).spawn()).unwrap()
+    }
+
     /// A command that asks the running driver.
     pub async fn ask(&self, args: &[&str]) -> (bool, String) {
         let socket = self.socket();

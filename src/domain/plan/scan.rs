@@ -43,6 +43,22 @@ pub enum What {
     Unmarked,
 }
 
+/// All that [`What::kind`] says beside what reconciling finds too.
+pub const KINDS: [&str; 3] = ["dead", "foreign", "alien"];
+
+impl What {
+    /// Its kind in one word, as the metrics have it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::Gone => "gone",
+            Self::Foreign { .. } => "foreign",
+            Self::Alien { .. } => "alien",
+            Self::Unmarked => "unmarked",
+        }
+    }
+}
+
 /// The ENIs that rows name and EC2 did not list: each has to be asked about by its id.
 pub fn unseen<'r>(rows: &'r [Row], seen: &BTreeSet<EniId>) -> BTreeSet<&'r EniId> {
     rows.iter().filter_map(|row| row.iface.as_ref()).filter(|eni| !seen.contains(*eni)).collect()

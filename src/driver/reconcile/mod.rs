@@ -183,7 +183,7 @@ impl Reconciler {
                 found.extend(findings.iter().map(|finding| watched.told(&eni, finding, now)));
                 continue;
             }
-            found.extend(watched.settle(&eni, findings, &look, now).await);
+            found.extend(watched.settle(&self.outside, &eni, findings, &look, now).await);
             let unjudged = look.unjudged(&eni).filter(|_| docker.is_some());
             watched.problems.extend(unjudged.map(|problem| (eni.nic.eni.to_string(), problem)));
         }

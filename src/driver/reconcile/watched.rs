@@ -96,7 +96,14 @@ impl Watched {
     }
 
     /// Has what was seen twice put right, and takes down the rest.
-    pub(super) async fn settle(&mut self, eni: &Eni, findings: Vec<Finding>, look: &Seen, now: Instant) -> Vec<Found> {
+    pub(super) async fn settle(
+        &mut self,
+        outside: &Outside,
+        eni: &Eni,
+        findings: Vec<Finding>,
+        look: &Seen,
+        now: Instant,
+    ) -> Vec<Found> {
         let told: Vec<(Ipv4Addr, Found)> =
             findings.iter().map(|finding| (finding.ip, self.told(eni, finding, now))).collect();
         let (listed, docker) = (look.listed.is_some(), look.docker.is_some());
@@ -115,9 +122,12 @@ impl Watched {
         self.problems.extend(hopeless.iter().map(|finding| (finding.ip.to_string(), finding.to_string())));
         let mut done = Vec::new();
         if !due.is_empty() {
+            let kinds: Vec<(Ipv4Addr, &str)> = due.iter().map(|finding| (finding.ip, finding.what.kind())).collect();
             match eni.repair(due, Instant::now() + ROUND).await {
                 Ok(repaired) => {
                     done = repaired.done;
+                    let is_done = |(ip, _): &&(Ipv4Addr, &str)| done.contains(ip);
+                    kinds.iter().filter(is_done).for_each(|(_, kind)| outside.counts.mended(kind));
                     self.problems.extend(repaired.hopeless.into_iter().map(|(ip, why)| (ip.to_string(), why)));
                 }
                 Err(why) => {

@@ -17,6 +17,7 @@ use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::config::timeout::TimeoutConfig;
 use aws_sdk_ec2::config::{Credentials, Region};
 
+use super::calls::Calls;
 use super::{ATTEMPTS, CALL, Ec2, Ec2Error, LOST};
 
 /// Longest time for a connection, TLS included; the SDK's own default is 3.1 s.
@@ -95,7 +96,8 @@ impl Ec2 {
             let named = given.into_iter().flatten().find(|url| !url.is_empty());
             config.set_endpoint_url(endpoint.or(named));
         }
-        Self { client: Client::from_conf(config.build()), region }
+        let calls = Calls::default();
+        Self { client: Client::from_conf(config.interceptor(calls.clone()).build()), region, calls }
     }
 }
 

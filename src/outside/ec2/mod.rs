@@ -8,13 +8,14 @@
 //! EC2 is eventually consistent: a read may lag behind a change in both directions.
 
 mod answer;
+mod calls;
 mod connect;
 mod error;
 mod interface;
 mod words;
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::http::HttpResponse;
@@ -23,12 +24,14 @@ use aws_sdk_ec2::config::timeout::TimeoutConfig;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{Filter, InstanceType};
 use futures_util::future::select;
+use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
 use crate::domain::id::{EniId, SubnetId};
 use crate::domain::subnet::Subnet;
 pub use answer::{Answer, AssignCall};
+use calls::Calls;
 use connect::CONNECT;
 pub use connect::StaticKeys;
 pub use error::Ec2Error;
@@ -77,6 +80,11 @@ impl Action {
     pub const ALL: [Self; 5] =
         [Self::Assign, Self::Unassign, Self::DescribeInterfaces, Self::DescribeSubnets, Self::DescribeInstanceTypes];
 
+    /// EC2's name of it.
+    pub fn name(self) -> &'static str {
+        self.as_str().trim_start_matches("ec2:")
+    }
+
     /// IAM's name of it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -107,11 +115,27 @@ impl Serialize for Action {
 pub struct Ec2 {
     client: Client,
     region: String,
+    calls: Calls,
 }
 
 impl Ec2 {
     fn about(&self, action: Action, eni: Option<&EniId>, subnet: Option<&SubnetId>) -> Subject {
         Subject { action, eni: eni.cloned(), subnet: subnet.cloned(), partition: partition(&self.region) }
+    }
+
+    /// Whether EC2 answered the last attempt of a call, whatever it said; none: nothing was sent yet.
+    pub fn is_up(&self) -> Option<bool> {
+        self.calls.is_up()
+    }
+
+    /// When it last did what it was asked.
+    pub fn last_success(&self) -> Option<SystemTime> {
+        self.calls.last_success()
+    }
+
+    /// Shows what was sent.
+    pub fn register(&self, registry: &mut Registry) {
+        self.calls.register(registry);
     }
 
     /// The region that is spoken to.

@@ -18,7 +18,7 @@ use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
 use std::net::Ipv4Addr;
 
 use super::url::Server;
-use super::{Count, Description, FreeClaim, StoreError, raw};
+use super::{Blocks, Count, Description, FreeClaim, StoreError, raw};
 use pool::Pool;
 use tries::Tries;
 use trouble::Trouble;
@@ -42,7 +42,7 @@ mod variables;
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// A server that was reached once.
-pub struct MySql {
+pub(super) struct MySql {
     pool: Arc<Pool>,
 }
 
@@ -98,6 +98,10 @@ impl MySql {
 
     pub(super) async fn census_lately(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
         read::census_lately(&self.pool, subnet, until).await
+    }
+
+    pub(super) async fn blocks(&self, subnet: &SubnetId, until: Instant) -> Result<Blocks> {
+        read::blocks(&self.pool, subnet, until).await
     }
 
     pub(super) async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Row>> {

@@ -12,7 +12,7 @@ use crate::domain::id::{EniId, SubnetId};
 
 use super::super::clock::{AHEAD, EARLIEST};
 use super::super::raw::{self, Raw, TAKEN};
-use super::super::{Count, StoreError};
+use super::super::{Blocks, Count, StoreError};
 use super::pool::{Checkout, Pool};
 use super::tries::{Before, Tries};
 use super::trouble::Trouble;
@@ -99,6 +99,23 @@ fn taken(subnet: &SubnetId) -> String {
     format!(
         "SELECT status,{kind} AS kind,iface,COUNT(*) FROM allocation WHERE subnet={subnet}{TAKEN} GROUP BY status,kind,iface"
     )
+}
+
+pub(super) async fn blocks(pool: &Arc<Pool>, subnet: &SubnetId, until: Instant) -> Result<Blocks, StoreError> {
+    // From KEY cold and the primary key alone: no row is read.
+    let read = format!(
+        "SELECT COUNT(*),COALESCE(CAST(SUM(taken=16) AS UNSIGNED),0) FROM (SELECT COUNT(*) AS taken FROM allocation \
+         WHERE subnet={}{TAKEN} GROUP BY INET_ATON(ip) DIV 16) AS block",
+        text(subnet.as_str())
+    );
+    let attempt = async |mut conn: Checkout, _: Before| {
+        let rows = conn.rows(&read).await?;
+        conn.keep();
+        let counts = rows.into_iter().next().map(|mut row| Ok((column(&mut row, 0)?, column(&mut row, 1)?)));
+        counts.transpose().map(Option::unwrap_or_default)
+    };
+    let (all, full): (u64, u64) = Tries::new(pool, until).run(attempt).await?;
+    Ok(Blocks { broken: all.saturating_sub(full), full })
 }
 
 async fn counted(pool: &Arc<Pool>, packet: &str, statements: usize, until: Instant) -> Result<Vec<Count>, StoreError> {

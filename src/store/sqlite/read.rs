@@ -1,6 +1,7 @@
 //! Plain reads.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use rusqlite::{Connection, Params};
@@ -8,9 +9,9 @@ use rusqlite::{Connection, Params};
 use crate::domain::address::Row;
 use crate::domain::id::{EniId, SubnetId};
 
-use super::super::Count;
 use super::super::clock::{AHEAD, EARLIEST};
-use super::super::raw::{self, Raw};
+use super::super::raw::{self, Raw, TAKEN};
+use super::super::{Blocks, Count};
 use super::Known;
 use super::trouble::Trouble;
 
@@ -64,6 +65,20 @@ pub(super) fn census(file: &Connection, known: &Known, subnet: &SubnetId) -> Res
         Ok((row.get(0)?, row.get(1)?, row.get(2)?, u64::from(row.get::<_, u32>(3)?)))
     })?;
     Ok(raw::census(groups.collect::<Result<_, _>>()?, &known.left_out))
+}
+
+pub(super) fn blocks(file: &Connection, subnet: &SubnetId) -> Result<Blocks, Trouble> {
+    let read = format!("SELECT ip FROM allocation WHERE subnet = ?1{TAKEN}");
+    let mut statement = file.prepare_cached(&read)?;
+    let ips = statement.query_map([subnet.as_str()], |row| row.get::<_, String>(0))?;
+    let mut taken: HashMap<u32, u32> = HashMap::new();
+    for ip in ips {
+        if let Ok(ip) = ip?.parse::<Ipv4Addr>() {
+            *taken.entry(ip.to_bits() / 16).or_default() += 1;
+        }
+    }
+    let full = taken.values().filter(|taken| **taken == 16).count();
+    Ok(Blocks { broken: (taken.len() - full) as u64, full: full as u64 })
 }
 
 fn matching(file: &Connection, known: &Known, which: &str, values: impl Params) -> Result<Vec<Row>, Trouble> {

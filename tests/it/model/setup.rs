@@ -132,7 +132,7 @@ impl Setup {
             database: bed.books.url(seat).parse().unwrap(),
             journal: Some(bed.hosts[seat].state.journal()),
             parent: None,
-            listen: Listen { unix: "/nowhere".into(), tcp: Vec::new(), tls: None },
+            listen: Listen { unix: "/nowhere".into(), tcp: Vec::new(), tls: None, metrics: None },
             warmth: Warmth { target: self.target, max: self.warm_max, cooldown: self.cooldown },
             request_timeout: self.timeout,
             reconcile_interval: Duration::from_secs(60),

@@ -87,6 +87,40 @@ pub enum What {
     Contradiction,
 }
 
+/// All that [`What::kind`] says.
+pub const KINDS: [&str; 11] = [
+    "missing",
+    "cut_off",
+    "unknown",
+    "unmarked",
+    "forgotten",
+    "lost",
+    "gone",
+    "unused",
+    "ended",
+    "conflict",
+    "contradiction",
+];
+
+impl What {
+    /// Its kind in one word, as the metrics have it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::CutOff => "cut_off",
+            Self::Unknown { .. } => "unknown",
+            Self::Unmarked => "unmarked",
+            Self::Forgotten { .. } => "forgotten",
+            Self::Lost { .. } => "lost",
+            Self::Gone => "gone",
+            Self::Unused => "unused",
+            Self::Ended => "ended",
+            Self::Conflict => "conflict",
+            Self::Contradiction => "contradiction",
+        }
+    }
+}
+
 /// What mends a finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mend {

@@ -283,15 +283,7 @@ impl Subject {
         // A role's are renewed, and a clock is set soon after a boot.
         let old = |why: &str| Some(Ec2Error::NoCredentials { why: format!("{why} ({code})") });
         match code {
-            "RequestLimitExceeded"
-            | "Throttling"
-            | "ThrottlingException"
-            | "ThrottledException"
-            | "RequestThrottled"
-            | "RequestThrottledException"
-            | "EC2ThrottledException"
-            | "TooManyRequestsException"
-            | "SlowDown" => Some(Ec2Error::Throttled { action: self.action }),
+            _ if is_throttled(code) => Some(Ec2Error::Throttled { action: self.action }),
             "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" => {
                 Some(Ec2Error::Denied { action: self.action, resource: self.resource(), why: denial(message) })
             }
@@ -363,6 +355,22 @@ impl Subject {
             ) => "\"*\"".into(),
         }
     }
+}
+
+/// Whether it is a code by which EC2 says that the account's rate is used up.
+pub(super) fn is_throttled(code: &str) -> bool {
+    matches!(
+        code,
+        "RequestLimitExceeded"
+            | "Throttling"
+            | "ThrottlingException"
+            | "ThrottledException"
+            | "RequestThrottled"
+            | "RequestThrottledException"
+            | "EC2ThrottledException"
+            | "TooManyRequestsException"
+            | "SlowDown"
+    )
 }
 
 /// AWS spells `ID` as `Id` in some places.

@@ -1,0 +1,111 @@
+//! `GET /metrics`: on the driver's own socket, and on an address for Prometheus where one is named. Nothing else is answered there.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connections::{Connections, Place};
+use super::listen::tcp;
+use crate::backoff::Backoff;
+use crate::driver::exposition::Format;
+use crate::driver::ipam::Ipam;
+
+const PATH: &str = "/metrics";
+/// Some Prometheus servers, and a person with curl. For one more the eldest that is quiet goes.
+const MOST: usize = 16;
+
+/// Answers scrapes there until told to stop. An address that cannot be had yet keeps nothing else from working.
+pub(super) async fn serve(at: SocketAddr, ipam: Arc<Ipam>, tasks: TaskTracker, stop: CancellationToken) {
+    let mut backoff = Backoff::default();
+    let listener = loop {
+        match tcp(at) {
+            Ok(listener) => break listener,
+            Err(why) => {
+                if backoff.failures() == 0 {
+                    tracing::error!(
+                        "EC2_IPAM_METRICS is {at}, but that cannot be listened on, and is tried again: {why}; the figures are \
+                         on the driver's own socket meanwhile"
+                    );
+                }
+                if stop.run_until_cancelled(sleep(backoff.fails())).await.is_none() {
+                    return;
+                }
+            }
+        }
+    };
+    tracing::info!("metrics are at http://{at}{PATH}");
+    stop.run_until_cancelled(accept(listener, ipam, tasks, stop.clone())).await;
+}
+
+async fn accept(listener: TcpListener, ipam: Arc<Ipam>, tasks: TaskTracker, stop: CancellationToken) {
+    let connections = Connections::new("connections for metrics".to_owned(), MOST, stop);
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let place = connections.place().await;
+                tasks.spawn(serve_one(stream, place, Arc::clone(&ipam)));
+            }
+            Err(why) => {
+                tracing::debug!("cannot accept a connection for metrics: {why}");
+                connections.end_one();
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve_one(stream: TcpStream, place: Place, ipam: Arc<Ipam>) {
+    let (end, place, ipam) = (place.end(), &place, &ipam);
+    let service = service_fn(|request: Request<Incoming>| async move {
+        place.busy();
+        let response = match answer(ipam, &request).await {
+            Some(response) => response,
+            None => told(StatusCode::NOT_FOUND, format!("only {PATH} is answered here\n")),
+        };
+        place.waits();
+        Ok::<_, Infallible>(response)
+    });
+    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    if let Some(Err(why)) = end.run_until_cancelled(connection).await {
+        tracing::debug!("a connection for metrics ended: {why}");
+    }
+}
+
+/// The answer to a scrape; none if it is another call.
+pub(super) async fn answer(ipam: &Ipam, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
+    if request.uri().path() != PATH {
+        return None;
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut refusal = told(StatusCode::METHOD_NOT_ALLOWED, format!("{PATH} is read by GET\n"));
+        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Some(refusal);
+    }
+    let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = Format::wanted(accept);
+    let Ok(shown) = ipam.exposition.show(format).await else {
+        return Some(told(StatusCode::INTERNAL_SERVER_ERROR, "the figures cannot be written\n".to_owned()));
+    };
+    let mut response = told(StatusCode::OK, shown);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    Some(response)
+}
+
+fn told(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
