@@ -74,6 +74,11 @@ pub enum Error {
          subnet, give each its own database"
     )]
     WouldFree { subnet: SubnetId, freed: usize, rows: u64 },
+    #[error(
+        "this host is drained, so no container starts on this network: start it on another host, or end that with \
+         `ec2-ipam drain --undo` on this one"
+    )]
+    Drained,
     #[error("the driver is stopping; try again when it is back")]
     Stopping,
 }
@@ -128,7 +133,8 @@ impl Error {
             | Self::HostHasThem { .. }
             | Self::Unknown { .. }
             | Self::NotGiven { .. }
-            | Self::WouldFree { .. } => false,
+            | Self::WouldFree { .. }
+            | Self::Drained => false,
         }
     }
 }
@@ -161,6 +167,7 @@ mod tests {
         for lasting in [
             Error::Asked(text()),
             Error::Stopping,
+            Error::Drained,
             Error::Imds(ImdsError::Disabled),
             Error::NotGiven { ip, why: text() },
             Error::EniFull { eni: eni.clone() },

@@ -27,7 +27,7 @@ use crate::driver::served::Served;
 use crate::driver::status::Picture;
 use crate::driver::take_up::TakeUp;
 use crate::eni::{Claims, Outside};
-use crate::journal::Journal;
+use crate::journal::{Drain, Journal};
 use crate::late::Late;
 use crate::outside::ec2::{Ec2, Ec2Error};
 use crate::outside::engine::Engine;
@@ -119,6 +119,7 @@ impl Ipam {
         let outside = Arc::new(Outside {
             store,
             journal: Arc::new(settings.journal.as_deref().map_or_else(Journal::nowhere, Journal::open)),
+            drain: Arc::new(Drain::open(settings.journal.as_deref())),
             ec2,
             imds,
             links: Links::new()?,

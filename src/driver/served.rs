@@ -175,6 +175,7 @@ impl Served {
     pub(crate) async fn serve(&self, nic: &Nic) -> Result<Arc<Eni>, Error> {
         let instance = self.outside.imds.instance().await?;
         self.outside.journal.belongs_to(&instance.id);
+        self.outside.drain.belongs_to(&instance.id);
         let subnet = Subnet::new(nic.subnet.clone(), nic.cidr)?;
         let mut enis = self.enis.lock().await;
         if let Some(eni) = enis.get(&nic.eni) {

@@ -97,6 +97,7 @@ impl TakeUp {
     async fn round(&self, is_whole: &mut bool) -> Result<(), Error> {
         let until = Instant::now() + self.outside.request_timeout;
         let host = self.interfaces.host().await?;
+        self.outside.drain.belongs_to(&host.instance);
         let mut outcome = Ok(());
         for nic in &host.interfaces {
             if !self.served.lacks(nic, &host).await {

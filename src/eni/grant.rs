@@ -39,6 +39,7 @@ impl Eni {
         until: Instant,
     ) -> Result<Lease, Error> {
         self.shared.memory.asked_in(sub_pool);
+        self.shared.is_open()?;
         self.survey_done(until).await?;
         let cooldown = self.shared.outside.warmth.cooldown;
         let name = holder.as_deref();
@@ -104,6 +105,7 @@ impl Eni {
     /// The address that the container named, exempt from cool-down and sub-pool.
     pub async fn lease_this(&self, ip: Ipv4Addr, holder: Option<String>, until: Instant) -> Result<Lease, Error> {
         self.shared.memory.asked();
+        self.shared.is_open()?;
         self.survey_done(until).await?;
         let holder = Some(format!("{FIXED}{}", holder.unwrap_or_default()));
         let patience = (until - LAST_WORD).min(Instant::now() + RELEASE_IN_FLIGHT);
@@ -248,6 +250,7 @@ impl Eni {
             ),
             WhyNot::InUse => "Docker shows that a container of this host has it".into(),
             WhyNot::NotListed => format!("EC2 has not confirmed yet that it is on {}; try again", self.nic.eni),
+            WhyNot::Drained => return Error::Drained,
         };
         Error::NotGiven { ip, why }
     }

@@ -14,7 +14,7 @@ use crate::domain::id::EniId;
 use crate::domain::on_eni::OnEni;
 use crate::domain::plan::settle_age;
 use crate::eni::in_use::InUse;
-use crate::journal::Journal;
+use crate::journal::{Drain, Journal};
 use crate::outside::link::Parent;
 
 /// Shared by grants and the ENI's task. Each verb is done under one lock, so that none sees half of another.
@@ -24,6 +24,8 @@ pub(super) struct Memory {
     in_use: Arc<InUse>,
     /// What its containers have.
     journal: Arc<Journal>,
+    /// Whether its host is drained; none: its host has no driver that could be.
+    drain: Option<Arc<Drain>>,
     facts: Mutex<Facts>,
 }
 
@@ -55,11 +57,18 @@ pub(super) enum WhyNot {
     OnLink,
     /// I7: the kernel does not say what the host has on the link.
     NoLink,
+    /// Nobody gets an address of this host.
+    Drained,
 }
 
 impl Memory {
-    pub(super) fn new(eni: EniId, in_use: Arc<InUse>, journal: Arc<Journal>) -> Self {
-        Self { eni, in_use, journal, facts: Mutex::default() }
+    pub(super) fn new(eni: EniId, in_use: Arc<InUse>, journal: Arc<Journal>, drain: Option<Arc<Drain>>) -> Self {
+        Self { eni, in_use, journal, drain, facts: Mutex::default() }
+    }
+
+    /// Whether its host is drained.
+    pub(super) fn is_drained(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.is_on())
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -70,6 +79,7 @@ impl Memory {
     /// what the kernel has just said; none: it did not answer.
     pub(super) fn may_give(&self, ip: Ipv4Addr, link: Option<&Parent>) -> Result<(), WhyNot> {
         match link {
+            _ if self.is_drained() => Err(WhyNot::Drained),
             None => Err(WhyNot::NoLink),
             Some(parent) if parent.addresses.contains(&ip) => Err(WhyNot::OnLink),
             Some(_) if self.in_use.contains(ip) => Err(WhyNot::InUse),
@@ -224,7 +234,9 @@ mod tests {
 
     fn memory() -> (Memory, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
-        (Memory::new(eni(), Arc::default(), Arc::new(Journal::open(&dir.path().join("journal.db")))), dir)
+        let journal = dir.path().join("journal.db");
+        let drain = Some(Arc::new(Drain::open(Some(&journal))));
+        (Memory::new(eni(), Arc::default(), Arc::new(Journal::open(&journal)), drain), dir)
     }
 
     fn link(addresses: &[Ipv4Addr]) -> Parent {
@@ -257,6 +269,16 @@ mod tests {
             assert_eq!(memory.may_give(IP, link), answer, "listed {listed}, docker {docker}, {link:?}");
             assert_eq!(memory.has_container(IP), docker);
         }
+    }
+
+    #[tokio::test]
+    async fn a_drained_host_gives_none_and_one_without_a_driver_is_never_drained() {
+        let ((memory, _dir), link) = (memory(), link(&[]));
+        memory.put_on(&[IP]);
+        let drain = memory.drain.clone().unwrap();
+        drain.begin(None).await.unwrap();
+        assert_eq!(memory.may_give(IP, Some(&link)), Err(WhyNot::Drained));
+        assert_eq!(Memory { drain: None, ..memory }.may_give(IP, Some(&link)), Ok(()));
     }
 
     #[tokio::test]

@@ -138,10 +138,12 @@ impl Shared {
     fn new(nic: Nic, instance: &Instance, sender: Option<Sender>, outside: Arc<Outside>) -> Self {
         let is_distant = sender.is_some();
         let journal = if is_distant { Arc::new(Journal::nowhere()) } else { Arc::clone(&outside.journal) };
+        let drain = (!is_distant).then(|| Arc::clone(&outside.drain));
+        let in_use = Arc::clone(&outside.in_use);
         Self {
             fleet: Fleet::new(outside.store.clone(), outside.ec2.clone(), sender),
             doubt: Doubt::new(&nic.eni, &journal),
-            memory: Memory::new(nic.eni.clone(), Arc::clone(&outside.in_use), Arc::clone(&journal)),
+            memory: Memory::new(nic.eni.clone(), in_use, Arc::clone(&journal), drain),
             place: Place::new(nic, instance, is_distant, Arc::clone(&outside)),
             journal,
             to_post: Notify::new(),
@@ -169,6 +171,11 @@ impl Shared {
             }
         };
         self.outside.tasks.spawn(supervised(what, work));
+    }
+
+    /// The refusal while its host is drained.
+    fn is_open(&self) -> Result<(), Error> {
+        if self.memory.is_drained() { Err(Error::Drained) } else { Ok(()) }
     }
 
     /// Whether addresses of an unknown past wait for Docker to show whether containers have them.
@@ -232,6 +239,11 @@ impl Eni {
     pub async fn release(&self, ip: Ipv4Addr, by: By) {
         self.shared.release(ip, by).await;
         // One that a container had named is given back once it has cooled: the task has to know.
+        let _ = self.wants.send(Want::Look);
+    }
+
+    /// Its host was drained, or that is over: its task is to see what that calls for.
+    pub fn look_again(&self) {
         let _ = self.wants.send(Want::Look);
     }
 

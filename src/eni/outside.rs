@@ -14,7 +14,7 @@ use crate::domain::id::{Boot, Claim, Kind};
 use crate::domain::plan::Warmth;
 use crate::eni::in_use::InUse;
 use crate::error::Error;
-use crate::journal::Journal;
+use crate::journal::{Drain, Journal};
 use crate::late::Late;
 use crate::outside::ec2::Ec2;
 use crate::outside::imds::Imds;
@@ -26,6 +26,7 @@ use crate::store::Store;
 pub struct Outside {
     pub store: Late<Arc<Store>>,
     pub journal: Arc<Journal>,
+    pub drain: Arc<Drain>,
     pub ec2: Late<Ec2>,
     pub imds: Imds,
     pub links: Links,

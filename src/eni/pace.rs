@@ -86,6 +86,11 @@ impl Pace {
         *self.times.top_up_at.get_or_insert(now + TOP_UP_DELAY)
     }
 
+    /// A drained host has given back: what becomes idle from now on goes a while later, many with one Unassign.
+    pub(super) fn was_drained(&mut self, now: Instant) {
+        self.times.top_up_at = Some(now + TOP_UP_DELAY);
+    }
+
     /// What was lacking is on its way, or nothing was.
     pub(super) fn was_topped_up(&mut self, now: Instant) {
         self.times.top_up_at.take_if(|at| *at <= now);

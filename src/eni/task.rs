@@ -211,6 +211,9 @@ impl Task {
     async fn work(&mut self) -> Instant {
         loop {
             self.queue.drop_who_left();
+            if let Err(why) = self.shared.is_open() {
+                self.queue.refuse_all(&why);
+            }
             let now = Instant::now();
             if let Some(end) = self.pace.pauses(now) {
                 return end;
@@ -314,6 +317,7 @@ impl Task {
             capacity,
             elsewhere,
             warmth: self.outside.warmth,
+            drain: memory.is_drained().then(|| self.drained_after()),
             burst: self.burst,
             scan: self.scan_wanted && self.store()?.is_private(),
             repair: sends && self.queue.has_repair(),
@@ -321,6 +325,13 @@ impl Task {
             times: if sends { self.pace.times() } else { self.pace.times_of_another(now) },
             rows,
         })
+    }
+
+    /// How long an address has been idle before a drained host gives it back. A shared table keeps since when it is, so that no
+    /// other host gives it too early (I10); to hosts with tables of their own it would be as good as any.
+    fn drained_after(&self) -> Duration {
+        let is_private = self.outside.store.now().is_ok_and(|store| store.is_private());
+        if is_private { self.outside.warmth.cooldown } else { Duration::ZERO }
     }
 
     /// Whether somebody waits while there are idle addresses that another server had put on the ENI: EC2 has to tell this one.

@@ -24,6 +24,7 @@ impl Task {
                 return Ok(());
             }
             Because::Excess => self.pace.was_trimmed(now),
+            Because::Drained => self.pace.was_drained(now),
             Because::LeftOff | Because::Room | Because::Named => {}
         }
         self.give_up(rows).await

@@ -19,6 +19,7 @@ use crate::domain::id::{Claim, EniId};
 
 mod book;
 mod clock;
+mod drain;
 mod file;
 mod pen;
 mod row;
@@ -26,6 +27,7 @@ mod row;
 use book::Book;
 pub use book::{Choice, Version};
 use clock::Clock;
+pub use drain::Drain;
 use file::Line;
 pub use file::{Mark, Opened};
 use pen::Pen;

@@ -42,6 +42,8 @@ pub struct View {
     pub elsewhere: bool,
     /// What to hold in reserve.
     pub warmth: Warmth,
+    /// The host is drained: whatever has been idle for so long goes, and nothing is fetched.
+    pub drain: Option<Duration>,
     /// How refills grew lately.
     pub burst: Burst,
     /// Whether the table may know too little of the subnet.
@@ -67,7 +69,7 @@ pub struct Times {
     pub give_up_at: Instant,
     /// Nothing is asked of EC2 for warmth alone until then.
     pub warm_at: Instant,
-    /// A container came or went: what is lacking is fetched then.
+    /// A container came or went: what is lacking is fetched then, or what a drained host has idle goes.
     pub top_up_at: Option<Instant>,
     /// What is idle beyond need is given up, not one by one, so that many go with one Unassign.
     pub trim_at: Instant,
@@ -149,6 +151,8 @@ pub enum Because {
     Excess,
     /// An operator wants it.
     Recycled,
+    /// The host is drained.
+    Drained,
 }
 
 /// Room on the ENI for one more address.
@@ -253,7 +257,8 @@ impl View {
     }
 
     fn fetch(&self, now: Instant) -> Option<Next> {
-        let first = self.queue.first()?;
+        // Those who wait there are told so, whatever else is to be done.
+        let first = self.queue.first().filter(|_| self.drain.is_none())?;
         let Some(ip) = first.ip else {
             return Some(self.refill(first.sub_pool, first.cooldown, now));
         };
@@ -270,7 +275,8 @@ impl View {
 
     fn top_up(&self, now: Instant) -> Option<Next> {
         let is_due = self.times.top_up_at.is_some_and(|at| at <= now) && now >= self.times.warm_at;
-        let sub_pool = self.sub_pool.filter(|_| is_due && self.warmth.lacking(&self.rows) > 0)?;
+        let is_wanted = is_due && self.drain.is_none() && self.warmth.lacking(&self.rows) > 0;
+        let sub_pool = self.sub_pool.filter(|_| is_wanted)?;
         Some(self.refill(sub_pool, self.warmth.cooldown, now))
     }
 
@@ -303,6 +309,11 @@ impl View {
             return None;
         }
         let idle = self.idle();
+        if let Some(least) = self.drain {
+            let is_gathering = self.times.top_up_at.is_some_and(|at| now < at);
+            let goes: Vec<Row> = idle.into_iter().filter(|row| row.has_cooled(least) && !is_gathering).collect();
+            return (!goes.is_empty()).then_some(Next::GiveBack(goes, Because::Drained));
+        }
         let is_named = |row: &&Row| row.is_fixed() && row.has_cooled(self.warmth.cooldown);
         let named: Vec<Row> = idle.iter().filter(is_named).cloned().collect();
         if !named.is_empty() {
@@ -321,9 +332,10 @@ impl View {
     /// Until the next thing that time alone brings. What is due already, and was not called for, it does not bring.
     fn rest(&self, now: Instant) -> Duration {
         let until = |at: Instant| at.saturating_duration_since(now);
-        let cooled = self.in_state(State::Ready).filter(|row| row.is_fixed()).map(|row| {
+        let goes_cooled = self.in_state(State::Ready).filter(|row| row.is_fixed() || self.drain.is_some());
+        let cooled = goes_cooled.map(|row| {
             // A second more than the rule asks for, as the database counts whole ones.
-            (self.warmth.cooldown + Duration::from_secs(2)).saturating_sub(row.idle)
+            (self.drain.unwrap_or(self.warmth.cooldown) + Duration::from_secs(2)).saturating_sub(row.idle)
         });
         let settled = self.in_state(State::Off);
         let settled = settled.map(|row| settle_age().saturating_sub(row.claimed.unwrap_or_default()));

@@ -1,3 +1,5 @@
+mod drain;
+
 use super::*;
 use std::collections::HashSet;
 
@@ -20,6 +22,7 @@ fn nothing(now: Instant) -> View {
         capacity: 8,
         elsewhere: false,
         warmth: Warmth { max: 0, ..warmth(0) },
+        drain: None,
         burst: Burst::none(now),
         scan: false,
         repair: false,
@@ -121,6 +124,7 @@ fn kind(next: &Next) -> &'static str {
         Next::GiveBack(_, Because::Room) => "give up: to make room",
         Next::GiveBack(_, Because::Recycled) => "recycle",
         Next::GiveBack(_, Because::Excess) => "trim",
+        Next::GiveBack(_, Because::Drained) => "drain",
         Next::Repair => "repair",
         Next::AskLink => "ask link",
         Next::Serve(_) => "serve",
