@@ -8,3 +8,4 @@ pub mod peer;
 pub mod plan;
 pub mod roll;
 pub mod subnet;
+pub mod told;

@@ -1,4 +1,4 @@
-//! The roll: the hosts that the table knows, and whom of them to ask for their idle addresses.
+//! The roll: the hosts that the table knows, how each stands, which of them are no more, and whom to ask for idle addresses.
 //!
 //! What a host's containers have is in its journal, and the table may be behind. So a host gives up only its own addresses, and
 //! whoever wants those of a whole subnet back asks each host, which sees it at its next look at the table.
@@ -6,9 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::address::{Row, State};
 use super::id::{EniId, SubnetId};
 use super::plan::settle_age;
+use super::told::{Addresses, Told};
 
 /// A host looks at the table at least so often: a minute, and what rounds of a minute differ by.
 pub fn look_age() -> Duration {
@@ -18,6 +21,16 @@ pub fn look_age() -> Duration {
 /// A host that entered itself longer ago has no driver any more.
 pub fn gone_age() -> Duration {
     look_age() * 3
+}
+
+/// A host that EC2 does not know any more is forgotten so long after it was seen.
+pub fn forget_age() -> Duration {
+    sweep_age() * 24
+}
+
+/// One host of the fleet looks for such ones so often.
+pub fn sweep_age() -> Duration {
+    settle_age() * 60
 }
 
 /// What was asked longer ago, by the database's clock, is not done any more.
@@ -41,6 +54,8 @@ pub struct HostEntry {
     pub version: String,
     /// The mark of its journal; none while it has none that takes writes.
     pub journal: Option<String>,
+    /// What else it tells; none: its driver is of before that.
+    pub told: Option<Told>,
 }
 
 /// A host that the table knows.
@@ -50,6 +65,53 @@ pub struct KnownHost {
     pub entry: HostEntry,
     /// How long ago it entered itself last.
     pub seen: Duration,
+}
+
+/// How a host stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// Containers get addresses.
+    Serving,
+    /// The same, of other hosts' too.
+    Server,
+    /// None gets one, and some still have theirs, or idle ones are on the way back.
+    Draining,
+    /// None gets one, and nothing is left.
+    Drained,
+    /// It has not been seen for minutes.
+    Silent,
+}
+
+impl KnownHost {
+    /// As of now.
+    pub fn standing(&self) -> Standing {
+        if self.seen >= gone_age() {
+            return Standing::Silent;
+        }
+        let nothing = Some(Addresses::default());
+        match &self.entry.told {
+            Some(told) if told.drained && told.addresses == nothing => Standing::Drained,
+            Some(told) if told.drained => Standing::Draining,
+            Some(told) if told.server => Standing::Server,
+            Some(_) | None => Standing::Serving,
+        }
+    }
+}
+
+/// Hosts that may be no more: EC2 is to be asked about them.
+pub fn long_gone(hosts: &[KnownHost]) -> Vec<String> {
+    let gone = hosts.iter().filter(|host| host.seen >= forget_age());
+    gone.map(|host| host.entry.instance.clone()).collect()
+}
+
+/// Those of them that are no more. `attached`: the instances that EC2 shows with interfaces; each has one for as long as it is
+/// there, stopped or not. Where EC2 does not show this host itself, it shows another account: that says nothing.
+pub fn forgotten(long_gone: Vec<String>, attached: &BTreeSet<String>, own: &str) -> Vec<String> {
+    if !attached.contains(own) {
+        return Vec::new();
+    }
+    long_gone.into_iter().filter(|instance| !attached.contains(instance)).collect()
 }
 
 /// What a host is asked: to give back what is idle on its interfaces in this subnet.
@@ -141,8 +203,13 @@ mod tests {
 
     fn host(name: &str, enis: &[u8], seen: u64) -> KnownHost {
         let enis = enis.iter().map(|n| eni(*n)).collect();
-        let entry = HostEntry { instance: name.into(), enis, version: "1".into(), journal: None };
+        let entry = HostEntry { instance: name.into(), enis, version: "1".into(), journal: None, told: None };
         KnownHost { entry, seen: Duration::from_secs(seen) }
+    }
+
+    fn seen(instance: &str, seen: Duration, told: Option<Told>) -> KnownHost {
+        let KnownHost { entry, .. } = host(instance, &[], 0);
+        KnownHost { entry: HostEntry { told, ..entry }, seen }
     }
 
     #[test]
@@ -161,6 +228,42 @@ mod tests {
         // i-d was seen with the interface last.
         assert_eq!(whom.hosts.keys().copied().collect::<Vec<_>>(), ["i-a", "i-d"]);
         assert_eq!(whom.strays, [eni(5)].into());
+    }
+
+    #[test]
+    fn a_host_stands_as_it_told_unless_it_is_silent() {
+        let now = Duration::ZERO;
+        let drained = Told { drained: true, addresses: Some(Addresses::default()), ..Told::default() };
+        let full = Some(Addresses { leases: 1, ..Addresses::default() });
+        let idle = Some(Addresses { cooling: 1, ..Addresses::default() });
+        for (age, told, standing) in [
+            (now, None, Standing::Serving),
+            (now, Some(Told::default()), Standing::Serving),
+            (now, Some(Told { server: true, ..Told::default() }), Standing::Server),
+            (now, Some(drained.clone()), Standing::Drained),
+            (now, Some(Told { addresses: full, ..drained.clone() }), Standing::Draining),
+            (now, Some(Told { addresses: idle, ..drained.clone() }), Standing::Draining),
+            (now, Some(Told { addresses: None, server: true, ..drained.clone() }), Standing::Draining),
+            (gone_age(), Some(drained), Standing::Silent),
+            (gone_age(), None, Standing::Silent),
+        ] {
+            assert_eq!(seen("i-a", age, told.clone()).standing(), standing, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_ec2_does_not_show_beside_this_host_is_forgotten() {
+        let hosts = [
+            seen("i-own", Duration::ZERO, None),
+            seen("i-stopped", forget_age(), None),
+            seen("i-gone", forget_age() * 2, None),
+            seen("i-away", forget_age() / 2, None),
+        ];
+        let gone = long_gone(&hosts);
+        assert_eq!(gone, ["i-stopped", "i-gone"]);
+        let shown = |instances: &[&str]| instances.iter().map(|instance| (*instance).to_owned()).collect();
+        assert_eq!(forgotten(gone.clone(), &shown(&["i-own", "i-stopped"]), "i-own"), ["i-gone"]);
+        assert!(forgotten(gone, &shown(&["i-stopped"]), "i-own").is_empty(), "another account's credentials");
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl Ipam {
             recycler: Recycler::new(&outside, &interfaces, &served),
             exposition: Exposition::new(&outside, &served, &docker, &reconciler, &picture),
             leases,
-            roll: Arc::new(Roll::new(&outside, &served, &reconciler)),
+            roll: Arc::new(Roll::new(&outside, &served, &reconciler, &picture)),
             take_up: Arc::new(TakeUp::new(&outside, &interfaces, &served, rounds)),
             settings,
             outside,

@@ -371,6 +371,11 @@ impl Store {
         either!(self, s => s.hosts(until))
     }
 
+    /// Takes these hosts off the roll, but for those that were seen within `unseen` by the database's clock.
+    pub async fn forget(&self, hosts: &[String], unseen: Duration, until: Instant) -> Result<()> {
+        either!(self, s => s.forget(hosts, unseen, until))
+    }
+
     /// Asks these hosts, by instance. What they were asked of the same subnet before is over, answered or not.
     pub async fn ask(&self, hosts: &[String], request: &Request, until: Instant) -> Result<()> {
         either!(self, s => s.ask(hosts, request, until))

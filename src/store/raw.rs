@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::domain::address::{Row, State, Status, cooldown_seconds};
 use crate::domain::id::{Claim, EniId, SubnetId};
+use crate::domain::told::Told;
 
 use super::Count;
 use super::clock::{Clock, Stamp};
@@ -181,6 +182,17 @@ pub(super) const TROUBLE: usize = 255;
 /// As much of a text as a column keeps.
 pub(super) fn at_most(text: &str, characters: usize) -> String {
     text.chars().take(characters).collect()
+}
+
+/// The column `host.told`.
+pub(super) fn told(told: Option<&Told>) -> Option<String> {
+    serde_json::to_string(told?).ok()
+}
+
+/// The word in it, if it is that of the driver which entered the host last.
+pub(super) fn told_of(text: Option<&str>, version: &str) -> Option<Told> {
+    let told: Told = serde_json::from_str(text?).ok()?;
+    (at_most(&told.version, VERSION) == version).then_some(told)
 }
 
 /// The column `host.enis`.

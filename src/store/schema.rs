@@ -47,10 +47,12 @@ enum Adds {
     Key(&'static str, &'static str),
     /// A table beside that of addresses.
     Beside(&'static str),
+    /// A column of such a one.
+    BesideColumn(&'static str, &'static str),
 }
 
 /// The steps in order; their numbers are their places.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     // 1: exactly the original's table.
     Step {
         adds: Adds::Allocation,
@@ -115,6 +117,12 @@ const STEPS: [Step; 9] = [
               `pending` int DEFAULT NULL, `trouble` varchar(255) DEFAULT NULL, PRIMARY KEY (`instance`,`subnet`)\
               ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
     },
+    // What a host tells of itself, as JSON. Older drivers leave it as it is.
+    Step {
+        adds: Adds::BesideColumn("host", "told"),
+        what: "column host.told",
+        sql: "ALTER TABLE `host` ADD COLUMN `told` text NULL",
+    },
 ];
 
 /// Column, least length of its text (0: not a text), what its type begins with, whether NULL must be possible.
@@ -143,6 +151,7 @@ const BESIDE: [(&str, &[Must]); 3] = [
             ("version", 64, "varchar(", false),
             ("journal", 64, "varchar(", true),
             ("seen", 0, "timestamp", false),
+            ("told", 0, "text", true),
         ],
     ),
     (
@@ -166,7 +175,7 @@ pub(super) fn lacking(found: &Found) -> Result<Vec<&'static Step>, String> {
     }
     for (table, columns) in BESIDE {
         if let Some(found) = found.beside.get(table) {
-            check_columns(columns, found, &format!("{table}."))?;
+            check_columns(columns, found, Some(table))?;
         }
     }
     let column = |name: &str| found.columns.iter().any(|column| column.name == name);
@@ -178,6 +187,9 @@ pub(super) fn lacking(found: &Found) -> Result<Vec<&'static Step>, String> {
             Adds::Column(name) => !column(name),
             Adds::Key(name, _) => !key(name),
             Adds::Beside(table) => !found.beside.contains_key(table),
+            Adds::BesideColumn(table, name) => {
+                !found.beside.get(table).is_some_and(|columns| columns.iter().any(|column| column.name == name))
+            }
         })
         .collect())
 }
@@ -194,10 +206,16 @@ pub(super) fn advice(found: &Found) -> Option<String> {
         .then(|| format!("engine InnoDB, it is {engine} (ALTER TABLE `allocation` ENGINE=InnoDB)"))
 }
 
-fn check_columns(columns: &[Must], found: &[Column], of: &str) -> Result<(), String> {
+/// `beside`: the table that it is, where it is not that of addresses.
+fn check_columns(columns: &[Must], found: &[Column], beside: Option<&str>) -> Result<(), String> {
+    let of = beside.map(|table| format!("{table}.")).unwrap_or_default();
     for &(name, length, kind, nullable) in columns {
         let Some(column) = found.iter().find(|column| column.name == name) else {
-            let added = |step: &Step| matches!(step.adds, Adds::Column(added) if of.is_empty() && added == name);
+            let added = |step: &Step| match step.adds {
+                Adds::Column(added) => beside.is_none() && added == name,
+                Adds::BesideColumn(table, added) => beside == Some(table) && added == name,
+                Adds::Allocation | Adds::Key(..) | Adds::Beside(_) => false,
+            };
             if STEPS.iter().any(added) {
                 continue;
             }
@@ -222,7 +240,7 @@ fn check_columns(columns: &[Must], found: &[Column], of: &str) -> Result<(), Str
 }
 
 fn check(found: &Found) -> Result<(), String> {
-    check_columns(&COLUMNS, &found.columns, "")?;
+    check_columns(&COLUMNS, &found.columns, None)?;
     let key = |name: &str| found.keys.iter().find(|key| key.name == name).map(|key| key.columns.as_str());
     if key("PRIMARY") != Some("ip") {
         return Err("its primary key is not the column ip alone".to_owned());
@@ -263,7 +281,7 @@ CREATE TABLE IF NOT EXISTS recycle (
 ];
 
 /// The columns of SQLite's tables, and the type of those that can be added to a table that has lost them.
-pub(super) const SQLITE_COLUMNS: [(&str, &str, Option<&str>); 24] = [
+pub(super) const SQLITE_COLUMNS: [(&str, &str, Option<&str>); 25] = [
     ("allocation", "ip", None),
     ("allocation", "subnet", None),
     ("allocation", "status", None),
@@ -281,6 +299,7 @@ pub(super) const SQLITE_COLUMNS: [(&str, &str, Option<&str>); 24] = [
     ("host", "version", None),
     ("host", "journal", Some("TEXT")),
     ("host", "seen", None),
+    ("host", "told", Some("TEXT")),
     ("recycle", "instance", None),
     ("recycle", "subnet", None),
     ("recycle", "token", None),
@@ -338,7 +357,8 @@ mod tests {
                 "key mine",
                 "the table `task`",
                 "the table `host`",
-                "the table `recycle`"
+                "the table `recycle`",
+                "column host.told"
             ]
         );
         found.columns.push(Column { name: "claim".into(), kind: "varchar(64)".into(), nullable: true });
@@ -348,7 +368,14 @@ mod tests {
         found.beside.insert("task".into(), task());
         assert_eq!(
             what(&found),
-            ["column claimed", "column holder", "key mine", "the table `host`", "the table `recycle`"]
+            [
+                "column claimed",
+                "column holder",
+                "key mine",
+                "the table `host`",
+                "the table `recycle`",
+                "column host.told"
+            ]
         );
     }
 

@@ -222,7 +222,12 @@ impl Ec2 {
 
     /// Every ENI that is attached to the instance, or about to be.
     pub async fn interfaces_of_instance(&self, instance: &str) -> Result<Vec<Interface>, Ec2Error> {
-        let attached = Filter::builder().name("attachment.instance-id").values(instance).build();
+        self.interfaces_of_instances(&[instance.to_owned()]).await
+    }
+
+    /// Those of these instances, whatever their subnets; EC2 takes up to 200 at once.
+    pub async fn interfaces_of_instances(&self, instances: &[String]) -> Result<Vec<Interface>, Ec2Error> {
+        let attached = Filter::builder().name("attachment.instance-id").set_values(Some(instances.to_vec())).build();
         self.filtered(&self.about(Action::DescribeInterfaces, None, None), vec![attached]).await
     }
 

@@ -144,6 +144,10 @@ impl MySql {
         roll::hosts(&self.pool, until).await
     }
 
+    pub(super) async fn forget(&self, hosts: &[String], unseen: Duration, until: Instant) -> Result<()> {
+        roll::forget(&self.pool, hosts, unseen, until).await
+    }
+
     pub(super) async fn ask(&self, hosts: &[String], request: &Request, until: Instant) -> Result<()> {
         roll::ask(&self.pool, hosts, request, until).await
     }

@@ -1,5 +1,6 @@
 //! Hosts that enter themselves, and what they are asked. A host writes its own row of `host` alone; a row of `recycle` has its
-//! asker and the one host that answers. Nothing is ever deleted: the driver's user need not have that right.
+//! asker and the one host that answers. Only what is of hosts that are no more is deleted: the driver's user need not have that
+//! right, and without it they stay.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,10 +26,10 @@ const CHUNK: usize = 1000;
 pub(super) async fn enter(pool: &Arc<Pool>, host: &HostEntry, open: Duration, until: Instant) -> Result<Vec<Request>> {
     let instance = text(&host.instance);
     let (enis, version) = (text(&raw::enis(&host.enis)), text(&raw::at_most(&host.version, raw::VERSION)));
-    let journal = maybe(host.journal.as_deref());
+    let (journal, told) = (maybe(host.journal.as_deref()), maybe(raw::told(host.told.as_ref()).as_deref()));
     let packet = format!(
-        "INSERT INTO host (instance,enis,version,journal,seen) VALUES ({instance},{enis},{version},{journal},NOW()) \
-         ON DUPLICATE KEY UPDATE enis={enis},version={version},journal={journal},seen=NOW();\
+        "INSERT INTO host (instance,enis,version,journal,told,seen) VALUES ({instance},{enis},{version},{journal},{told},NOW()) \
+         ON DUPLICATE KEY UPDATE enis={enis},version={version},journal={journal},told={told},seen=NOW();\
          SELECT subnet,token FROM recycle WHERE instance={instance} AND freed IS NULL \
          AND asked BETWEEN NOW(3)-INTERVAL {} MICROSECOND AND NOW(3)+INTERVAL {AHEAD} SECOND",
         open.as_micros()
@@ -55,22 +56,44 @@ pub(super) async fn host_seen(pool: &Arc<Pool>, instance: &str, until: Instant) 
 }
 
 pub(super) async fn hosts(pool: &Arc<Pool>, until: Instant) -> Result<Vec<KnownHost>> {
-    const READ: &str = "SELECT instance,enis,version,journal,GREATEST(0,TIMESTAMPDIFF(SECOND,seen,NOW())) FROM host";
+    const READ: &str =
+        "SELECT instance,enis,version,journal,GREATEST(0,TIMESTAMPDIFF(SECOND,seen,NOW())),told FROM host";
     let attempt = async |mut conn: Checkout, _: Before| {
         let rows = conn.rows(READ).await?.into_iter();
         conn.keep();
         rows.map(|mut row| {
+            let version: String = column(&mut row, 2)?;
             let entry = HostEntry {
                 instance: column(&mut row, 0)?,
                 enis: raw::enis_of(&column::<String>(&mut row, 1)?),
-                version: column(&mut row, 2)?,
                 journal: column(&mut row, 3)?,
+                told: raw::told_of(column::<Option<String>>(&mut row, 5)?.as_deref(), &version),
+                version,
             };
             Ok(KnownHost { entry, seen: Duration::from_secs(column(&mut row, 4)?) })
         })
         .collect()
     };
     Tries::new(pool, until).run(attempt).await
+}
+
+/// Those of these hosts that were not seen for so long, and what they were asked.
+pub(super) async fn forget(pool: &Arc<Pool>, hosts: &[String], unseen: Duration, until: Instant) -> Result<()> {
+    for some in hosts.chunks(CHUNK) {
+        let names = some.iter().map(|host| text(host)).collect::<Vec<_>>().join(",");
+        let packet = format!(
+            "DELETE FROM recycle WHERE instance IN ({names});\
+             DELETE FROM host WHERE instance IN ({names}) AND seen<=NOW()-INTERVAL {} SECOND",
+            unseen.as_secs()
+        );
+        let attempt = async |mut conn: Checkout, _: Before| {
+            conn.send(&packet, 2).await?;
+            conn.keep();
+            Ok(())
+        };
+        Tries::new(pool, until).run(attempt).await?;
+    }
+    Ok(())
 }
 
 /// Again after a lost answer asks the same. Rows in order of their key, so that two who ask cannot deadlock.

@@ -227,6 +227,11 @@ impl Sqlite {
         self.run(until, |file, _| roll::hosts(file)).await
     }
 
+    pub(super) async fn forget(&self, hosts: &[String], unseen: Duration, until: Instant) -> Result<()> {
+        let hosts = hosts.to_vec();
+        self.run(until, move |file, _| roll::forget(file, &hosts, unseen)).await
+    }
+
     pub(super) async fn ask(&self, hosts: &[String], request: &Request, until: Instant) -> Result<()> {
         let (hosts, request) = (hosts.to_vec(), request.clone());
         self.run(until, move |file, _| roll::ask(file, &hosts, &request)).await

@@ -15,11 +15,11 @@ use super::write::NOW;
 
 pub(super) fn enter(file: &mut Connection, host: &HostEntry, open: Duration) -> Result<Vec<Request>, Trouble> {
     let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let HostEntry { instance, enis, version, journal } = host;
+    let HostEntry { instance, enis, version, journal, told } = host;
     change.execute(
-        "INSERT INTO host (instance, enis, version, journal, seen) VALUES (?1, ?2, ?3, ?4, unixepoch()) \
-         ON CONFLICT (instance) DO UPDATE SET enis = ?2, version = ?3, journal = ?4, seen = unixepoch()",
-        params![instance, raw::enis(enis), raw::at_most(version, raw::VERSION), journal],
+        "INSERT INTO host (instance, enis, version, journal, told, seen) VALUES (?1, ?2, ?3, ?4, ?5, unixepoch()) \
+         ON CONFLICT (instance) DO UPDATE SET enis = ?2, version = ?3, journal = ?4, told = ?5, seen = unixepoch()",
+        params![instance, raw::enis(enis), raw::at_most(version, raw::VERSION), journal, raw::told(told.as_ref())],
     )?;
     let asked = {
         let read = format!(
@@ -45,13 +45,26 @@ pub(super) fn host_seen(file: &Connection, instance: &str) -> Result<Option<Dura
 
 pub(super) fn hosts(file: &Connection) -> Result<Vec<KnownHost>, Trouble> {
     let mut read =
-        file.prepare_cached("SELECT instance, enis, version, journal, max(0, unixepoch() - seen) FROM host")?;
+        file.prepare_cached("SELECT instance, enis, version, journal, max(0, unixepoch() - seen), told FROM host")?;
     let hosts = read.query_map([], |row| {
         let enis = raw::enis_of(&row.get::<_, String>(1)?);
-        let entry = HostEntry { instance: row.get(0)?, enis, version: row.get(2)?, journal: row.get(3)? };
+        let version: String = row.get(2)?;
+        let told = raw::told_of(row.get::<_, Option<String>>(5)?.as_deref(), &version);
+        let entry = HostEntry { instance: row.get(0)?, enis, version, journal: row.get(3)?, told };
         Ok(KnownHost { entry, seen: Duration::from_secs(u64::from(row.get::<_, u32>(4)?)) })
     })?;
     Ok(hosts.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn forget(file: &mut Connection, hosts: &[String], unseen: Duration) -> Result<(), Trouble> {
+    let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let unseen = i64::try_from(unseen.as_secs()).unwrap_or(i64::MAX);
+    for host in hosts {
+        change.execute("DELETE FROM recycle WHERE instance = ?1", [host])?;
+        change.execute("DELETE FROM host WHERE instance = ?1 AND seen <= unixepoch() - ?2", params![host, unseen])?;
+    }
+    change.commit()?;
+    Ok(())
 }
 
 pub(super) fn ask(file: &mut Connection, hosts: &[String], request: &Request) -> Result<(), Trouble> {

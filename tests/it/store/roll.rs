@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ec2_ipam::domain::roll::{Answer, HostEntry, Request};
+use ec2_ipam::domain::told::{Addresses, Told};
 
 use super::bed::{Bed, eni, on_all, soon, subnet};
 
@@ -10,6 +11,8 @@ const OPEN: Duration = Duration::from_secs(90);
 
 on_all! {
     a_host_is_known_as_it_entered_itself_last
+    what_a_host_tells_of_itself_is_believed_until_an_older_driver_enters_it
+    hosts_are_forgotten_with_what_they_were_asked_unless_they_are_back
     a_host_is_asked_until_it_has_answered
     what_was_asked_long_ago_or_will_be_is_not_asked
     an_answer_to_what_was_asked_before_is_none
@@ -22,6 +25,7 @@ fn host(instance: &str) -> HostEntry {
         enis: vec![eni(1), eni(2)],
         version: "1.0".into(),
         journal: Some("a:1".into()),
+        told: None,
     }
 }
 
@@ -58,6 +62,58 @@ async fn a_host_is_known_as_it_entered_itself_last(bed: Bed) {
     // A clock that was set back since.
     bed.exec("UPDATE host SET seen=seen+INTERVAL 1 HOUR", "UPDATE host SET seen=seen+3600").await;
     assert_eq!(bed.store.hosts(soon()).await.unwrap()[0].seen, Duration::ZERO);
+}
+
+fn told() -> Told {
+    Told {
+        version: "1.0".into(),
+        address: Some("10.0.0.9".parse().unwrap()),
+        server: true,
+        addresses: Some(Addresses { leases: 3, warm: 2, cooling: 1 }),
+        drained: true,
+        drained_seconds: Some(60),
+        problems: 1,
+        problem: Some(r#"it's "\ ` % 容器"#.into()),
+    }
+}
+
+async fn what_a_host_tells_of_itself_is_believed_until_an_older_driver_enters_it(bed: Bed) {
+    let entry = HostEntry { told: Some(told()), ..host("i-1") };
+    bed.store.enter(&entry, OPEN, soon()).await.unwrap();
+    let entries =
+        async || bed.store.hosts(soon()).await.unwrap().into_iter().map(|host| host.entry).collect::<Vec<_>>();
+    assert_eq!(entries().await, std::slice::from_ref(&entry));
+    // As one enters itself that does not know the column.
+    bed.exec("UPDATE host SET version='0.9',seen=NOW()", "UPDATE host SET version='0.9', seen=unixepoch()").await;
+    assert_eq!(entries().await, [HostEntry { version: "0.9".into(), told: None, ..entry.clone() }]);
+    for word in ["", "null", "[]", "{\"leases\":-1}", "nonsense"] {
+        let sql = format!("UPDATE host SET version='1.0', told='{word}'");
+        bed.exec(&sql, &sql).await;
+        assert_eq!(entries().await, [HostEntry { told: None, ..entry.clone() }], "{word}");
+    }
+    // A newer one may tell more.
+    let sql = "UPDATE host SET told='{\"version\":\"1.0\",\"blocks\":7}'";
+    bed.exec(sql, sql).await;
+    let word = Told { version: "1.0".into(), ..Told::default() };
+    assert_eq!(entries().await, [HostEntry { told: Some(word), ..entry }]);
+}
+
+async fn hosts_are_forgotten_with_what_they_were_asked_unless_they_are_back(bed: Bed) {
+    let hour = Duration::from_secs(3600);
+    for instance in ["i-1", "i-2", "i-3"] {
+        enter(&bed, instance).await;
+    }
+    ask(&bed, &["i-1", "i-2"], "t").await;
+    bed.exec("UPDATE host SET seen=seen-INTERVAL 2 HOUR", "UPDATE host SET seen=seen-7200").await;
+    enter(&bed, "i-2").await;
+    bed.store.forget(&[], hour, soon()).await.unwrap();
+    let names = ["i-1", "i-2", "i-9", "'"].map(str::to_owned);
+    bed.store.forget(&names, hour, soon()).await.unwrap();
+    let mut left: Vec<String> =
+        bed.store.hosts(soon()).await.unwrap().into_iter().map(|host| host.entry.instance).collect();
+    left.sort();
+    assert_eq!(left, ["i-2", "i-3"]);
+    assert!(enter(&bed, "i-1").await.is_empty(), "what it was asked is forgotten too");
 }
 
 async fn a_host_is_asked_until_it_has_answered(bed: Bed) {

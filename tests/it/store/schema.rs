@@ -23,7 +23,7 @@ on_servers! {
 }
 
 /// Damage that the driver's own steps mend.
-const DAMAGE: [(&str, &str); 8] = [
+const DAMAGE: [(&str, &str); 9] = [
     ("DROP TABLE allocation", "DROP TABLE allocation"),
     ("DROP TABLE allocation,task", "DROP TABLE allocation; DROP TABLE task"),
     ("ALTER TABLE allocation DROP COLUMN claim,DROP COLUMN claimed", "ALTER TABLE allocation DROP COLUMN claim"),
@@ -32,6 +32,7 @@ const DAMAGE: [(&str, &str); 8] = [
     ("DROP TABLE task", "DROP TABLE task"),
     ("DROP TABLE host,recycle", "DROP TABLE host; DROP TABLE recycle"),
     ("DROP TABLE recycle", "ALTER TABLE recycle DROP COLUMN freed"),
+    ("ALTER TABLE host DROP COLUMN told", "ALTER TABLE host DROP COLUMN told"),
 ];
 
 /// Every call of a store, each on its own terms; the first refusal.
@@ -60,7 +61,7 @@ async fn every_call(bed: &Bed) -> Result<(), StoreError> {
     assert!(store.hold_task("scan", "me", Duration::from_secs(60), until).await?);
     let request = Request { subnet, token: "t".into() };
     store.ask(&["i-1".into()], &request, until).await?;
-    let host = HostEntry { instance: "i-1".into(), enis: vec![eni], version: "1".into(), journal: None };
+    let host = HostEntry { instance: "i-1".into(), enis: vec![eni], version: "1".into(), journal: None, told: None };
     assert_eq!(store.enter(&host, Duration::from_secs(60), until).await?, [request]);
     Ok(())
 }
@@ -99,12 +100,16 @@ async fn without_the_right_to_change_it_a_schema_that_was_damaged_is_told_as_at_
     let bed = Bed::on(plain_user(&db).await, db);
     every_call(&bed).await.unwrap();
     let Raw::MySql(db) = &bed.raw else { panic!() };
+    // Nor may it delete, which only ever tidies up.
+    let refused = bed.store.forget(&["i-1".into()], Duration::ZERO, soon()).await;
+    assert!(matches!(refused, Err(StoreError::Refused { .. })), "{refused:?}");
     for (damage, lack) in [
         ("ALTER TABLE allocation DROP KEY mine", "key mine"),
         ("ALTER TABLE allocation DROP COLUMN claim", "column claim"),
         ("DROP TABLE task", "the table `task`"),
         ("DROP TABLE host", "the table `host`"),
         ("DROP TABLE recycle", "the table `recycle`"),
+        ("ALTER TABLE host DROP COLUMN told", "column host.told"),
         ("DROP TABLE allocation", "the table `allocation`"),
     ] {
         db.exec(damage).await;
