@@ -20,6 +20,7 @@
 //! | warm | on the ENI, idle, usable at once |
 //! | cooling | on the ENI, idle, but let go too recently to be given to another container |
 //! | foreign | in use by something that is not ours: another ENI, a database, a load balancer, the host itself |
+//! | drained | of a host: nobody gets an address of its own ENIs, and nothing idle is kept on them |
 //! | roll | the hosts that the table knows, as they enter themselves, and what each is asked |
 //! | distant | of an ENI: its host is another one, without a driver; a server serves it, by EC2's word and the table alone |
 //! | sender | of the servers of a distant ENI, the one that gives its addresses back; a row in the table says which |
@@ -106,7 +107,7 @@
 //! late, counts                             waiting for the outside; what is counted for Prometheus
 //! error                                    why a call was refused
 //! store                                    the table: MySQL or SQLite
-//! journal                                  what this host's containers have: durable, and in memory
+//! journal                                  what this host's containers have, and whether it is drained: durable, and in memory
 //! outside (ec2, imds, link, engine)        adapters: EC2, metadata, interfaces, Docker's API; one IO each
 //! domain                                   values and decisions, no IO: names, subnets, rows and their transitions, plans
 //! once, telemetry, metrics                 asked once for all, told once; logs; what figures are made of

@@ -99,6 +99,24 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show the hosts of the fleet that the table knows: versions, interfaces, addresses, when each was seen, what is wrong
+    Hosts {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Refuse starts of containers on this host and give back what is idle, until it is undone; survives restarts
+    Drain {
+        /// Containers may start again
+        #[arg(long, conflicts_with = "wait")]
+        undo: bool,
+        /// Wait until nothing idle is left, for so many seconds at most; the exit status is 1 if something is
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1)]
+        wait: Option<Option<u64>>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Let go of an address whose container is gone, as its Engine should have told; asks first
     Release {
         /// The address
@@ -139,10 +157,12 @@ impl Command {
             | Self::Status { .. }
             | Self::List { .. }
             | Self::Leases { .. }
+            | Self::Hosts { .. }
             | Self::Doctor { .. } => false,
             Self::Reconcile { dry_run, .. } => !dry_run,
             Self::Init { .. }
             | Self::Recycle { .. }
+            | Self::Drain { .. }
             | Self::Release { .. }
             | Self::Reserve { .. }
             | Self::Unreserve { .. } => true,

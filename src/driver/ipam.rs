@@ -15,6 +15,7 @@ use crate::driver::distant::Distant;
 use crate::driver::docker_watch::DockerWatch;
 use crate::driver::doctor::Doctor;
 use crate::driver::exposition::Exposition;
+use crate::driver::drain::Drainer;
 use crate::driver::interfaces::Interfaces;
 use crate::driver::leases::Leases;
 use crate::driver::operate::Operator;
@@ -62,7 +63,10 @@ pub struct Ipam {
     pub exposition: Exposition,
     /// Leases by their age.
     pub leases: Arc<Leases>,
-    roll: Arc<Roll>,
+    /// No container gets an address here.
+    pub drainer: Drainer,
+    /// The hosts of the fleet, this one among them.
+    pub roll: Arc<Roll>,
     take_up: Arc<TakeUp>,
 }
 
@@ -149,6 +153,7 @@ impl Ipam {
             recycler: Recycler::new(&outside, &interfaces, &served),
             exposition: Exposition::new(&outside, &served, &docker, &reconciler, &picture),
             leases,
+            drainer: Drainer::new(&outside, &interfaces, &served),
             roll: Arc::new(Roll::new(&outside, &served, &reconciler, &picture)),
             take_up: Arc::new(TakeUp::new(&outside, &interfaces, &served, rounds)),
             settings,

@@ -37,6 +37,12 @@ pub struct Status {
     pub docker: Option<DockerStatus>,
     /// How long ago rows, EC2 and Docker were last compared, all of them readable.
     pub reconciled_seconds: Option<u64>,
+    /// Whether this host is drained: containers get no address.
+    #[serde(default)]
+    pub drained: bool,
+    /// For how long, where that is known.
+    #[serde(default)]
+    pub drained_seconds: Option<u64>,
     /// What does not agree and only a person can mend.
     pub problems: Vec<String>,
     /// How many such things there were since the start.
@@ -244,6 +250,8 @@ impl Picture {
             },
             docker: self.docker.is_asked().then(|| self.docker_status()),
             reconciled_seconds: reconciled.whole.map(|at| at.elapsed().as_secs()),
+            drained: self.outside.drain.is_on(),
+            drained_seconds: self.outside.drain.lasts().map(|lasts| lasts.as_secs()),
             problems,
             conflicts: reconciled.conflicts,
             enis: Vec::new(),

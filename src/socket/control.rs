@@ -11,7 +11,9 @@ use tokio::time::Instant;
 
 use super::docker::parse;
 use super::reply::{Refusal, Reply};
+use crate::driver::drain::Order;
 use crate::driver::found::Manner;
+use crate::driver::hosts::ListedHost;
 use crate::driver::ipam::Ipam;
 use crate::error::Error;
 
@@ -57,6 +59,13 @@ pub struct OfAddress {
     pub name: Option<String>,
 }
 
+/// Whether this host is to be drained.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ToDrain {
+    /// Or not any more, or whether it is to be looked at alone.
+    pub order: Order,
+}
+
 /// Leases to show.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ToLease {
@@ -75,6 +84,8 @@ pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> 
         "/v1/reconcile" => reconcile(ipam, body).await,
         "/v1/list" => list(ipam, body, until).await,
         "/v1/leases" => leases(ipam, body, until).await,
+        "/v1/hosts" => hosts(ipam, until).await,
+        "/v1/drain" => drain(ipam, body, until).await,
         "/v1/release" => release(ipam, body, until).await,
         "/v1/reserve" | "/v1/unreserve" => reserve(ipam, body, path == "/v1/reserve", until).await,
         _ => {
@@ -116,6 +127,16 @@ async fn list(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Er
 async fn leases(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
     let asked: ToLease = parse(body)?;
     Ok(json!(ipam.leases.older_than(Duration::from_secs(asked.older_seconds), until).await?))
+}
+
+async fn hosts(ipam: &Arc<Ipam>, until: Instant) -> Result<Value, Error> {
+    let hosts = ipam.roll.hosts(until).await?.into_iter();
+    Ok(json!(hosts.map(ListedHost::from).collect::<Vec<_>>()))
+}
+
+async fn drain(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
+    let asked: ToDrain = parse(body)?;
+    Ok(json!(ipam.drainer.obey(asked.order, until).await?))
 }
 
 async fn release(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {

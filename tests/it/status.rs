@@ -219,7 +219,7 @@ async fn the_json_is_what_its_document_says() {
     let (host, _docker, pool) = bed(&fleet, "1h").await;
     host.lease(&pool).await;
     let document = include_str!("../../docs/status.md");
-    for command in ["status", "list", "doctor"] {
+    for command in ["status", "list", "doctor", "hosts", "drain"] {
         let title = format!("## `ec2-ipam {command} --json`");
         let section =
             document.split(&title).nth(1).unwrap_or_else(|| panic!("no {title}")).split("\n## ").next().unwrap();

@@ -139,7 +139,7 @@ impl Driver {
 
     async fn here(cli: &Cli, sockets: &Sockets) -> anyhow::Result<Self> {
         let absence = sockets.absence();
-        if matches!(cli.command, Command::Status { .. } | Command::Reconcile { .. }) {
+        if matches!(cli.command, Command::Status { .. } | Command::Reconcile { .. } | Command::Drain { .. }) {
             bail!(
                 "{absence}, and only a running one knows: {START}; `doctor` looks without one, and so does `list` with \
                  --database-url mysql://…"

@@ -1,6 +1,7 @@
 //! The commands: each asks the driver that runs on this host, or, where none runs, does the same on the MySQL table.
 
 mod driver;
+mod hosts;
 mod print;
 
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -15,6 +16,7 @@ use crate::domain::id::SubnetId;
 use crate::domain::roll::answer_age;
 use crate::driver::doctor::{Check, Verdict};
 use crate::driver::found::{Found, Manner};
+use crate::driver::hosts::ListedHost;
 use crate::driver::leases::Leased;
 use crate::driver::recycle::Report;
 use crate::driver::status::{Listed, Status};
@@ -124,6 +126,15 @@ async fn answer(command: Command, driver: &Driver, sockets: &Sockets, out: &mut 
         Command::Leases { older_than, json } => {
             let leases: Vec<Leased> = driver.ask("leases", &ToLease { older_seconds: older_than.as_secs() }).await?;
             if json { print::json(out, &leases)? } else { print::leases(out, &leases)? }
+        }
+        Command::Hosts { json } => {
+            let hosts: Vec<ListedHost> = driver.ask("hosts", &json!({})).await?;
+            if json { print::json(out, &hosts)? } else { hosts::hosts(out, &hosts)? }
+        }
+        Command::Drain { undo, wait, json } => {
+            let found = hosts::drain(driver, undo, wait).await?;
+            is_well = wait.is_none() || found.is_done();
+            if json { print::json(out, &found)? } else { hosts::drained(out, &found)? }
         }
         Command::Release { ip, yes } => {
             if !yes {

@@ -103,6 +103,10 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> anyhow::Result<()
         }
         None => line(out, "not reconciled yet")?,
     }
+    if status.drained {
+        let lasts = status.drained_seconds.map(|seconds| format!(" for {seconds} s")).unwrap_or_default();
+        line(out, &format!("DRAINED  {lasts}: no container starts here until `ec2-ipam drain --undo`"))?;
+    }
     for problem in &status.problems {
         line(out, &format!("PROBLEM   {problem}"))?;
     }

@@ -138,6 +138,13 @@ impl Doctor {
                 warning("Docker network", found, "addresses of the VPC should be nowhere else on this host")
             }),
         );
+        if self.outside.drain.is_on() {
+            checks.push(warning(
+                "drain",
+                "this host is drained: no container starts on it, and nothing idle is kept",
+                "if that is over: ec2-ipam drain --undo",
+            ));
+        }
         checks.push(self.check_agreement().await);
         checks
     }
