@@ -38,6 +38,7 @@ mod hosts;
 mod imds;
 mod journal;
 mod layers;
+mod lifecycle;
 mod link;
 mod listen;
 mod metrics;

@@ -313,6 +313,11 @@ impl Host {
         self.servers[0].url()
     }
 
+    /// Where its metadata service is.
+    pub fn imds_url(&self) -> String {
+        self.servers[1].url()
+    }
+
     /// An interface more, attached as this device; its link gets this name.
     pub fn attach(&self, eni: &str, device: u32, primary: u8, link: &str) {
         let mac = format!("0a:77:00:00:{device:02x}:{primary:02x}");

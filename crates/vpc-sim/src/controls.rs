@@ -126,6 +126,11 @@ impl Vpc {
         self.lock().imds_has_role = has_role;
     }
 
+    /// What the auto-scaling group of an instance wants of it, such as `Terminated`; before, it has no group.
+    pub fn lifecycle(&self, instance: &str, wanted: &str) {
+        self.lock().lifecycle.insert(instance.to_owned(), wanted.to_owned());
+    }
+
     /// Makes all tokens handed out so far invalid.
     pub fn imds_forget_tokens(&self) {
         self.lock().imds_tokens.clear();

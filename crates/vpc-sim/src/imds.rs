@@ -104,6 +104,9 @@ fn respond(state: &mut State, instance: &str, asked: &Asked) -> Reply {
     }
     let world = state.world.lagging(state.imds_assign_lag, state.imds_unassign_lag);
     let mut items = items(&world, instance, state.imds_has_role);
+    if let Some(wanted) = state.lifecycle.get(instance) {
+        items.insert("meta-data/autoscaling/target-lifecycle-state".into(), wanted.clone());
+    }
     for eni in state.imds_omits.iter().filter_map(|id| world.enis.get(id)) {
         let left_out = format!("meta-data/network/interfaces/macs/{}/", eni.mac);
         items.retain(|path, _| !path.starts_with(&left_out));

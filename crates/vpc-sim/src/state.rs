@@ -39,6 +39,8 @@ pub(crate) struct State {
     /// Items that answer 404, by the end of their path.
     pub(crate) imds_absent: BTreeSet<String>,
     pub(crate) imds_has_role: bool,
+    /// What the auto-scaling group wants of an instance.
+    pub(crate) lifecycle: BTreeMap<String, String>,
     /// ENIs that IMDS does not list, though they are attached.
     pub(crate) imds_omits: BTreeSet<String>,
     /// Items that are empty, by the end of their path.

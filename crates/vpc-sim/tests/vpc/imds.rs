@@ -51,6 +51,17 @@ impl Metadata {
 }
 
 #[tokio::test]
+async fn shows_what_an_auto_scaling_group_wants_once_there_is_one() {
+    let it = Metadata::new();
+    let path = "/latest/meta-data/autoscaling/target-lifecycle-state";
+    assert!(it.imds.get(path).await.is_err());
+    for wanted in ["InService", "Terminated"] {
+        it.bed.vpc.lifecycle(HOST, wanted);
+        assert_eq!(it.get(path).await, wanted);
+    }
+}
+
+#[tokio::test]
 async fn shows_the_instance_and_its_interfaces() {
     let it = Metadata::new();
     it.bed.assign(&[50, 51]).await.unwrap();
