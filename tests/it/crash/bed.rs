@@ -244,6 +244,11 @@ impl Engine {
         self.call(&format!("/v1/{call}"), &body).await.map(|answer| answer.status)
     }
 
+    /// An operator's `drain`; none: the driver died.
+    pub async fn drain(&self, order: &str) -> Option<u16> {
+        self.call("/v1/drain", &json!({ "order": order })).await.map(|answer| answer.status)
+    }
+
     /// Whether the driver serves the ENI, its first look at it done.
     pub async fn is_served(&self) -> bool {
         let Some(status) = self.call("/v1/status", &json!({})).await else { return false };

@@ -174,6 +174,7 @@ impl Case {
         let looks = |bed: &Bed| bed.host.log().matches("serving eni-").count();
         let before = looks(&bed);
         bed.start().await;
+        self.way.afterwards(&bed, &after).await;
         if self.manner == Manner::TableAway {
             // Whoever is given something has it alone; whoever is refused asks again.
             let _ = bed.engine.request("").await;

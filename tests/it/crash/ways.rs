@@ -30,6 +30,8 @@ pub enum Way {
     Drain,
     /// An operator's `recycle`.
     Recycle,
+    /// An operator's `drain`.
+    Drained,
     /// A full interface makes room for a named address.
     MakeRoom,
     /// A container is gone and its address was not released.
@@ -62,7 +64,7 @@ const DEAD: &str = "eni-0eeeeeeeeeeeeee01";
 const NO_ROW: u8 = 45;
 
 impl Way {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Warm,
         Self::Cold,
         Self::Named,
@@ -73,6 +75,7 @@ impl Way {
         Self::Trim,
         Self::Drain,
         Self::Recycle,
+        Self::Drained,
         Self::MakeRoom,
         Self::LostRelease,
         Self::CutOff,
@@ -102,6 +105,7 @@ impl Way {
             Self::NamedIdle => &["request:granted-named", "request:unanswered#2"],
             Self::Release => &["release:begun", "release:done", "post:done"],
             Self::GoingHome | Self::Trim | Self::Drain | Self::Recycle => GIVE_UP,
+            Self::Drained => &["drain:kept", "off:claimed"],
             Self::MakeRoom => &["off:claimed", "off:unassigned", "off:freed", "named:claimed#5"],
             Self::LostRelease => &["reconcile:read#4", "reconcile:changed"],
             Self::CutOff => &["reconcile:read#4", "reconcile:changed", "reconcile:assigned"],
@@ -213,6 +217,16 @@ impl Way {
         }
     }
 
+    /// What still holds in the life after those that died: of the operator's word, which ends then.
+    pub async fn afterwards(self, bed: &Bed, after: &str) {
+        // A life may have died as it settled what the one before had left, when it was drained no more.
+        if self == Self::Drained && bed.host.dir.path().join("state/drained").exists() {
+            let refused = bed.engine.request("").await.expect("an answer");
+            assert!(refused.as_ref().is_err_and(|why| why.contains("is drained")), "{after}: {refused:?}");
+            assert_eq!(bed.engine.drain("end").await, Some(200));
+        }
+    }
+
     /// Calls and changes until the driver dies. They lead to the point however far an earlier life came.
     pub async fn act(self, engine: &Engine) {
         // Each ends at the first call that finds the driver dead.
@@ -231,6 +245,7 @@ impl Way {
             Self::GoingHome => going_home(engine).await,
             Self::Trim => let_three_go(engine).await,
             Self::Recycle => recycle(engine).await,
+            Self::Drained => drained(engine).await,
             Self::MakeRoom => give_way(engine).await,
             Self::LostRelease => lost_release(engine).await,
             Self::CutOff => cut_off(engine).await,
@@ -319,6 +334,17 @@ async fn recycle(engine: &Engine) -> Option<()> {
     loop {
         let_three_go(engine).await?;
         engine.tell("recycle").await?;
+    }
+}
+
+async fn drained(engine: &Engine) -> Option<()> {
+    loop {
+        engine.drain("end").await?;
+        let_three_go(engine).await?;
+        engine.drain("begin").await?;
+        while !engine.vpc.addresses(&engine.eni).is_subset(&engine.held()) {
+            engine.drain("look").await?;
+        }
     }
 }
 

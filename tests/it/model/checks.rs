@@ -176,6 +176,10 @@ impl Game<'_> {
         let Asked::Any { sub_pool } = asked else { return Ok(()) };
         let why = match outcome {
             Outcome::Granted(ip, Some(age)) => format!("I10: h{seat} gave {ip} after {age:?}"),
+            Outcome::Refused(why) if why.starts_with("this host is drained") => {
+                let is_so = self.bed.hosts[seat].state.is_drained();
+                return if is_so { Ok(()) } else { Err(format!("h{seat} is not drained, and refused ({why})")) };
+            }
             Outcome::Refused(why) => format!("h{seat} refused ({why})"),
             _ => return Ok(()),
         };

@@ -36,6 +36,11 @@ impl Game<'_> {
         if let Some((id, open)) = self.bed.shared.ledger().open.first_key_value() {
             return Err(format!("I9: #{id} {:?} was never answered", open.asked));
         }
+        for seat in 0..self.players.len() {
+            if self.is_up(seat) && self.bed.hosts[seat].state.is_drained() && self.rng.bool() {
+                self.drain_host(seat, true);
+            }
+        }
         self.greet();
         self.check()?;
         let start = self.now().as_secs();
@@ -95,6 +100,9 @@ impl Game<'_> {
                 match row.state() {
                     State::On | State::Off => return Some(format!("a claim is not settled: {}", row.shown())),
                     State::Lease if !lives => return Some(format!("no container has the lease {}", row.shown())),
+                    State::Ready if ledger.seats[seat].is_drained => {
+                        return Some(format!("h{seat} is drained, and keeps the idle {}", row.shown()));
+                    }
                     State::Ready if lives => return Some(format!("a container has the idle {}", row.shown())),
                     State::Lease | State::Ready if !is_there => {
                         return Some(format!("{} is not on the ENI, which has {truth:?}", row.shown()));

@@ -154,7 +154,11 @@ impl<'b> Game<'b> {
         self.last_call += 1;
         let id = self.last_call;
         self.bed.shared.tell(&format!("#{id} h{seat} {asked:?}?"));
-        self.bed.shared.ledger().open.insert(id, Open { seat, asked, name, is_left: false });
+        {
+            let mut ledger = self.bed.shared.ledger();
+            let is_drained = ledger.seats[seat].is_drained;
+            ledger.open.insert(id, Open { seat, asked, name, is_left: false, is_drained });
+        }
         self.players[seat].life.as_ref().expect("it runs").call(id, path, body);
         id
     }
@@ -205,6 +209,8 @@ impl<'b> Game<'b> {
                 Asked::Init => "init",
                 Asked::Reserve(_) => "reserve",
                 Asked::Unreserve => "unreserve",
+                Asked::Drain { undo: false } => "drain",
+                Asked::Drain { undo: true } => "drain, undone",
             };
             let came = match &closed.outcome {
                 Outcome::Granted(_, None) => "granted",

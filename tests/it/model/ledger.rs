@@ -23,6 +23,7 @@ pub enum Asked {
     Init,
     Reserve(Ipv4Addr),
     Unreserve,
+    Drain { undo: bool },
 }
 
 /// What came of it.
@@ -47,6 +48,8 @@ pub struct Open {
     pub name: Option<String>,
     /// Nobody waits for the answer.
     pub is_left: bool,
+    /// The host was drained, by its own answer, before this was asked.
+    pub is_drained: bool,
 }
 
 /// A call that was answered.
@@ -62,6 +65,8 @@ pub struct Closed {
 pub struct Seat {
     pub eni: String,
     pub primary: Option<Ipv4Addr>,
+    /// Drained by its driver's answer, and not told otherwise since.
+    pub is_drained: bool,
     pub docker: Docker,
 }
 
@@ -167,6 +172,10 @@ impl Shared {
                 ledger.reserved.insert((*ip, owner));
                 Outcome::Done(answer)
             }
+            (Asked::Drain { undo: false }, Ok(answer)) => {
+                ledger.seats[open.seat].is_drained = true;
+                Outcome::Done(answer)
+            }
             (_, Ok(answer)) => Outcome::Done(answer),
         };
         let has_got = !open.is_left;
@@ -200,6 +209,9 @@ impl Ledger {
     /// A container runs with this address from now on.
     fn granted(&mut self, ip: Ipv4Addr, open: &Open, holder: Option<String>, now: Duration) -> Option<Duration> {
         let seat = open.seat;
+        if open.is_drained && self.seats[seat].is_drained {
+            self.broken.push(format!("h{seat} is drained, and gave {ip}"));
+        }
         let other = self.live.get(&ip).copied();
         if let Some(other) = other {
             // An operator took it off one host's ENI, so that another could have it where the table is not shared, or was

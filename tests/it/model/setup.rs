@@ -44,6 +44,8 @@ pub enum Trouble {
     Docker,
     /// A host's state folder is lost, brought back from a copy, or takes no writes.
     State,
+    /// An operator drains a host, or has it as it was.
+    Drain,
 }
 
 const ALL: [Trouble; 12] = [
@@ -102,6 +104,11 @@ impl Setup {
         // A generator of its own, so that the seeds that found something draw what they drew.
         if rng.clone().f64() < often {
             setup.troubles.insert(Trouble::State);
+        }
+        let mut other = rng.clone();
+        other.f64();
+        if other.f64() < often {
+            setup.troubles.insert(Trouble::Drain);
         }
         setup
     }

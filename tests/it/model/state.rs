@@ -18,6 +18,11 @@ impl StateFolder {
         self.folder.join("journal.db")
     }
 
+    /// Whether the folder says that the host is drained.
+    pub fn is_drained(&self) -> bool {
+        self.folder.join("drained").exists()
+    }
+
     /// As on a new machine.
     pub fn clear(&self) {
         remove(&self.folder);

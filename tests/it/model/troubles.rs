@@ -4,10 +4,12 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ec2_ipam::domain::address::State;
+use serde_json::json;
 use vpc_sim::{CallClass, Fault, FaultKind, TokenBucket};
 
 use super::docker::Mode;
 use super::game::{Broken, Fate, Game};
+use super::ledger::{Asked, Outcome};
 use super::setup::{Trouble, eni};
 use crate::support::host::{ASSIGN, UNASSIGN};
 
@@ -31,6 +33,7 @@ impl Game<'_> {
             Trouble::Vanish => self.vanish(),
             Trouble::Docker => self.docker(),
             Trouble::State => self.state(),
+            Trouble::Drain => self.drain_one(),
         }
         Ok(())
     }
@@ -229,6 +232,24 @@ impl Game<'_> {
         self.bed.shared.tell(&format!("Docker of h{seat}: {mode:?}"));
     }
 
+    /// An operator drains a host, or has it as it was.
+    fn drain_one(&mut self) {
+        let Some(seat) = self.somebody() else { return };
+        let undo = self.rng.u8(0..3) == 0;
+        self.drain_host(seat, undo);
+    }
+
+    /// Whether it was answered.
+    pub fn drain_host(&mut self, seat: usize, undo: bool) -> bool {
+        if undo {
+            // Whatever becomes of the call, it may be over from now on.
+            self.bed.shared.ledger().seats[seat].is_drained = false;
+        }
+        let order = if undo { "end" } else { "begin" };
+        let id = self.call(seat, Asked::Drain { undo }, "/v1/drain", &json!({ "order": order }));
+        matches!(self.outcome(id), Some(Outcome::Done(_)))
+    }
+
     /// What a host keeps in its state folder becomes another, while its driver is away.
     fn state(&mut self) {
         let Some(seat) = self.somebody() else { return };
@@ -237,6 +258,8 @@ impl Game<'_> {
         let what = self.bed.hosts[seat].state.meddle(&mut self.rng);
         {
             let mut ledger = self.bed.shared.ledger();
+            // The word that it is drained lies there too.
+            ledger.seats[seat].is_drained &= self.bed.hosts[seat].state.is_drained();
             let lost: Vec<Ipv4Addr> = ledger.live.iter().filter(|(_, on)| **on == seat).map(|(ip, _)| *ip).collect();
             ledger.lost.extend(lost);
         }
