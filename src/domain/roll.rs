@@ -151,9 +151,8 @@ pub fn is_a_drivers(row: &Row) -> bool {
     }
 }
 
-/// Whom to ask for these rows. A host with leases alone is asked too: what the table says of them may be old.
-pub fn whom<'h>(rows: &[Row], hosts: &'h [KnownHost]) -> Whom<'h> {
-    // An interface that moved may still stand with the host that had it before.
+/// Which host serves each interface: one that moved may still stand with the host that had it before.
+pub fn serving(hosts: &[KnownHost]) -> HashMap<&EniId, &KnownHost> {
     let mut serving: HashMap<&EniId, &KnownHost> = HashMap::new();
     for host in hosts {
         for eni in &host.entry.enis {
@@ -163,6 +162,12 @@ pub fn whom<'h>(rows: &[Row], hosts: &'h [KnownHost]) -> Whom<'h> {
             }
         }
     }
+    serving
+}
+
+/// Whom to ask for these rows. A host with leases alone is asked too: what the table says of them may be old.
+pub fn whom<'h>(rows: &[Row], hosts: &'h [KnownHost]) -> Whom<'h> {
+    let serving = serving(hosts);
     let mut whom = Whom { hosts: BTreeMap::new(), strays: BTreeSet::new() };
     for row in rows.iter().filter(|row| is_a_drivers(row)) {
         let Some(eni) = &row.iface else { continue };

@@ -18,6 +18,7 @@ use crate::driver::exposition::Exposition;
 use crate::driver::drain::Drainer;
 use crate::driver::interfaces::Interfaces;
 use crate::driver::leases::Leases;
+use crate::driver::map::Mapper;
 use crate::driver::operate::Operator;
 use crate::driver::pool::Pools;
 use crate::driver::reconcile::Reconciler;
@@ -67,6 +68,8 @@ pub struct Ipam {
     pub drainer: Drainer,
     /// The hosts of the fleet, this one among them.
     pub roll: Arc<Roll>,
+    /// Subnets as a picture.
+    pub mapper: Mapper,
     take_up: Arc<TakeUp>,
 }
 
@@ -155,6 +158,7 @@ impl Ipam {
             leases,
             drainer: Drainer::new(&outside, &interfaces, &served),
             roll: Arc::new(Roll::new(&outside, &served, &reconciler, &picture)),
+            mapper: Mapper::new(&outside, &served, &picture),
             take_up: Arc::new(TakeUp::new(&outside, &interfaces, &served, rounds)),
             settings,
             outside,

@@ -11,6 +11,7 @@ pub mod hosts;
 pub mod interfaces;
 pub mod ipam;
 pub mod leases;
+pub mod map;
 pub mod operate;
 mod page;
 pub mod pool;

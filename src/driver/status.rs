@@ -364,7 +364,7 @@ impl Picture {
                 subnet: row.subnet.to_string(),
                 iface: row.iface.as_ref().map(ToString::to_string),
                 primary: row.primary,
-                holder: row.endpoint().map(ToOwned::to_owned).or_else(|| self.container(&row)),
+                holder: self.holder(&row),
                 named: row.is_fixed() && row.kept_for().is_none(),
                 reserved: row.kept_for().is_some(),
                 elastic_ip: served.iter().find_map(|eni| eni.elastic_ip(row.ip)),
@@ -374,7 +374,8 @@ impl Picture {
         Ok(listed)
     }
 
-    async fn subnets(&self, store: &Store, until: Instant) -> Result<Vec<SubnetId>, Error> {
+    /// Those in which an ENI is served, or, where none is, all of the table.
+    pub(crate) async fn subnets(&self, store: &Store, until: Instant) -> Result<Vec<SubnetId>, Error> {
         let mut served: Vec<_> = self.served.all().await.iter().map(|eni| eni.subnet.id.clone()).collect();
         if served.is_empty() {
             return Ok(store.subnets(until).await?);
@@ -384,14 +385,16 @@ impl Picture {
         Ok(served)
     }
 
-    /// Engines before 29 do not say which container asks, but list it afterwards.
-    fn container(&self, row: &Row) -> Option<String> {
-        self.outside.in_use.name(row.ip).filter(|_| row.state() == State::Lease)
+    /// The container that has an address or had it last, or who reserved it. Engines before 29 do not say which container
+    /// asks, but list it afterwards.
+    pub(crate) fn holder(&self, row: &Row) -> Option<String> {
+        let listed = || self.outside.in_use.name(row.ip).filter(|_| row.state() == State::Lease);
+        row.endpoint().map(ToOwned::to_owned).or_else(listed)
     }
 }
 
 /// Nothing to list is an answer only for a subnet that the table has.
-async fn known(store: &Store, subnet: &SubnetId, until: Instant) -> Result<(), Error> {
+pub(crate) async fn known(store: &Store, subnet: &SubnetId, until: Instant) -> Result<(), Error> {
     let all = store.subnets(until).await?;
     if all.contains(subnet) {
         return Ok(());

@@ -7,11 +7,13 @@ use std::time::Duration;
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::task::block_in_place;
 use tokio::time::Instant;
 
 use super::docker::parse;
 use super::reply::{Refusal, Reply};
 use crate::driver::drain::Order;
+use crate::domain::id::SubnetId;
 use crate::driver::found::Manner;
 use crate::driver::hosts::ListedHost;
 use crate::driver::ipam::Ipam;
@@ -49,6 +51,16 @@ pub struct ToList {
     pub free: bool,
 }
 
+/// Subnets to draw.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ToMap {
+    /// One, by its id; empty: those in which an ENI is served here, or, where none is, all.
+    pub subnet: String,
+    /// All of the table, if none is named.
+    #[serde(default)]
+    pub all: bool,
+}
+
 /// An address to reserve or to let go.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OfAddress {
@@ -83,6 +95,7 @@ pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> 
         "/v1/recycle" => recycle(ipam, body, until).await,
         "/v1/reconcile" => reconcile(ipam, body).await,
         "/v1/list" => list(ipam, body, until).await,
+        "/v1/map" => map(ipam, body, until).await,
         "/v1/leases" => leases(ipam, body, until).await,
         "/v1/hosts" => hosts(ipam, until).await,
         "/v1/drain" => drain(ipam, body, until).await,
@@ -120,8 +133,19 @@ async fn reconcile(ipam: &Arc<Ipam>, body: &[u8]) -> Result<Value, Error> {
 
 async fn list(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
     let asked: ToList = parse(body)?;
-    let subnet = Some(asked.subnet).filter(|id| !id.is_empty()).map(|id| id.parse()).transpose()?;
-    Ok(json!(ipam.picture.list(subnet, asked.free, until).await?))
+    Ok(json!(ipam.picture.list(named(asked.subnet)?, asked.free, until).await?))
+}
+
+async fn map(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
+    let asked: ToMap = parse(body)?;
+    let map = ipam.mapper.map(named(asked.subnet)?, asked.all, until).await?;
+    // A large subnet's takes its time, and grants are answered beside it (I4).
+    Ok(block_in_place(|| json!(map)))
+}
+
+/// The subnet, if one was named.
+fn named(subnet: String) -> Result<Option<SubnetId>, Error> {
+    Ok(Some(subnet).filter(|id| !id.is_empty()).map(|id| id.parse()).transpose()?)
 }
 
 async fn leases(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
