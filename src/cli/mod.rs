@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Arg, CommandFactory, Parser, Subcommand};
+use clap::{Arg, ColorChoice, CommandFactory, Parser, Subcommand};
 
 use crate::cli::conformance::Asked;
 use crate::config::Given;
@@ -90,6 +90,23 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Draw a subnet: a square an address, with a legend, and the interfaces that have them
+    Map {
+        /// The subnet's id; by default those in which the driver serves an ENI, or else all
+        subnet: Option<String>,
+        /// Every address of a large subnet too, and every interface
+        #[arg(long, conflicts_with_all = ["html", "json"])]
+        full: bool,
+        /// Whether to use colours
+        #[arg(long, value_name = "WHEN", default_value = "auto", hide_default_value = true)]
+        color: ColorChoice,
+        /// Write a page for a browser to this file instead, of all subnets if none is named; - is standard output
+        #[arg(long, value_name = "FILE", conflicts_with = "json")]
+        html: Option<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show leases, eldest first: who has each address, and since when
     Leases {
         /// Only those that were given at least so long ago, such as 7d
@@ -156,6 +173,7 @@ impl Command {
             | Self::Schema { .. }
             | Self::Status { .. }
             | Self::List { .. }
+            | Self::Map { .. }
             | Self::Leases { .. }
             | Self::Hosts { .. }
             | Self::Doctor { .. } => false,

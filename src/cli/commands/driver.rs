@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -33,6 +33,7 @@ const SOCKET: &str = "ec2-ipam.sock";
 const QUIET: Duration = Duration::from_secs(2);
 /// A running driver answers within its own bound; this is for one that hangs.
 const LONGEST: Duration = Duration::from_secs(control::PATIENCE.as_secs() + 10);
+const OTHER_VERSION: &str = "the driver that runs is of another version; run the command that belongs to it";
 const START: &str =
     "start it (`docker plugin enable ec2-ipam:latest`, `systemctl start ec2-ipam`), or name its socket with --socket";
 
@@ -202,8 +203,7 @@ impl Driver {
                 answer.await?
             }
         };
-        serde_json::from_value(answer)
-            .context("the driver that runs is of another version; run the command that belongs to it")
+        serde_json::from_value(answer).context(OTHER_VERSION)
     }
 
     /// An SQLite file is opened by its driver alone.
@@ -247,6 +247,9 @@ async fn post(socket: &Path, path: &str, body: Vec<u8>) -> anyhow::Result<Value>
     let status = answer.status();
     let body = answer.into_body().collect().await?.to_bytes();
     let json: Value = serde_json::from_slice(&body).context("the driver's answer is not JSON")?;
+    if status == StatusCode::NOT_FOUND {
+        bail!(OTHER_VERSION);
+    }
     if !status.is_success() {
         bail!("{}", json.get("Err").and_then(Value::as_str).unwrap_or("the driver refused without a reason"));
     }

@@ -2,6 +2,7 @@
 
 mod driver;
 mod hosts;
+mod map;
 mod print;
 
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use crate::cli::conformance;
 use crate::cli::{Cli, Command};
 use crate::domain::id::SubnetId;
+use crate::domain::map::Map;
 use crate::domain::roll::answer_age;
 use crate::driver::doctor::{Check, Verdict};
 use crate::driver::found::{Found, Manner};
@@ -22,7 +24,7 @@ use crate::driver::recycle::Report;
 use crate::driver::status::{Listed, Status};
 use crate::fleet::fill::Refreshed;
 use crate::plain::PlainLines;
-use crate::socket::control::{OfAddress, OfSubnet, ToLease, ToList, ToRecycle};
+use crate::socket::control::{OfAddress, OfSubnet, ToLease, ToList, ToMap, ToRecycle};
 use crate::store;
 use driver::{Driver, Sockets, note};
 
@@ -122,6 +124,15 @@ async fn answer(command: Command, driver: &Driver, sockets: &Sockets, out: &mut 
             let asked = ToList { subnet: subnet.unwrap_or_default(), free };
             let rows: Vec<Listed> = driver.ask("list", &asked).await?;
             if json { print::json(out, &rows)? } else { print::list(out, &rows)? }
+        }
+        Command::Map { subnet, full, color, html, json } => {
+            let asked = ToMap { all: html.is_some(), subnet: subnet.unwrap_or_default() };
+            let map: Map = driver.ask("map", &asked).await?;
+            match html {
+                Some(file) => map::write_page(out, &file, &map)?,
+                None if json => print::json(out, &map)?,
+                None => map::draw(out, &map, color, full)?,
+            }
         }
         Command::Leases { older_than, json } => {
             let leases: Vec<Leased> = driver.ask("leases", &ToLease { older_seconds: older_than.as_secs() }).await?;

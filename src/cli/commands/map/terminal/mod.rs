@@ -1,0 +1,283 @@
+//! The picture on a terminal: a square an address and a line a /28, or, of a large subnet, a square a /28.
+
+use std::cmp::Reverse;
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+
+use anstyle::{Ansi256Color, AnsiColor, Color, Style};
+
+use super::look::{Colors, Look};
+use crate::domain::map::{Drawn, Eni, Map};
+use crate::domain::square::Square;
+use crate::domain::subnet::all_of;
+use crate::plain::plain;
+
+/// Addresses of a /28.
+const LINE: usize = 16;
+/// A subnet of more lines than this does not fit on a terminal: a /22.
+const LINES: usize = 64;
+/// As many squares a line has at most where each is a /28: then a line is a /22, and a /16 has 64 of them.
+const BLOCKS: usize = 64;
+/// Interfaces that are listed of a large subnet.
+const INTERFACES: usize = 15;
+/// Between the label of a line and its squares.
+const GAP: usize = 1;
+
+/// All of it. No text of it leaves its line.
+pub(super) fn drawn(map: &Map, look: &Look, full: bool) -> String {
+    let mut text = String::new();
+    for (n, subnet) in map.subnets.iter().enumerate() {
+        if n > 0 {
+            text.push('\n');
+        }
+        // Writing to a text does not fail.
+        let _ = draw(&mut text, map, subnet, look, full);
+    }
+    text
+}
+
+fn draw(text: &mut String, map: &Map, subnet: &Drawn, look: &Look, full: bool) -> std::fmt::Result {
+    let squares: Vec<Square> =
+        subnet.squares.chars().map(|letter| Square::read(letter).unwrap_or(Square::Absent)).collect();
+    let free = subnet.counts.get(&Square::Free).copied().unwrap_or(0);
+    writeln!(
+        text,
+        "{} {}: {free} of {} addresses are free",
+        plain(subnet.subnet.as_str()),
+        subnet.cidr,
+        squares.len()
+    )?;
+    if subnet.outside > 0 {
+        writeln!(text, "{} of its rows are not in {}: they are not drawn", subnet.outside, subnet.cidr)?;
+    }
+    let is_whole = full || squares.len() <= LINE * LINES;
+    text.push('\n');
+    if is_whole {
+        addresses(text, subnet, &squares, look)?;
+    } else {
+        blocks(text, subnet, &squares, look)?;
+    }
+    text.push('\n');
+    legend(text, subnet, look)?;
+    interfaces(text, map, subnet, &squares, is_whole)
+}
+
+/// A square an address, a line a /28.
+fn addresses(text: &mut String, subnet: &Drawn, squares: &[Square], look: &Look) -> std::fmt::Result {
+    let firsts: Vec<Ipv4Addr> = all_of(subnet.cidr).step_by(LINE).collect();
+    let long = widest(&firsts);
+    let is_short = long + GAP + LINE > look.columns;
+    let label = if is_short { 4 } else { long };
+    // Two columns are about as wide as a line is high.
+    let wide = if label + GAP + 2 * LINE <= look.columns { 2 } else { 1 };
+    for (first, line) in firsts.iter().zip(squares.chunks(LINE)) {
+        let [.., last] = first.octets();
+        let name = if is_short { format!(".{last}") } else { first.to_string() };
+        write!(text, "{name:<label$}{:GAP$}", "")?;
+        let parts = line.iter().map(|square| (letter(*square, look), style(*square, look.colors)));
+        painted(text, parts, wide)?;
+    }
+    Ok(())
+}
+
+/// A square a /28.
+fn blocks(text: &mut String, subnet: &Drawn, squares: &[Square], look: &Look) -> std::fmt::Result {
+    let all: Vec<&[Square]> = squares.chunks(LINE).collect();
+    // A line begins with a /24 at least.
+    let label = widest(&all_of(subnet.cidr).step_by(LINE * LINE).collect::<Vec<_>>());
+    let fitting = look.columns.saturating_sub(label + GAP).clamp(LINE, BLOCKS);
+    // A power of two, so that each line is a block too.
+    let per_line = 1 << fitting.ilog2();
+    let firsts = all_of(subnet.cidr).step_by(LINE * per_line);
+    for (first, line) in firsts.zip(all.chunks(per_line)) {
+        write!(text, "{:<label$}{:GAP$}", first.to_string(), "")?;
+        painted(text, line.iter().map(|block| (shade(block, look), shaded(look.colors))), 1)?;
+    }
+    let (first, rest) =
+        if look.is_utf8 { ('·', "░ ▒ ▓ some, █ all") } else { ('.', "1-9 a-f so many, # all") };
+    writeln!(text, "\neach square is a /28, {per_line} a line; taken of it: {first} none, {rest}")?;
+    writeln!(text, "--full draws every address")
+}
+
+/// How full a /28 is.
+fn shade(block: &[Square], look: &Look) -> char {
+    if block.iter().all(|square| *square == Square::Absent) {
+        return Square::Absent.letter();
+    }
+    let taken = block.iter().filter(|square| square.is_taken()).count();
+    match (look.is_utf8, taken) {
+        (true, 0) => '·',
+        (false, 0) => '.',
+        (true, 1..=5) => '░',
+        (true, 6..=10) => '▒',
+        (true, 11..LINE) => '▓',
+        (true, _) => '█',
+        (false, LINE..) => '#',
+        (false, some) => u32::try_from(some).ok().and_then(|some| char::from_digit(some, 16)).unwrap_or('#'),
+    }
+}
+
+/// A line of squares. One colour is written once for all of its neighbours.
+fn painted(text: &mut String, squares: impl Iterator<Item = (char, Style)>, wide: usize) -> std::fmt::Result {
+    let (mut line, mut now) = (String::new(), Style::new());
+    for (letter, style) in squares {
+        if style != now {
+            write!(line, "{}{}", now.render_reset(), style.render())?;
+            now = style;
+        }
+        write!(line, "{letter:<wide$}")?;
+    }
+    write!(line, "{}", now.render_reset())?;
+    writeln!(text, "{}", line.trim_end())
+}
+
+/// What is drawn, and how often.
+fn legend(text: &mut String, subnet: &Drawn, look: &Look) -> std::fmt::Result {
+    let entries = subnet.counts.iter().map(|(square, count)| {
+        let style = style(*square, look.colors);
+        let (sign, told) = (letter(*square, look), format!(" {count} {}", square.means()));
+        // What colours are written with takes no room.
+        (told.chars().count() + 3, format!("{style} {sign} {style:#}{told}"))
+    });
+    let mut used = 0;
+    for (width, entry) in entries {
+        if used > 0 && used + 2 + width > look.columns.min(100) {
+            text.push('\n');
+            used = 0;
+        }
+        let between = if used > 0 { "  " } else { "" };
+        write!(text, "{between}{entry}")?;
+        used += between.len() + width;
+    }
+    text.push('\n');
+    Ok(())
+}
+
+/// Which interface and host has what: colours and letters do not tell. This host's come first, then those with most.
+fn interfaces(text: &mut String, map: &Map, subnet: &Drawn, squares: &[Square], is_whole: bool) -> std::fmt::Result {
+    let mut all: Vec<Has<'_>> = map.enis.iter().map(Has::nothing).collect();
+    let taken = squares.iter().filter(|square| square.is_taken());
+    for (one, square) in subnet.taken.iter().zip(taken) {
+        if let Some(has) = one.eni.and_then(|n| all.get_mut(n)) {
+            has.takes(one.ip, *square);
+        }
+    }
+    all.retain(|has| !has.ips.is_empty());
+    if all.is_empty() {
+        return Ok(());
+    }
+    all.sort_by_key(|has| (!has.eni.here, Reverse(has.ips.len())));
+    let shown = if is_whole { all.len() } else { INTERFACES.min(all.len()) };
+    let wide = all.iter().take(shown).map(|has| has.host().chars().count()).max().unwrap_or(0).max(4);
+    let addresses = if is_whole { "  ADDRESSES" } else { "" };
+    writeln!(text, "\n{:<21}  {:<wide$}  LEASE   IDLE  OTHER{addresses}", "INTERFACE", "HOST")?;
+    for has in all.iter().take(shown) {
+        let Has { eni, lease, idle, other, ips } = has;
+        let ips = if is_whole { format!("  {}", spans(ips)) } else { String::new() };
+        let (id, host) = (plain(eni.eni.as_str()), has.host());
+        writeln!(text, "{id:<21}  {host:<wide$}  {lease:>5}  {idle:>5}  {other:>5}{ips}")?;
+    }
+    if all.len() > shown {
+        writeln!(text, "and {} more; --full lists them", all.len() - shown)?;
+    }
+    Ok(())
+}
+
+/// What an interface has of a subnet.
+struct Has<'m> {
+    eni: &'m Eni,
+    lease: usize,
+    idle: usize,
+    other: usize,
+    ips: Vec<Ipv4Addr>,
+}
+
+impl<'m> Has<'m> {
+    fn nothing(eni: &'m Eni) -> Self {
+        Self { eni, lease: 0, idle: 0, other: 0, ips: Vec::new() }
+    }
+
+    fn takes(&mut self, ip: Ipv4Addr, square: Square) {
+        *match square {
+            Square::Lease | Square::LeaseElsewhere => &mut self.lease,
+            Square::Idle | Square::IdleElsewhere => &mut self.idle,
+            Square::Moving | Square::Primary | Square::Foreign | Square::Reserved | Square::Aws => &mut self.other,
+            Square::Free | Square::Absent => &mut self.other,
+        } += 1;
+        self.ips.push(ip);
+    }
+
+    fn host(&self) -> String {
+        let instance = plain(self.eni.instance.as_deref().unwrap_or("-")).into_owned();
+        if self.eni.here { format!("{instance} (this host)") } else { instance }
+    }
+}
+
+/// Addresses in order as a person writes them: `10.0.1.9 .23 .50-.52`.
+fn spans(ips: &[Ipv4Addr]) -> String {
+    let mut spans: Vec<(Ipv4Addr, Ipv4Addr)> = Vec::new();
+    for ip in ips {
+        match spans.last_mut() {
+            Some((_, last)) if u32::from(*last).checked_add(1) == Some(u32::from(*ip)) => *last = *ip,
+            _ => spans.push((*ip, *ip)),
+        }
+    }
+    let mut before: Option<Ipv4Addr> = None;
+    let mut short = |ip: Ipv4Addr| {
+        let is_beside = before.is_some_and(|before| before.octets()[..3] == ip.octets()[..3]);
+        before = Some(ip);
+        if is_beside { format!(".{}", ip.octets()[3]) } else { ip.to_string() }
+    };
+    let written = spans.iter().map(|(first, last)| {
+        let first_written = short(*first);
+        if first == last { first_written } else { format!("{first_written}-{}", short(*last)) }
+    });
+    written.collect::<Vec<_>>().join(" ")
+}
+
+fn widest(ips: &[Ipv4Addr]) -> usize {
+    ips.iter().map(|ip| ip.to_string().len()).max().unwrap_or(0)
+}
+
+fn letter(square: Square, look: &Look) -> char {
+    if square == Square::Free && look.is_utf8 { '·' } else { square.letter() }
+}
+
+/// Colours that those tell apart who see no red or no green (Okabe and Ito, "Color Universal Design"), as near as a terminal has
+/// them. The letters say the same.
+fn style(square: Square, colors: Colors) -> Style {
+    let on = |many: (u8, u8), few: (AnsiColor, AnsiColor)| {
+        let (ink, ground): (Color, Color) = match colors {
+            Colors::None => return Style::new(),
+            Colors::Sixteen => (few.0.into(), few.1.into()),
+            Colors::Many => (Ansi256Color(many.0).into(), Ansi256Color(many.1).into()),
+        };
+        Style::new().fg_color(Some(ink)).bg_color(Some(ground))
+    };
+    use AnsiColor::{Black, Blue, BrightBlack, BrightGreen, BrightWhite, Cyan, Green, Magenta, Red, White, Yellow};
+    match square {
+        Square::Lease => on((231, 25), (BrightWhite, Blue)),
+        Square::LeaseElsewhere => on((16, 117), (Black, Cyan)),
+        Square::Idle => on((231, 29), (Black, Green)),
+        Square::IdleElsewhere => on((16, 115), (Black, BrightGreen)),
+        Square::Moving => on((16, 227), (Black, Yellow)),
+        Square::Primary => on((16, 250), (Black, White)),
+        Square::Foreign => on((16, 208), (BrightWhite, Red)),
+        Square::Reserved => on((16, 175), (BrightWhite, Magenta)),
+        Square::Aws => on((252, 240), (BrightWhite, BrightBlack)),
+        Square::Free | Square::Absent if colors == Colors::None => Style::new(),
+        Square::Free | Square::Absent => Style::new().dimmed(),
+    }
+}
+
+/// Of the squares that are /28s.
+fn shaded(colors: Colors) -> Style {
+    match colors {
+        Colors::None => Style::new(),
+        Colors::Sixteen => Style::new().fg_color(Some(AnsiColor::Cyan.into())),
+        Colors::Many => Style::new().fg_color(Some(Ansi256Color(74).into())),
+    }
+}
+
+#[cfg(test)]
+mod tests;
