@@ -27,6 +27,7 @@ need() { # PACKAGE: what follows must succeed, else the package is lacking
 }
 # The package makes the user that a cluster's nodes run as; mariadb-server-core has the program alone.
 mariadb_and_user() { command -v mariadbd && id mysql; }
+browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
 static_busybox() { command -v busybox && ! ldd "$(command -v busybox)"; }
 
 need gcc command -v cc
@@ -46,6 +47,7 @@ if [ "$target" = test ]; then
     need rsync command -v rsync
     need openssl command -v openssl
     need prometheus command -v promtool
+    need chromium browser
     need shellcheck command -v shellcheck
 fi
 if [ "$target" = test ] || [ "$target" = e2e ]; then

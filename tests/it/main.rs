@@ -41,6 +41,7 @@ mod layers;
 mod lifecycle;
 mod link;
 mod listen;
+mod map;
 mod metrics;
 #[cfg(feature = "fail-points")]
 mod model;

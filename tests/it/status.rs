@@ -195,10 +195,10 @@ async fn a_network_that_is_removed_leaves_no_line_of_its_gateway() {
     assert!(host.log().contains("nothing to release"), "a repetition is worth a line: {}", host.log());
 }
 
-/// Each place in the JSON as `docs/status.md` writes it. The keys of these two are data.
+/// Each place in the JSON as `docs/status.md` writes it. The keys of these are data.
 fn places(at: &str, value: &Value, found: &mut BTreeSet<String>) {
     match value {
-        Value::Object(fields) if !at.ends_with("addresses") && !at.ends_with("subnets") => {
+        Value::Object(fields) if !["addresses", "subnets", "counts"].iter().any(|data| at.ends_with(data)) => {
             for (name, value) in fields {
                 let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
                 places(&at, value, found);
@@ -219,7 +219,7 @@ async fn the_json_is_what_its_document_says() {
     let (host, _docker, pool) = bed(&fleet, "1h").await;
     host.lease(&pool).await;
     let document = include_str!("../../docs/status.md");
-    for command in ["status", "list", "doctor", "hosts", "drain"] {
+    for command in ["status", "list", "map", "doctor", "hosts", "drain"] {
         let title = format!("## `ec2-ipam {command} --json`");
         let section =
             document.split(&title).nth(1).unwrap_or_else(|| panic!("no {title}")).split("\n## ").next().unwrap();

@@ -2,6 +2,7 @@
 
 pub(crate) mod agreement;
 pub(crate) mod authority;
+pub(crate) mod browser;
 pub(crate) mod clock;
 pub(crate) mod docker;
 pub(crate) mod engine;
