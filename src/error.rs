@@ -84,9 +84,10 @@ pub enum Error {
 }
 
 /// All that [`Error::reason`] says.
-pub const REASONS: [&str; 12] = [
+pub const REASONS: [&str; 13] = [
     "asked",
     "docker",
+    "drained",
     "ec2",
     "eni_full",
     "imds",
@@ -114,6 +115,7 @@ impl Error {
             Self::Absent(_) | Self::NotComing(_) | Self::Missing(_) => "not_there",
             Self::Late { .. } => "late",
             Self::NotGiven { .. } => "not_given",
+            Self::Drained => "drained",
             Self::Stopping => "stopping",
         }
     }

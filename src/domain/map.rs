@@ -204,6 +204,7 @@ mod tests {
                 enis: enis.iter().map(|n| eni(*n)).collect(),
                 version: "1".into(),
                 journal: None,
+                told: None,
             },
             seen: Duration::from_secs(seen),
         };

@@ -156,6 +156,7 @@ impl Exposition {
                 at,
             );
         }
+        page.truth("drained", "Whether this host is drained", self.outside.drain.is_on());
         let target = self.outside.warmth.target;
         page.one("warm_target_addresses", "Idle, cooled addresses to hold on each ENI", count(target));
     }
