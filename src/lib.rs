@@ -108,7 +108,7 @@
 //! error                                    why a call was refused
 //! store                                    the table: MySQL or SQLite
 //! journal                                  what this host's containers have, and whether it is drained: durable, and in memory
-//! outside (ec2, imds, link, engine)        adapters: EC2, metadata, interfaces, Docker's API; one IO each
+//! outside (ec2, imds, link, engine, rds)   adapters: EC2, metadata, interfaces, Docker's API, tokens for RDS; one IO each
 //! domain                                   values and decisions, no IO: names, subnets, rows and their transitions, plans
 //! once, telemetry, metrics                 asked once for all, told once; logs; what figures are made of
 //! plain, backoff, supervise, random        text from outside; pauses between attempts; what may not die alone; chance

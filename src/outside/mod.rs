@@ -4,3 +4,4 @@ pub mod ec2;
 pub mod engine;
 pub mod imds;
 pub mod link;
+pub mod rds;

@@ -49,7 +49,7 @@ impl Ec2 {
     /// The same, where each call is one attempt of the SDK: what throttling or an HTTP 5xx says is then seen.
     pub fn once(&self) -> Self {
         let config = self.client.config().to_builder().retry_config(RetryConfig::disabled());
-        Self { client: Client::from_conf(config.build()), region: self.region.clone(), calls: self.calls.clone() }
+        Self { client: Client::from_conf(config.build()), ..self.clone() }
     }
 
     /// AssignPrivateIpAddresses.

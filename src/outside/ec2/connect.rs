@@ -18,6 +18,7 @@ use aws_sdk_ec2::config::timeout::TimeoutConfig;
 use aws_sdk_ec2::config::{Credentials, Region};
 
 use super::calls::Calls;
+use super::credentials::Source;
 use super::{ATTEMPTS, CALL, Ec2, Ec2Error, LOST};
 
 /// Longest time for a connection, TLS included; the SDK's own default is 3.1 s.
@@ -86,7 +87,7 @@ impl Ec2 {
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(timeouts)
             .region(Region::new(region.clone()))
-            .credentials_provider(credentials);
+            .credentials_provider(credentials.clone());
         // Boxed: the SDK's loader is tens of kilobytes of future.
         let shared = Box::pin(loader.load()).await;
         let mut config = aws_sdk_ec2::config::Builder::from(&shared);
@@ -97,7 +98,8 @@ impl Ec2 {
             config.set_endpoint_url(endpoint.or(named));
         }
         let calls = Calls::default();
-        Self { client: Client::from_conf(config.interceptor(calls.clone()).build()), region, calls }
+        let client = Client::from_conf(config.interceptor(calls.clone()).build());
+        Self { client, region, calls, credentials: Source::new(credentials) }
     }
 }
 

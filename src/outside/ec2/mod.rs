@@ -10,6 +10,7 @@
 mod answer;
 mod calls;
 mod connect;
+mod credentials;
 mod error;
 mod interface;
 mod words;
@@ -17,6 +18,7 @@ mod words;
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
+use aws_credential_types::Credentials;
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::config::retry::RetryConfig;
@@ -34,6 +36,7 @@ pub use answer::{Answer, AssignCall};
 use calls::Calls;
 use connect::CONNECT;
 pub use connect::StaticKeys;
+use credentials::Source;
 pub use error::Ec2Error;
 use error::Subject;
 pub use interface::{Address, Interface};
@@ -116,6 +119,7 @@ pub struct Ec2 {
     client: Client,
     region: String,
     calls: Calls,
+    credentials: Source,
 }
 
 impl Ec2 {
@@ -141,6 +145,13 @@ impl Ec2 {
     /// The region that is spoken to.
     pub fn region(&self) -> &str {
         &self.region
+    }
+
+    /// The credentials that are spoken with, for what else is signed with them.
+    ///
+    /// Errors: `NoCredentials`, `BadCredentials`.
+    pub async fn credentials(&self) -> Result<Credentials, Ec2Error> {
+        self.credentials.get().await
     }
 
     /// Puts these addresses on the ENI, all or none. Never moves one from another ENI.

@@ -379,7 +379,7 @@ fn is(code: &str, name: &str) -> bool {
 }
 
 /// Only a configuration is a person's to change: the rest may be late, or renewed. With the words of whoever was asked.
-fn credentials(error: &CredentialsError) -> Ec2Error {
+pub(super) fn credentials(error: &CredentialsError) -> Ec2Error {
     let why = match error {
         CredentialsError::InvalidConfiguration(_) => {
             let why = "their configuration is invalid".to_owned() + &said(&innermost(error));
