@@ -81,9 +81,9 @@ pub(super) fn folder(name: &str, text: &str, default: &str) -> anyhow::Result<Pa
     }
 }
 
-pub(super) fn file(name: &str, text: &str) -> anyhow::Result<PathBuf> {
+pub(super) fn file(name: &str, text: &str, example: &str) -> anyhow::Result<PathBuf> {
     if !text.starts_with('/') || text.ends_with('/') || text.contains('\0') {
-        bail!("{name} is {text:?}, but must be a file's whole path such as /etc/ec2-ipam/tls.pem");
+        bail!("{name} is {text:?}, but must be a file's whole path such as {example}");
     }
     Ok(PathBuf::from(text))
 }

@@ -110,7 +110,7 @@ impl Typed<'_> {
         if let Some((name, _, what)) = files.iter().take(2).find(|(_, text, _)| text.is_empty()) {
             bail!("{NAME} has \"{https}\", but {name} is not set: https needs {what}");
         }
-        let [cert, key, client_ca] = files.map(|(name, text, _)| file(name, text));
+        let [cert, key, client_ca] = files.map(|(name, text, _)| file(name, text, "/etc/ec2-ipam/tls.pem"));
         Ok(Some(TlsFiles {
             cert: cert?,
             key: key?,

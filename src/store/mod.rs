@@ -23,12 +23,15 @@ use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
 use crate::fail_point::Underway;
 
 mod clock;
+mod login;
 mod mysql;
+pub mod password_file;
 mod raw;
 mod schema;
 mod sqlite;
 mod url;
 
+pub use login::{Login, Password, Tokens};
 pub use schema::whole as whole_schema;
 pub use url::{BadUrl, Database, HostPort, Server, Tls};
 

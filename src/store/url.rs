@@ -6,6 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::login::{Login, Password, Tokens};
+
 /// A database for the table of addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Database {
@@ -26,7 +28,7 @@ pub struct Server {
     /// A local socket to use instead of the one host and its port.
     pub socket: Option<PathBuf>,
     pub tls: Tls,
-    password: String,
+    pub login: Login,
 }
 
 /// A host and its port, shown as `host:port`.
@@ -71,12 +73,8 @@ impl Server {
     /// From parts: one host, without TLS.
     pub fn new(host: String, port: u16, user: String, password: String, database: String) -> Self {
         let hosts = vec![HostPort { name: host, port }];
-        Self { hosts, user, database, socket: None, tls: Tls::Disabled, password }
-    }
-
-    /// For the login alone.
-    pub(super) fn password(&self) -> &str {
-        &self.password
+        let login = Login::Password(Password::new(password));
+        Self { hosts, user, database, socket: None, tls: Tls::Disabled, login }
     }
 
     fn parse(rest: &str) -> Result<Self, BadUrl> {
@@ -96,7 +94,7 @@ impl Server {
             database: decoded(database, "database name")?,
             socket: None,
             tls: Tls::Disabled,
-            password: decoded(password, "password")?,
+            login: Login::Password(Password::new(decoded(password, "password")?)),
         };
         if server.user.is_empty() {
             return Err(bad("names no user: mysql://user:password@host/database"));
@@ -202,6 +200,19 @@ impl fmt::Debug for Server {
     }
 }
 
+impl Database {
+    /// With tokens of these, where its user logs in by tokens.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Tokens) -> Self {
+        match self {
+            Self::MySql(server) if matches!(server.login, Login::Token(_)) => {
+                Self::MySql(Server { login: Login::Token(tokens), ..server })
+            }
+            other @ (Self::MySql(_) | Self::Sqlite(_)) => other,
+        }
+    }
+}
+
 impl FromStr for Database {
     type Err = BadUrl;
 
@@ -281,6 +292,10 @@ mod tests {
         }
     }
 
+    fn by(password: &str) -> Login {
+        Login::Password(Password::new(password.into()))
+    }
+
     fn at(name: &str, port: u16) -> HostPort {
         HostPort { name: name.into(), port }
     }
@@ -288,13 +303,13 @@ mod tests {
     #[test]
     fn a_url_tells_every_part() {
         let s = server("mysql://ip%40am:p%40ss%3A%2F%25@db.example:3307/i%20pam?ssl-name=db&ssl-ca=/etc/ca.pem");
-        assert_eq!(s.password(), "p@ss:/%");
+        assert_eq!(s.login, by("p@ss:/%"));
         assert_eq!(s.tls, Tls::VerifyIdentity { ca: Some("/etc/ca.pem".into()), name: Some("db".into()) });
         assert_eq!(s.to_string(), "db.example:3307/i pam");
         assert_eq!((s.hosts, s.user, s.database), (vec![at("db.example", 3307)], "ip@am".into(), "i pam".into()));
         let s = server("mysql://root@[fd00::1]/ipam");
         assert_eq!(s.to_string(), "[fd00::1]:3306/ipam");
-        assert_eq!((s.hosts, s.password, s.tls), (vec![at("fd00::1", 3306)], String::new(), Tls::Disabled));
+        assert_eq!((s.hosts, s.login, s.tls), (vec![at("fd00::1", 3306)], by(""), Tls::Disabled));
         assert_eq!(server("mysql://root@/ipam?socket=/run/m.sock").to_string(), "/run/m.sock:ipam");
         assert_eq!(
             server("mysql://u:p@h/d?ssl-ca=/ca").tls,
@@ -313,7 +328,7 @@ mod tests {
         let verified = Tls::VerifyIdentity { ca: Some("/ca".into()), name: None };
         assert_eq!(server("mysql://u:p@h/d?ssl-mode=VERIFY_IDENTITY&ssl_ca=/ca").tls, verified);
         // What has no other meaning before the last `@` need not be encoded.
-        assert_eq!(server("mysql://u:a/b#c@d:e@h/d").password(), "a/b#c@d:e");
+        assert_eq!(server("mysql://u:a/b#c@d:e@h/d").login, by("a/b#c@d:e"));
     }
 
     #[test]

@@ -9,7 +9,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use mysql_async::{Conn, Opts, OptsBuilder};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::super::url::{self, Server, Tls};
+use super::super::login::Login;
+use super::super::url::{HostPort, Server, Tls};
+use super::proof::{Proof, proof};
 use super::session;
 use super::trouble::{Trouble, together};
 
@@ -22,9 +24,11 @@ const BRIEF: Duration = Duration::from_secs(1);
 
 pub(super) struct NamedHost {
     pub(super) at: String,
-    name: String,
+    place: HostPort,
     options: Opts,
     tls: Tls,
+    user: String,
+    login: Login,
     known: Arc<Mutex<Known>>,
 }
 
@@ -43,28 +47,41 @@ struct Known {
 type LookUp = Shared<BoxFuture<'static, Result<Vec<IpAddr>, String>>>;
 
 impl NamedHost {
-    pub(super) fn new(server: &Server, host: &url::HostPort) -> Self {
-        let known = Arc::default();
-        let (name, options, tls) = (host.name.clone(), session::options(server, host), server.tls.clone());
-        Self { at: host.to_string(), name, options, tls, known }
+    pub(super) fn new(server: &Server, host: &HostPort) -> Self {
+        Self {
+            at: host.to_string(),
+            place: host.clone(),
+            options: session::options(server, host),
+            tls: server.tls.clone(),
+            user: server.user.clone(),
+            login: server.login.clone(),
+            known: Arc::default(),
+        }
     }
 
-    /// A session: the name's addresses have until `found_by`, logging in has so long for all of them.
+    /// A session: the name's addresses and what to log in with have until `found_by`, logging in has so long for all of them.
     pub(super) async fn connect(&self, found_by: Instant, patience: Duration) -> Result<Conn, Trouble> {
+        let proof = self.proof(found_by).await?;
         // Neither a local socket nor an address is looked up.
-        if self.options.socket().is_some() || self.name.parse::<IpAddr>().is_ok() {
+        if self.options.socket().is_some() || self.place.name.parse::<IpAddr>().is_ok() {
             let silent = |_| Err(Trouble::silent());
-            return timeout_at(Instant::now() + patience, session::connect(self.options.clone(), &self.tls))
-                .await
-                .unwrap_or_else(silent);
+            let login = session::connect(self.options.clone(), &self.tls, &self.login, proof);
+            return timeout_at(Instant::now() + patience, login).await.unwrap_or_else(silent);
         }
         let addresses = self.addresses(found_by).await?;
-        let outcome = self.race(addresses, patience).await;
+        let outcome = self.race(addresses, &proof, patience).await;
         if outcome.is_err() {
             // The name may lead somewhere else by now, as it does after a failover.
             self.known().doubted = true;
         }
         outcome
+    }
+
+    /// What one session logs in with.
+    async fn proof(&self, until: Instant) -> Result<Proof, Trouble> {
+        let late = |_| Err(Trouble::Full("nothing to log in with was had in time".to_owned()));
+        let asked = proof(&self.login, (&self.place.name, self.place.port), &self.user);
+        timeout_at(until, asked).await.unwrap_or_else(late)
     }
 
     /// What a call is told whose time ends on the way here.
@@ -78,12 +95,13 @@ impl NamedHost {
     }
 
     fn not_looked_up(&self, why: &str) -> Trouble {
-        Trouble::Lost(format!("the name {} cannot be looked up: {why}", self.name))
+        Trouble::Lost(format!("the name {} cannot be looked up: {why}", self.place.name))
     }
 
     /// Begins to look the name up, if that is called for: the names of a list are looked up at once.
     pub(super) fn look_up(&self) {
-        if !self.name.is_empty() && self.name.parse::<IpAddr>().is_err() && self.options.socket().is_none() {
+        if !self.place.name.is_empty() && self.place.name.parse::<IpAddr>().is_err() && self.options.socket().is_none()
+        {
             let _ = self.looking();
         }
     }
@@ -113,7 +131,7 @@ impl NamedHost {
         if let Some(looking) = &known.looking {
             return Some(looking.clone());
         }
-        let (place, shared) = ((self.name.clone(), self.options.tcp_port()), Arc::clone(&self.known));
+        let (place, shared) = ((self.place.name.clone(), self.place.port), Arc::clone(&self.known));
         let task = tokio::spawn(async move {
             let answer = tokio::net::lookup_host(place).await;
             let mut known = shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,7 +152,7 @@ impl NamedHost {
 
     /// The addresses share the patience: while one does not answer, the next one's turn comes, and whichever lets us in is
     /// taken. One after the other, since each is a login.
-    async fn race(&self, addresses: Vec<IpAddr>, patience: Duration) -> Result<Conn, Trouble> {
+    async fn race(&self, addresses: Vec<IpAddr>, proof: &Proof, patience: Duration) -> Result<Conn, Trouble> {
         let begun = Instant::now();
         let share = patience / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
         let mut turn = begun;
@@ -147,7 +165,8 @@ impl NamedHost {
             {
                 turn = Instant::now() + share;
                 let options = OptsBuilder::from_opts(self.options.clone()).resolved_ips(Some(vec![ip]));
-                logins.push(session::connect(options.into(), &self.tls).map(move |outcome| (ip, outcome)));
+                let login = session::connect(options.into(), &self.tls, &self.login, proof.clone());
+                logins.push(login.map(move |outcome| (ip, outcome)));
             }
             let end = begun + patience;
             let next = if left.len() > 0 { turn.min(end) } else { end };

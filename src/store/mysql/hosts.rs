@@ -7,6 +7,7 @@ use std::time::Duration;
 use mysql_async::Conn;
 use tokio::time::Instant;
 
+use super::super::login::Login;
 use super::super::url::Server;
 use super::host::NamedHost;
 use super::pulse::ATTEMPT;
@@ -16,6 +17,9 @@ use super::trouble::{Trouble, together};
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// A name server's time, for all names of the list together. Resolvers ask a second one after five seconds.
 const LOOK_UP: Duration = Duration::from_secs(8);
+/// Logins by token of a whole fleet come within so long after a failover: RDS lets in some 200 a second (AWS, "IAM database
+/// authentication", limitations).
+const SPREAD: Duration = Duration::from_secs(5);
 
 pub(super) struct Hosts {
     hosts: Vec<NamedHost>,
@@ -23,13 +27,17 @@ pub(super) struct Hosts {
     now: AtomicUsize,
     /// What was wrong with each since one let us in.
     troubles: Mutex<Vec<Option<Trouble>>>,
+    /// Whether logins are spread over time, and when the next one may be.
+    is_spread: bool,
+    next_login: Mutex<Option<Instant>>,
 }
 
 impl Hosts {
     pub(super) fn new(server: &Server) -> Self {
         let hosts: Vec<_> = server.hosts.iter().map(|host| NamedHost::new(server, host)).collect();
         let troubles = Mutex::new(vec![None; hosts.len()]);
-        Self { hosts, now: AtomicUsize::new(0), troubles }
+        let is_spread = matches!(server.login, Login::Token(_));
+        Self { hosts, now: AtomicUsize::new(0), troubles, is_spread, next_login: Mutex::default() }
     }
 
     /// The host to use.
@@ -39,6 +47,9 @@ impl Hosts {
 
     /// A session on the host that worked last, or on the next one that lets us in.
     pub(super) async fn connect(&self) -> Result<(usize, Conn), Trouble> {
+        if let Some(trouble) = self.waits() {
+            return Err(trouble);
+        }
         let (first, count) = (self.now(), self.hosts.len());
         let found_by = Instant::now() + LOOK_UP;
         self.hosts.iter().for_each(NamedHost::look_up);
@@ -48,12 +59,30 @@ impl Hosts {
                 Ok(conn) => {
                     self.now.store(index, Ordering::Relaxed);
                     self.troubles().fill(None);
+                    *self.next_login() = None;
                     return Ok((index, conn));
                 }
                 Err(trouble) => self.fails(index, trouble),
             }
         }
+        self.spread();
         Err(self.verdict())
+    }
+
+    /// The server was lost, for all hosts of the fleet most likely: no login by token for a moment that chance says.
+    pub(super) fn spread(&self) {
+        if self.is_spread {
+            *self.next_login() = Some(Instant::now() + SPREAD.mul_f64(fastrand::f64()));
+        }
+    }
+
+    /// What whoever wants to log in before that is told.
+    fn waits(&self) -> Option<Trouble> {
+        self.next_login().filter(|then| Instant::now() < *then)?;
+        if self.troubles().iter().any(Option::is_some) {
+            return Some(self.verdict());
+        }
+        Some(Trouble::Full("the connection was lost, and logins by token are spread over some seconds".to_owned()))
     }
 
     /// The next host's turn, if nobody has seen to that already.
@@ -89,6 +118,10 @@ impl Hosts {
         together(found)
     }
 
+    fn next_login(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.next_login.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn troubles(&self) -> MutexGuard<'_, Vec<Option<Trouble>>> {
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -96,7 +129,9 @@ impl Hosts {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::Database;
+    use std::collections::BTreeSet;
+
+    use super::super::super::{Database, Tokens};
     use super::*;
 
     fn hosts(list: &str, troubles: &[Trouble]) -> Hosts {
@@ -125,6 +160,31 @@ mod tests {
         let silent = on_the_way.silent();
         assert_eq!(on_the_way.now(), 2, "the next attempt does not begin in the black hole");
         assert_eq!(silent, Trouble::Lost("a:3306: Connection refused; b:3306: no answer in time".into()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn logins_by_token_are_spread_after_a_loss_and_others_are_not() {
+        let by_password = hosts("a", &[]);
+        by_password.spread();
+        assert_eq!(by_password.waits(), None);
+        let Ok(Database::MySql(server)) = "mysql://u@a/d".parse() else { panic!() };
+        let hosts = Hosts::new(&Server { login: Login::Token(Tokens::none()), ..server });
+        assert_eq!(hosts.waits(), None, "the first one is at once");
+        hosts.spread();
+        assert!(matches!(hosts.waits(), Some(Trouble::Full(why)) if why.contains("spread")));
+        tokio::time::advance(SPREAD).await;
+        assert_eq!(hosts.waits(), None);
+        // One that fails is told why, and so is whoever comes before the next.
+        let failed = hosts.connect().await.unwrap_err();
+        assert!(matches!(&failed, Trouble::Full(why) if why.contains("no token")), "{failed:?}");
+        assert_eq!(hosts.connect().await.unwrap_err(), failed);
+        let spans: BTreeSet<Instant> = (0..20)
+            .filter_map(|_| {
+                hosts.spread();
+                *hosts.next_login()
+            })
+            .collect();
+        assert!(spans.len() > 10 && spans.iter().all(|then| *then <= Instant::now() + SPREAD));
     }
 
     #[test]

@@ -17,8 +17,9 @@ use crate::domain::id::{EniId, SubnetId};
 use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
 use std::net::Ipv4Addr;
 
+use super::login::Login;
 use super::url::Server;
-use super::{Blocks, Count, Description, FreeClaim, StoreError, raw};
+use super::{Blocks, Count, Description, FreeClaim, StoreError, password_file, raw};
 use pool::Pool;
 use tries::Tries;
 use trouble::Trouble;
@@ -29,6 +30,7 @@ mod hosts;
 mod insert;
 mod migrate;
 mod pool;
+mod proof;
 mod pulse;
 mod read;
 mod roll;
@@ -52,6 +54,11 @@ impl MySql {
         let first = timeout_at(until, pool.get(until)).await;
         first.unwrap_or_else(|_| Err(pool.hosts.silent())).map_err(|trouble| trouble.into_error(&pool.at))?.keep();
         tries::migrate(&pool, until).await?;
+        if let Login::PasswordFile(path) = &server.login
+            && let Some(exposed) = password_file::read(path).await.ok().and_then(|found| found.exposed)
+        {
+            tracing::warn!("EC2_IPAM_DATABASE_PASSWORD_FILE is {path:?}, but {exposed}");
+        }
         Pool::watch(&pool);
         Ok(Self { pool })
     }

@@ -107,6 +107,7 @@ impl Pool {
             Ok(Err(_)) | Err(_) => {
                 self.hosts.leave(host);
                 self.close_all().await;
+                self.hosts.spread();
             }
         }
     }

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Opts, OptsBuilder, SslOpts};
+use mysql_async::{Conn, Error, Opts, OptsBuilder, SslOpts};
 
+use super::super::login::Login;
 use super::super::url::{HostPort, Server, Tls};
+use super::proof::{Proof, remedy};
 use super::trouble::Trouble;
 use super::{column, variables};
 
@@ -21,7 +23,6 @@ pub(super) fn options(server: &Server, host: &HostPort) -> Opts {
         .ip_or_hostname(host.name.clone())
         .tcp_port(host.port)
         .user(Some(server.user.clone()))
-        .pass(Some(server.password().to_owned()))
         .db_name(Some(server.database.clone()))
         .socket(socket)
         // Else a guarded change to what is there already reads as "somebody moved".
@@ -37,9 +38,9 @@ pub(super) fn options(server: &Server, host: &HostPort) -> Opts {
 
 /// Logs in and sets the session up, on a server to write to: two round trips after the login's own, three on a Galera
 /// cluster, or where the server has defaults of its own.
-pub(super) async fn connect(options: Opts, tls: &Tls) -> Result<Conn, Trouble> {
-    let options = OptsBuilder::from_opts(options).ssl_opts(protection(tls).await?);
-    let mut coming = Coming(Some(Conn::new(options).await?));
+pub(super) async fn connect(options: Opts, tls: &Tls, login: &Login, proof: Proof) -> Result<Conn, Trouble> {
+    let options = showing(OptsBuilder::from_opts(options), proof, protection(tls).await?)?;
+    let mut coming = Coming(Some(Conn::new(options).await.map_err(|error| of_login(error, login))?));
     let conn = coming.0.as_mut().ok_or_else(Trouble::silent)?;
     let names = variables::looked_at();
     let packet = format!(
@@ -66,11 +67,51 @@ pub(super) async fn connect(options: Opts, tls: &Tls) -> Result<Conn, Trouble> {
     coming.0.take().ok_or_else(Trouble::silent)
 }
 
+/// The one place where what a login needs goes into a connection. A token goes out as it is, which the client's library would
+/// do without TLS as well: so only a verified server gets one, and no local socket, which has no TLS whatever is asked for.
+fn showing(options: OptsBuilder, proof: Proof, protection: Protection) -> Result<OptsBuilder, Trouble> {
+    match (proof, protection) {
+        (Proof::Password(password), Protection::None) => Ok(options.pass(Some(password))),
+        (Proof::Password(password), Protection::Encrypted(tls) | Protection::Verified(tls)) => {
+            Ok(options.pass(Some(password)).ssl_opts(Some(tls)))
+        }
+        (Proof::Token(token), Protection::Verified(tls)) => {
+            let options = options.socket(None::<String>).ssl_opts(Some(tls));
+            Ok(options.pass(Some(token)).enable_cleartext_plugin(true))
+        }
+        (Proof::Token(_), Protection::None | Protection::Encrypted(_)) => {
+            Err(Trouble::Strange("a token is for a server alone whose name is verified (ssl-mode)".to_owned()))
+        }
+    }
+}
+
+/// A login that failed, with what helps where the server does not let the user in.
+fn of_login(error: Error, login: &Login) -> Trouble {
+    // ER_ACCESS_DENIED_ERROR, and MariaDB's ER_ACCESS_DENIED_NO_PASSWORD_ERROR.
+    let is_denied = matches!(&error, Error::Server(error) if matches!(error.code, 1045 | 1698));
+    match (error.into(), remedy(login)) {
+        (Trouble::Refused(why), Some(remedy)) if is_denied => Trouble::Refused(format!("{why}: {remedy}")),
+        (trouble, _) => trouble,
+    }
+}
+
+/// How far a connection is protected.
+#[derive(Debug)]
+enum Protection {
+    None,
+    /// By whatever certificate the server has.
+    Encrypted(SslOpts),
+    /// And the certificate is valid for the server's name.
+    Verified(SslOpts),
+}
+
 /// Made for each connection, with `ssl-ca` as it is now: authorities are renewed while the driver runs.
-async fn protection(tls: &Tls) -> Result<Option<SslOpts>, Trouble> {
+async fn protection(tls: &Tls) -> Result<Protection, Trouble> {
     let (ca, name) = match tls {
-        Tls::Disabled => return Ok(None),
-        Tls::Required => return Ok(Some(SslOpts::default().with_danger_accept_invalid_certs(true))),
+        Tls::Disabled => return Ok(Protection::None),
+        Tls::Required => {
+            return Ok(Protection::Encrypted(SslOpts::default().with_danger_accept_invalid_certs(true)));
+        }
         Tls::VerifyIdentity { ca, name } => (ca, name),
     };
     let mut known = SslOpts::default();
@@ -83,7 +124,7 @@ async fn protection(tls: &Tls) -> Result<Option<SslOpts>, Trouble> {
         }
         known = known.with_root_certs(vec![bytes.into()]).with_disable_built_in_roots(true);
     }
-    Ok(Some(known.with_danger_tls_hostname_override(name.clone())))
+    Ok(Protection::Verified(known.with_danger_tls_hostname_override(name.clone())))
 }
 
 const PEM: &[u8] = b"-----BEGIN CERTIFICATE-----";
@@ -179,6 +220,26 @@ mod tests {
         }
         assert_eq!(told(&[("read_only", "OFF"), ("innodb_read_only", "ON")]), Err(Trouble::ReadOnly));
         assert!(matches!(told(&[("read_only", "OFF"), node, ("wsrep_ready", "OFF")]), Err(Trouble::Away(_))));
+    }
+
+    #[test]
+    fn a_token_goes_to_a_verified_server_and_nowhere_else() {
+        let token = || Proof::Token("hunter2".into());
+        let options = || OptsBuilder::default().socket(Some("/run/mysqld/mysqld.sock"));
+        for weak in [Protection::None, Protection::Encrypted(SslOpts::default())] {
+            let why = showing(options(), token(), weak).unwrap_err();
+            assert!(matches!(&why, Trouble::Strange(why) if !why.contains("hunter2")), "{why:?}");
+        }
+        let sent: Opts = showing(options(), token(), Protection::Verified(SslOpts::default())).unwrap().into();
+        assert!(sent.enable_cleartext_plugin() && sent.ssl_opts().is_some() && sent.socket().is_none());
+        assert_eq!(sent.pass(), Some("hunter2"));
+        // A password never goes out as it is.
+        for any in
+            [Protection::None, Protection::Encrypted(SslOpts::default()), Protection::Verified(SslOpts::default())]
+        {
+            let sent: Opts = showing(options(), Proof::Password("hunter2".into()), any).unwrap().into();
+            assert!(!sent.enable_cleartext_plugin() && sent.socket().is_some());
+        }
     }
 
     #[test]

@@ -138,6 +138,7 @@ impl<'a> Tries<'a> {
                     }
                     // Those beside it are most likely dead as well.
                     self.pool.close_all().await;
+                    self.pool.hosts.spread();
                 }
                 Duration::from_millis(25 << self.lost.min(5))
             }

@@ -15,7 +15,7 @@ pub(super) enum Trouble {
     Lost(String),
     /// As lost, and another host is the one to ask: this one is leaving, or has lost its cluster.
     Away(String),
-    /// The server has no connection left for us.
+    /// The server has no connection left for us, or there is nothing to log in with: those that are there go on.
     Full(String),
     /// As away: it takes no writes, and what is read there is behind.
     ReadOnly,
@@ -190,7 +190,9 @@ fn driver(error: &DriverError) -> Trouble {
             Trouble::Refused(format!("its user logs in by {name}, which the driver does not speak"))
         }
         DriverError::MysqlOldPasswordDisabled | DriverError::CleartextPluginDisabled => {
-            Trouble::Refused("its user logs in by a method that gives the password away".to_owned())
+            let why = "its user logs in by a method that gives the password away, as one of IAM on RDS does: for that one set \
+                       EC2_IPAM_DATABASE_AUTH=rds-iam";
+            Trouble::Refused(why.to_owned())
         }
         DriverError::UnexpectedPacket { .. } => Trouble::Lost(NOT_MYSQL.to_owned()),
         other => Trouble::Unknown(other.to_string().trim_end_matches('.').to_owned()),

@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
-use ec2_ipam::store::{Database, Store, StoreError};
+use ec2_ipam::store::{Database, Login, Server, Store, StoreError, Tokens};
 use tokio::time::Instant;
 
 use super::bed::{open, soon};
 use crate::support::mariadb::{Db, PASSWORD, server};
+use crate::support::mysql;
 use crate::support::proxy::Proxy;
 use crate::support::secrets;
 
 const WRONG: &str = "aWrongSecretQ3";
 
 async fn refusal(url: &str) -> StoreError {
-    let error = Store::open(&url.parse::<Database>().unwrap(), soon()).await.unwrap_err();
+    refusal_of(&url.parse().unwrap()).await
+}
+
+async fn refusal_of(database: &Database) -> StoreError {
+    let error = Store::open(database, soon()).await.unwrap_err();
     let text = format!("{error} {error:?}");
     secrets::assert_untold(&text, &[PASSWORD.to_owned(), WRONG.to_owned()]);
     error
@@ -116,4 +121,84 @@ async fn what_is_no_database_is_not_called_a_failure_of_tls() {
         let error = refusal(&format!("mysql://u:p@127.0.0.1:{port}/d{tls}")).await;
         assert!(matches!(&error, StoreError::Unreachable { why, .. } if why.contains("does not speak")), "{error}");
     }
+}
+
+fn logging_in(url: &str, login: Login) -> Database {
+    match url.parse().unwrap() {
+        Database::MySql(server) => Database::MySql(Server { login, ..server }),
+        Database::Sqlite(_) => panic!("{url}"),
+    }
+}
+
+#[tokio::test]
+async fn a_password_of_a_file_is_read_for_each_login() {
+    let (db, dir) = (Db::new().await, tempfile::tempdir().unwrap());
+    let (file, ways) = (dir.path().join("password"), Proxy::to(server().port).await);
+    let user = format!("{}_rot", db.name);
+    db.exec(&format!("CREATE USER {user} IDENTIFIED BY 'first'; GRANT ALL ON {}.* TO {user}", db.name)).await;
+    let password = async |text: &str| db.exec(&format!("ALTER USER {user} IDENTIFIED BY '{text}'")).await;
+    let url = format!("mysql://{user}@127.0.0.1:{}/{}", ways.port, db.name);
+    let database = logging_in(&url, Login::PasswordFile(file.clone()));
+    let error = refusal_of(&database).await;
+    assert!(matches!(&error, StoreError::Unfit { why, .. } if why.ends_with("but there is no such file")), "{error}");
+    std::fs::write(&file, WRONG).unwrap();
+    let told = refusal_of(&database).await.to_string();
+    assert!(told.contains("Access denied") && told.contains(&format!("belongs into {}", file.display())), "{told}");
+    std::fs::write(&file, "first\n").unwrap();
+    let store = Store::open(&database, soon()).await.unwrap();
+
+    // The database first: what is open lives on, and a new connection comes once the file has it too.
+    password("second").await;
+    store.describe(soon()).await.unwrap();
+    ways.cut();
+    let error = store.describe(soon()).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Refused { .. }), "{error}");
+    std::fs::write(&file, "second\n").unwrap();
+    store.describe(soon()).await.unwrap();
+    // The file first.
+    std::fs::write(&file, "third\r\n").unwrap();
+    store.describe(soon()).await.unwrap();
+    ways.cut();
+    assert!(matches!(store.describe(soon()).await.unwrap_err(), StoreError::Refused { .. }));
+    password("third").await;
+    store.describe(soon()).await.unwrap();
+}
+
+#[tokio::test]
+async fn mysql_takes_two_passwords_while_files_are_exchanged() {
+    let Some((db, _turn)) = mysql::shared().await else { return };
+    let (dir, ways) = (tempfile::tempdir().unwrap(), Proxy::to(db.server.port).await);
+    let (file, user) = (dir.path().join("password"), format!("{}_rot", db.name));
+    db.exec(&format!("CREATE USER {user} IDENTIFIED BY 'first'")).await;
+    db.exec(&format!("GRANT ALL ON {}.* TO {user}", db.name)).await;
+    std::fs::write(&file, "first").unwrap();
+    let url = format!("mysql://{user}@127.0.0.1:{}/{}?ssl-mode=required", ways.port, db.name);
+    let store = Store::open(&logging_in(&url, Login::PasswordFile(file.clone())), soon()).await.unwrap();
+    db.exec(&format!("ALTER USER {user} IDENTIFIED BY 'second' RETAIN CURRENT PASSWORD")).await;
+    for password in ["first", "second"] {
+        std::fs::write(&file, password).unwrap();
+        ways.cut();
+        store.describe(soon()).await.unwrap();
+    }
+    db.exec(&format!("ALTER USER {user} DISCARD OLD PASSWORD")).await;
+    ways.cut();
+    store.describe(soon()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_goes_to_no_server_that_is_not_verified() {
+    let db = Db::new().await;
+    let tokens = Tokens::new(async |_, _| Ok(WRONG.to_owned()));
+    for url in [db.url(), format!("{}?ssl-mode=required", db.url())] {
+        let error = refusal_of(&logging_in(&url, Login::Token(tokens.clone()))).await;
+        assert!(matches!(&error, StoreError::Unfit { why, .. } if why.contains("ssl-mode")), "{error}");
+    }
+    let verified = format!("{}?ssl-ca={}/ca.pem", db.url().replace("127.0.0.1", "localhost"), server().dir.display());
+    let error = refusal_of(&logging_in(&verified, Login::Token(tokens))).await;
+    assert!(error.to_string().contains("rds-db:connect"), "{error}");
+    let nobody = refusal_of(&logging_in(&verified, Login::Token(Tokens::none()))).await;
+    assert!(
+        matches!(&nobody, StoreError::Unreachable { why, .. } if why.contains("no token to log in with")),
+        "{nobody}"
+    );
 }
