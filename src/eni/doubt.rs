@@ -86,10 +86,15 @@ impl Shared {
         let _ = journal.strike(&ips, is_known).await;
     }
 
+    /// Whether the journal's word is worth something.
+    pub(super) fn may_vouch(&self) -> bool {
+        self.doubt.journal != Vouches::Not
+    }
+
     /// Serves by the journal's word, if that is worth something, what the first look is too slow for: by then the table, where
     /// it answers, has said whether the journal is an older copy, and Docker who has what. Ends with the first look.
     pub(super) async fn vouch(self: Arc<Self>, surveyed: watch::Sender<Result<(), Error>>) {
-        if self.doubt.journal == Vouches::Not {
+        if !self.may_vouch() {
             return;
         }
         let shared = Arc::clone(&self);

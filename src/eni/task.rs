@@ -117,6 +117,9 @@ impl Task {
         let vouching = Arc::clone(&self.shared).vouch(self.surveyed.clone());
         let looking = async {
             while let Err(why) = self.look().await {
+                // Nobody is refused for what only a person can change, such as a database that lets nobody in, while the journal
+                // is yet to be heard.
+                let why = if self.shared.may_vouch() { Error::Missing(why.to_string()) } else { why };
                 // Whoever may be served meanwhile is.
                 if self.surveyed.borrow().is_err()
                     && self.surveyed.send_replace(Err(why.clone())).err().as_ref() != Some(&why)
