@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tracing_subscriber::filter::Targets;
 
 mod check;
+mod database;
 mod listen;
 
 use crate::domain::plan::Warmth;
@@ -41,6 +42,14 @@ pub struct Given {
         hide_default_value = true
     )]
     pub database_url: Secret,
+
+    /// A file with the password of the URL's user, read for each login
+    #[arg(long, global = true, env = "EC2_IPAM_DATABASE_PASSWORD_FILE", default_value = "", hide_default_value = true)]
+    pub database_password_file: String,
+
+    /// How the URL's user logs in: password, or rds-iam for tokens of AWS's IAM [password]
+    #[arg(long, global = true, env = "EC2_IPAM_DATABASE_AUTH", default_value = "", hide_default_value = true)]
+    pub database_auth: String,
 
     /// The folder of the driver's own journal [/var/lib/ec2-ipam]
     #[arg(long, global = true, env = "EC2_IPAM_STATE_DIR", default_value = "", hide_default_value = true)]
@@ -174,8 +183,6 @@ pub struct Settings {
 
 /// Where the journal is.
 const STATE: &str = "/var/lib/ec2-ipam";
-/// The default database: one host, nothing to set up.
-const DATABASE: &str = "sqlite:///var/lib/ec2-ipam/ec2-ipam.db";
 
 impl Given {
     /// Checks them, and AWS's own.
@@ -219,6 +226,8 @@ impl Given {
         }
         let settings = [
             ("EC2_IPAM_DATABASE_URL", &mut self.database_url.0),
+            ("EC2_IPAM_DATABASE_PASSWORD_FILE", &mut self.database_password_file),
+            ("EC2_IPAM_DATABASE_AUTH", &mut self.database_auth),
             ("EC2_IPAM_STATE_DIR", &mut self.state_dir),
             ("EC2_IPAM_PARENT", &mut self.parent),
             ("EC2_IPAM_LISTEN_PLAIN", &mut self.listen_plain),
@@ -244,11 +253,12 @@ impl Given {
 
     fn own(&self) -> anyhow::Result<Settings> {
         let original = self.config.as_deref().map(Original::read).transpose()?.unwrap_or_default();
-        let database = match (self.database_url.0.as_str(), original.mysql) {
-            ("", Some(mysql)) => mysql.database(),
-            ("", None) => DATABASE.parse()?,
-            (url, _) => url.parse().context("EC2_IPAM_DATABASE_URL")?,
+        let database = database::Typed {
+            url: &self.database_url.0,
+            password_file: &self.database_password_file,
+            auth: &self.database_auth,
         };
+        let database = database.database(original.mysql.map(OriginalMySql::server))?;
         let warm_target = number("EC2_IPAM_WARM_TARGET", &self.warm_target, 4)?;
         // The manifest sets it, so that a larger target alone must not keep the plugin from starting.
         let warm_max = number("EC2_IPAM_WARM_MAX", &self.warm_max, 8)?.max(warm_target);
@@ -377,8 +387,7 @@ impl Original {
 }
 
 impl OriginalMySql {
-    fn database(self) -> Database {
-        let port = self.port.unwrap_or(3306);
-        Database::MySql(Server::new(self.host, port, self.user, self.password, self.database))
+    fn server(self) -> Server {
+        Server::new(self.host, self.port.unwrap_or(3306), self.user, self.password, self.database)
     }
 }

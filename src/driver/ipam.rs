@@ -28,6 +28,7 @@ use crate::driver::scan::Scanner;
 use crate::driver::served::Served;
 use crate::driver::status::Picture;
 use crate::driver::take_up::TakeUp;
+use crate::driver::tokens::tokens;
 use crate::eni::{Claims, Outside};
 use crate::journal::{Drain, Journal};
 use crate::late::Late;
@@ -81,6 +82,8 @@ impl Ipam {
             let settings = Settings { journal: None, ..settings };
             return Self::with(settings, store, ec2, Imds::new(), tasks, stop);
         }
+        let (imds, ec2) = reach_ec2(&settings, &tasks, &stop);
+        let settings = Settings { database: settings.database.with_tokens(tokens(&ec2)), ..settings };
         let database = settings.database.clone();
         let (patience, is_server) = (settings.request_timeout, settings.distant);
         let store = Late::reach("the database", &tasks, stop.clone(), move || {
@@ -95,7 +98,7 @@ impl Ipam {
                 })
             }
         });
-        Self::with_store(settings, store, tasks, stop)
+        Self::with(settings, store, ec2, imds, tasks, stop)
     }
 
     /// The same with a store that is reached, or not, by somebody else.
@@ -105,12 +108,8 @@ impl Ipam {
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
-        let imds = Imds::new();
-        let (given, of_instance) = (settings.clone(), imds.clone());
-        let ec2 = Late::reach("EC2", &tasks, stop.clone(), move || {
-            let (given, of_instance) = (given.clone(), of_instance.clone());
-            async move { connect(&given, &of_instance).await }
-        });
+        let (imds, ec2) = reach_ec2(&settings, &tasks, &stop);
+        let settings = Settings { database: settings.database.with_tokens(tokens(&ec2)), ..settings };
         Self::with(settings, store, ec2, imds, tasks, stop)
     }
 
@@ -182,6 +181,17 @@ impl Ipam {
         let stop = self.outside.stop.clone();
         self.outside.tasks.spawn(supervised(what, async move { stop.run_until_cancelled(work).await }));
     }
+}
+
+/// Begins to reach EC2.
+fn reach_ec2(settings: &Settings, tasks: &TaskTracker, stop: &CancellationToken) -> (Imds, Late<Ec2>) {
+    let imds = Imds::new();
+    let (given, of_instance) = (settings.clone(), imds.clone());
+    let ec2 = Late::reach("EC2", tasks, stop.clone(), move || {
+        let (given, of_instance) = (given.clone(), of_instance.clone());
+        async move { connect(&given, &of_instance).await }
+    });
+    (imds, ec2)
 }
 
 /// EC2 with what the settings and the environment say, else the instance itself.

@@ -23,3 +23,4 @@ pub mod served;
 pub mod status;
 mod subnets;
 pub mod take_up;
+pub mod tokens;

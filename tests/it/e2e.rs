@@ -211,13 +211,18 @@ fn ends(bed: &Bed) {
     }
 }
 
-/// The same plugin on a table of a fleet's.
+/// The same plugin on a table of a fleet's, with the password where the documents put it.
 async fn mariadb(bed: &Bed) {
     let db = Db::new().await;
     let listener = bed.engine.listener();
-    let url = db.url_at(listener.local_addr().unwrap().port());
+    let url = format!("mysql://ipam@127.0.0.1:{}/{}", listener.local_addr().unwrap().port(), db.name);
+    let plugin =
+        bed.engine.dir.join("data/plugins").join(bed.docker(&format!("plugin inspect -f {{{{.Id}}}} {PLUGIN}")));
+    std::fs::write(plugin.join("propagated-mount/password"), format!("{PASSWORD}\n")).unwrap();
     let passing = tokio::spawn(pass(listener, crate::support::mariadb::server().port));
-    set_database(bed, &url);
+    set_database(bed, &url, "/var/lib/ec2-ipam/password");
+    // Whatever a command prints is searched for secrets at the end.
+    assert!(bed.docker(&format!("plugin inspect {PLUGIN}")).contains("/var/lib/ec2-ipam/password"));
     bed.step("on MariaDB: network create", || {
         bed.network("front", &FRONT, &format!("--subnet {}", FRONT.cidr)).unwrap()
     });
@@ -237,7 +242,7 @@ async fn mariadb(bed: &Bed) {
         bed.engine.cli(&format!("recycle {}", FRONT.subnet)).unwrap();
     });
     assert!(bed.vpc.addresses(FRONT.eni).is_empty());
-    set_database(bed, "");
+    set_database(bed, "", "");
     bed.step("back on SQLite", || {});
     passing.abort();
 }
@@ -259,9 +264,10 @@ async fn lost_commit(bed: &Bed, db: &Db, ip: Ipv4Addr) {
     });
 }
 
-fn set_database(bed: &Bed, url: &str) {
+fn set_database(bed: &Bed, url: &str, password_file: &str) {
     bed.docker(&format!("plugin disable {PLUGIN}"));
-    bed.docker(&format!("plugin set {PLUGIN} EC2_IPAM_DATABASE_URL={url}"));
+    let file = format!("EC2_IPAM_DATABASE_PASSWORD_FILE={password_file}");
+    bed.docker(&format!("plugin set {PLUGIN} EC2_IPAM_DATABASE_URL={url} {file}"));
     bed.docker(&format!("plugin enable {PLUGIN}"));
 }
 

@@ -41,6 +41,7 @@ mod layers;
 mod lifecycle;
 mod link;
 mod listen;
+mod login;
 mod map;
 mod metrics;
 #[cfg(feature = "fail-points")]

@@ -15,6 +15,8 @@ async fn a_wrong_one_keeps_no_plugin_from_saying_so() {
     let endpoint = format!("ftp://u:{PASSWORD}@h");
     let wrong = [
         ("EC2_IPAM_DATABASE_URL", url.as_str(), "mysql://user:password@host"),
+        ("EC2_IPAM_DATABASE_PASSWORD_FILE", "password", "is \"password\", but must be a file's whole path"),
+        ("EC2_IPAM_DATABASE_AUTH", "rds-iam", "is \"rds-iam\", but the table is an SQLite file"),
         ("EC2_IPAM_LISTEN_PLAIN", "yes", "is \"yes\", but must be true or false"),
         ("EC2_IPAM_TLS_CERT", "/cert.pem", "is \"/cert.pem\", but no address of EC2_IPAM_LISTEN is of https"),
         ("EC2_IPAM_WARM_TARGET", "50", "is \"50\", but must be a number from 0 to 49"),

@@ -1,5 +1,6 @@
 //! A private MariaDB: one server for a test process, a database for each test.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -31,7 +32,7 @@ pub struct Mariadb {
 /// The server, started by the first test that needs it.
 pub fn server() -> &'static Mariadb {
     static SERVER: OnceLock<Option<Mariadb>> = OnceLock::new();
-    once(&SERVER, || start("", ""))
+    once(&SERVER, || start(&[], "", "", ""))
 }
 
 /// Another one, for tests that change what all of a server does: one test at a time, which leaves it as it was.
@@ -39,7 +40,7 @@ pub async fn alone() -> (&'static Mariadb, MutexGuard<'static, ()>) {
     static SERVER: OnceLock<Option<Mariadb>> = OnceLock::new();
     static TURN: Mutex<()> = Mutex::const_new(());
     let turn = TURN.lock().await;
-    (tokio::task::spawn_blocking(|| once(&SERVER, || start("", "--log-bin"))).await.unwrap(), turn)
+    (tokio::task::spawn_blocking(|| once(&SERVER, || start(&[], "", "", "--log-bin"))).await.unwrap(), turn)
 }
 
 impl Mariadb {
@@ -63,16 +64,34 @@ openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 
 /// A server of a test's own, whose clock is the test's to set.
 pub fn with_clock(clock: &Clock) -> &'static Mariadb {
     let environment = clock.environment().map(|(name, value)| format!("{name}={value}"));
-    Box::leak(Box::new(start(&environment.join(" "), "")))
+    Box::leak(Box::new(start(&[], "", &environment.join(" "), "")))
 }
 
-/// With this before and behind its command.
-fn start(environment: &str, options: &str) -> Mariadb {
+/// One that asks users of its PAM plugin for their passwords as they are, as RDS asks those of AWSAuthenticationPlugin for
+/// tokens, and judges what comes by `token_login.sh`: by the `keys` in its folder, a file each, and the `places`.
+pub fn by_tokens() -> &'static Mariadb {
+    static SERVER: OnceLock<Option<Mariadb>> = OnceLock::new();
+    once(&SERVER, || {
+        let own_pam = r#"mkdir pam.d keys places
+printf 'auth required pam_exec.so quiet expose_authtok %s/token_login.sh\naccount required pam_permit.so\n' "$0" >pam.d/rds
+mount --bind pam.d /etc/pam.d || exit 1"#;
+        let options = "--plugin-load-add=auth_pam_v1 --pam-use-cleartext-plugin=ON";
+        let mariadb = start(&["unshare", "--mount"], own_pam, "", options);
+        let judge = mariadb.dir.join("token_login.sh");
+        std::fs::write(&judge, include_str!("token_login.sh")).unwrap();
+        std::fs::set_permissions(&judge, std::fs::Permissions::from_mode(0o755)).unwrap();
+        mariadb
+    })
+}
+
+/// Within this command, after these, and with this before and behind its own.
+fn start(within: &[&str], first: &str, environment: &str, options: &str) -> Mariadb {
     let dir = tempfile::tempdir().unwrap().keep();
     let port = ports(1);
     // A time zone with DST: sessions must not depend on it.
     let script = format!(
         r#"trap : INT TERM
+{first}
 # A server that starts removes what others have in the same folder.
 mkdir tmp && export TMPDIR="$0/tmp"
 {{ {KEYS} {SERVER_KEY} }} >keys.log 2>&1
@@ -95,7 +114,7 @@ kill -9 $pid
 wait $pid
 rm -rf "$0""#
     );
-    let shell = Shell::run(&["sh"], &script, &dir);
+    let shell = Shell::run(&[within, &["sh"]].concat(), &script, &dir);
     let server = Server { port, socket: dir.join("sock"), init: "SET time_zone='+00:00'" };
     server.make_user(&dir);
     Mariadb { dir, port, server, shell }

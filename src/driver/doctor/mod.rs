@@ -18,16 +18,19 @@ use crate::late::in_time;
 use crate::outside::ec2::Action;
 use crate::outside::engine::EngineError;
 use crate::outside::imds::{Host, Nic};
+use crate::store::Database;
 
 mod check;
 mod distant;
 mod interface;
+mod login;
 mod table;
 
 use check::warning;
 pub use check::{Check, Verdict};
 pub(crate) use check::{bad, ok};
 use interface::{check_eni, check_metadata, check_permissions};
+use login::check_login;
 use table::{check_database, check_subnet};
 
 const CORRECT: &str = "correct it: docker plugin disable -f PLUGIN, docker plugin set PLUGIN NAME=VALUE (NAME= for the default), docker plugin \
@@ -53,6 +56,8 @@ pub struct Doctor {
     leases: Arc<Leases>,
     /// The journal's file; none: this process serves nobody.
     journal: Option<PathBuf>,
+    /// Where the table is.
+    database: Database,
     /// Whether ENIs of other hosts are served.
     serves_distant: bool,
     /// Why nothing is done.
@@ -77,6 +82,7 @@ impl Doctor {
             picture: Arc::clone(picture),
             leases: Arc::clone(leases),
             journal: settings.journal.clone(),
+            database: settings.database.clone(),
             serves_distant: settings.distant,
             wrong: settings.wrong.clone(),
         }
@@ -112,6 +118,7 @@ impl Doctor {
         if let Ok(host) = &host {
             enis = self.enis_to_check(host, &mut checks).await;
         }
+        checks.extend(check_login(&self.database, by_then()).await);
         let store = check_database(self.outside.store.now(), by_then(), &mut checks).await;
         for nic in &enis {
             self.check_lock(nic, &mut checks).await;
