@@ -49,6 +49,10 @@ impl DockerWatch {
                 if let Some(silence) = self.outside.in_use.listed(snapshot.addresses(), snapshot.names(), asked) {
                     tracing::info!("Docker answers again, after {} s", silence.since.elapsed().as_secs());
                 }
+                // All that Docker has is not about the VPC.
+                if host.is_some() {
+                    self.note(&snapshot, asked);
+                }
                 Some(snapshot)
             }
             Err(why) => {
@@ -61,6 +65,13 @@ impl DockerWatch {
                 None
             }
         }
+    }
+
+    /// Names for the history, but for addresses that Docker has just let go of: it may show for a moment who had them before.
+    fn note(&self, snapshot: &Snapshot, asked: Instant) {
+        let mut shown = snapshot.shown();
+        shown.retain(|shown| self.outside.in_use.contains(shown.ip));
+        self.outside.journal.shown(shown, asked.into_std());
     }
 
     /// While Docker does not answer, it is asked again and again; at boot dockerd starts its plugins before it answers. What it
@@ -169,6 +180,7 @@ mod tests {
             subnets: subnets.iter().map(|net| net.parse().unwrap()).collect(),
             addresses: std::collections::HashSet::new(),
             names: std::collections::HashMap::new(),
+            containers: std::collections::HashMap::new(),
         }
     }
 

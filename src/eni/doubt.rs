@@ -236,7 +236,7 @@ impl Shared {
             })
             .collect();
         if !entered.is_empty() {
-            let recorded = journal.enter(entered).await;
+            let recorded = journal.enter(entered, &[]).await;
             self.follow(recorded).await;
         }
     }

@@ -120,7 +120,7 @@ impl Shared {
                     if self.holding(ip).is_none()
                         && let Some(holding) = Holding::of_row(&row, &self.place.nic.eni, &now)
                     {
-                        self.follow(self.journal().enter(vec![holding]).await).await;
+                        self.follow(self.journal().enter(vec![holding], &[]).await).await;
                     }
                     let claim = self.lease(ip);
                     return match claim {

@@ -288,7 +288,7 @@ mod tests {
         let (eni, subnet) = (eni(), SubnetId::stored("subnet-0123456789abcdef0".into()));
         let let_go = memory.journal.now();
         let holding = Holding { ip: IP, eni, subnet, held, holder: None, let_go, posted: true, doubted: false };
-        let _ = memory.journal.enter(vec![holding]).await;
+        let _ = memory.journal.enter(vec![holding], &[]).await;
         assert!(memory.has_container(IP));
     }
 

@@ -56,7 +56,7 @@ impl Task {
                     repaired.done.extend(stands.then_some(finding.ip));
                 }
                 Some(Mend::Release(claim)) => {
-                    let has_ended = self.shared.ends(finding.ip, &claim, End::Released, By::Comparison).await;
+                    let has_ended = self.shared.ends(finding.ip, &claim, End::Found, By::Comparison).await;
                     repaired.done.extend(has_ended.then_some(finding.ip));
                 }
                 Some(Mend::Change(change)) => {
@@ -112,7 +112,7 @@ impl Task {
             if self.shared.holding(ip).is_some_and(|holding| matches!(holding.held, Held::Leaving(_))) {
                 return false;
             }
-            let recorded = journal.enter(vec![holding]).await;
+            let recorded = journal.enter(vec![holding], &[]).await;
             self.shared.follow(recorded).await;
         } else {
             return false;

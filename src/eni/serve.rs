@@ -10,7 +10,7 @@ use crate::domain::holding::{Held, Holding};
 use crate::domain::id::Kind;
 use crate::error::Error;
 use crate::fail_point::point;
-use crate::journal::{Choice, Wanted};
+use crate::journal::{Choice, Given, Wanted};
 
 impl Task {
     /// What EC2 has put on the ENI: to those who wait, the rest is idle. The journal has it before anybody is answered; the
@@ -18,7 +18,7 @@ impl Task {
     pub(super) async fn confirm(&mut self, rows: Vec<Row>) -> Result<(), Error> {
         let parent = self.shared.parent().await.ok();
         let now = self.shared.journal().now();
-        let (mut entered, mut granted) = (Vec::new(), Vec::new());
+        let (mut entered, mut granted, mut given) = (Vec::new(), Vec::new(), Vec::new());
         for row in &rows {
             self.shared.memory.put_on(&[row.ip]);
             // A lease that the table lost and that was claimed again, or one that left the ENI: it stands.
@@ -46,6 +46,7 @@ impl Task {
                 if row.kept_for().is_none() {
                     holding.holder = order.holder();
                 }
+                given.push(Given { ip: row.ip, holder: order.holder() });
                 let lease = order.span().in_scope(|| self.shared.granted(row.ip, token));
                 granted.push((lease, order));
             } else if self.outside.in_use.contains(row.ip) {
@@ -58,14 +59,14 @@ impl Task {
             let said = self.shared.confirm_by_table(&rows, &entered).await?;
             let is_said = |ip| entered.iter().zip(&said).any(|(holding, said)| holding.ip == ip && *said);
             // Another server was quicker: he waits for the next one.
-            let (given, lost): (Vec<_>, Vec<_>) = granted.into_iter().partition(|(lease, _)| is_said(lease.ip));
+            let (kept, lost): (Vec<_>, Vec<_>) = granted.into_iter().partition(|(lease, _)| is_said(lease.ip));
             for (lease, order) in lost.into_iter().rev() {
                 lease.keep();
                 self.queue.put_back(order);
             }
-            granted = given;
+            granted = kept;
         } else if !entered.is_empty() {
-            let recorded = self.shared.journal().enter(entered).await;
+            let recorded = self.shared.journal().enter(entered, &given).await;
             self.shared.follow(recorded).await;
         }
         point("serve:leased").await;

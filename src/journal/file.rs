@@ -2,7 +2,6 @@
 
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +9,10 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use super::clock::wall;
-use super::row;
+use super::line::Line;
+use super::uses::Uses;
+use super::{row, use_row};
+use crate::domain::history::millis;
 use crate::domain::holding::{Holding, Moment};
 
 /// One row: which journal this is. The addresses are `row`'s.
@@ -18,19 +20,9 @@ const SCHEMA: &str = "\
     CREATE TABLE IF NOT EXISTS journal(id TEXT NOT NULL, commits INTEGER NOT NULL, instance TEXT, boot TEXT NOT NULL,\
     heir_of TEXT NOT NULL) STRICT";
 /// Of the file; another one is another program's, or a newer driver's.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// How long another process that has the file is waited for. Longer than a driver takes to end.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What is written.
-pub(super) enum Line {
-    Put(Holding),
-    Strike(Ipv4Addr),
-    /// The instance that the journal belongs to.
-    Belongs(String),
-    /// This file is another instance's: it is put aside.
-    Anew,
-}
 
 /// Which journal speaks, and how far it has come: the table keeps it for each ENI, so that an older copy is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +82,7 @@ impl std::fmt::Display for Mark {
 pub(super) struct Found {
     pub(super) file: Result<File>,
     pub(super) holdings: Vec<Holding>,
+    pub(super) uses: Uses,
     pub(super) opened: Opened,
     /// As what the one that was there was put aside, and why.
     pub(super) put_aside: Option<String>,
@@ -110,7 +103,8 @@ type Result<T, E = String> = std::result::Result<T, E>;
 /// Opens what is there, puts aside what cannot be used, and makes a new one where there is none.
 pub(super) fn open(path: &Path, now: &Moment) -> Found {
     let opened = Opened { is_of_this_boot: true, instance: None, marks: Vec::new() };
-    let mut found = Found { file: Err(String::new()), holdings: Vec::new(), opened, put_aside: None };
+    let uses = Uses::default();
+    let mut found = Found { file: Err(String::new()), holdings: Vec::new(), uses, opened, put_aside: None };
     if path.symlink_metadata().is_ok() {
         let why = match read(path, now) {
             Ok(found) => return found,
@@ -124,7 +118,8 @@ pub(super) fn open(path: &Path, now: &Moment) -> Found {
             Err(_) => return Found { file: Err(why), ..found },
         }
     }
-    Found { file: make(path, &[], None, Vec::new(), now), ..found }
+    found.file = make(path, &[], &mut found.uses, None, Vec::new(), now);
+    found
 }
 
 fn read(path: &Path, now: &Moment) -> Result<Found> {
@@ -145,18 +140,25 @@ fn read(path: &Path, now: &Moment) -> Result<Found> {
     let commits = u64::try_from(commits).map_err(told)? + 1;
     change.execute("UPDATE journal SET commits = ?1, boot = ?2", params![signed(commits), &*now.boot]).map_err(told)?;
     let holdings = row::all(&change, now)?;
+    // A driver before history wrote it.
+    change.execute_batch(use_row::SCHEMA).map_err(told)?;
+    change.pragma_update(None, "user_version", FORMAT).map_err(told)?;
+    let mut uses = use_row::load(&change, &holdings, millis(now.wall)).map_err(told)?;
+    let (kept, forgotten) = use_row::write(&change, &uses).map_err(told)?;
     change.commit().map_err(told)?;
+    uses.written(kept, &forgotten);
     let mark = Mark { id, commits };
     let heir_of: Vec<Mark> = heir_of.split_whitespace().filter_map(Mark::parse).collect();
     let marks = std::iter::once(mark.clone()).chain(heir_of.iter().cloned()).collect();
     let opened = Opened { is_of_this_boot: *boot == *now.boot, instance, marks };
-    Ok(Found { file: Ok(File::new(connection, path, mark, heir_of)), holdings, opened, put_aside: None })
+    Ok(Found { file: Ok(File::new(connection, path, mark, heir_of)), holdings, uses, opened, put_aside: None })
 }
 
 /// A new file with all of this in it, or none. `heir_of`: the files whose place it takes in the midst of a life.
 pub(super) fn make(
     path: &Path,
     holdings: &[Holding],
+    uses: &mut Uses,
     instance: Option<&str>,
     heir_of: Vec<Mark>,
     now: &Moment,
@@ -165,7 +167,8 @@ pub(super) fn make(
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(told)?;
     // Readable by its owner alone: it tells which containers run here.
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(told)?;
-    let filled = fill(path, holdings, instance, heir_of, now).and_then(|file| sync(folder).map(|()| file));
+    uses.for_a_new_file(millis(now.wall));
+    let filled = fill(path, holdings, uses, instance, heir_of, now).and_then(|file| sync(folder).map(|()| file));
     if filled.is_err() {
         // Half of one is none.
         for suffix in ["", "-wal", "-journal"] {
@@ -175,12 +178,20 @@ pub(super) fn make(
     filled
 }
 
-fn fill(path: &Path, holdings: &[Holding], instance: Option<&str>, heir_of: Vec<Mark>, now: &Moment) -> Result<File> {
+fn fill(
+    path: &Path,
+    holdings: &[Holding],
+    uses: &mut Uses,
+    instance: Option<&str>,
+    heir_of: Vec<Mark>,
+    now: &Moment,
+) -> Result<File> {
     let mut connection = connect(path)?;
     let mark = Mark { id: format!("{:016x}", crate::random::number().map_err(told)?), commits: 1 };
     let change = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(told)?;
     change.execute_batch(SCHEMA).map_err(told)?;
     change.execute_batch(row::SCHEMA).map_err(told)?;
+    change.execute_batch(use_row::SCHEMA).map_err(told)?;
     change.pragma_update(None, "user_version", FORMAT).map_err(told)?;
     let before = heir_of.iter().map(Mark::to_string).collect::<Vec<_>>().join(" ");
     let insert = "INSERT INTO journal(id, commits, instance, boot, heir_of) VALUES (?1, ?2, ?3, ?4, ?5)";
@@ -188,7 +199,10 @@ fn fill(path: &Path, holdings: &[Holding], instance: Option<&str>, heir_of: Vec<
     for holding in holdings {
         row::put(&change, holding).map_err(told)?;
     }
+    use_row::begin(&change, uses.kept.since).map_err(told)?;
+    let (kept, forgotten) = use_row::write(&change, uses).map_err(told)?;
     change.commit().map_err(told)?;
+    uses.written(kept, &forgotten);
     Ok(File::new(connection, path, mark, heir_of))
 }
 
@@ -271,27 +285,47 @@ impl File {
         std::iter::once(self.mark).chain(self.heir_of).collect()
     }
 
-    /// All of it in one commit.
-    pub(super) fn write(&mut self, lines: &[&Line]) -> Result<()> {
-        if self.identity != identity(&self.path) {
-            return Err("it was moved away, deleted or replaced".to_owned());
-        }
+    /// All of it in one commit, what follows from it for uses as well.
+    pub(super) fn write(&mut self, lines: &[&Line], uses: &mut Uses) -> Result<()> {
+        self.is_there()?;
         let commits = self.mark.commits + 1;
         let change = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(told)?;
         for line in lines {
             match line {
-                Line::Put(holding) => row::put(&change, holding),
+                Line::Put(holding) | Line::Give(holding, _) | Line::End(holding, _) => row::put(&change, holding),
                 Line::Strike(ip) => row::strike(&change, *ip),
                 Line::Belongs(instance) => change.execute("UPDATE journal SET instance = ?1", [instance]),
-                Line::Anew => Ok(0),
+                Line::Anew | Line::Shown(..) | Line::Told(_) => Ok(0),
             }
             .map_err(told)?;
         }
+        let (kept, forgotten) = use_row::write(&change, uses).map_err(told)?;
         let count = |mut count: rusqlite::CachedStatement<'_>| count.execute([signed(commits)]);
         change.prepare_cached("UPDATE journal SET commits = ?1").and_then(count).map_err(told)?;
         change.commit().map_err(told)?;
         self.mark.commits = commits;
+        uses.written(kept, &forgotten);
         Ok(())
+    }
+
+    /// Takes out some of the uses that were over before that time (Unix milliseconds), and says whether there may be more.
+    pub(super) fn forget(&mut self, before: u64, uses: &mut Uses) -> Result<bool> {
+        self.is_there()?;
+        let forgotten = use_row::forget(&self.connection, before).map_err(told)?;
+        uses.forgets(&forgotten);
+        Ok(u32::try_from(forgotten.len()).is_ok_and(|count| count >= use_row::PAGE))
+    }
+
+    /// Looks at uses on the disk.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        look(&self.connection).map_err(told)
+    }
+
+    fn is_there(&self) -> Result<()> {
+        if self.identity == identity(&self.path) {
+            return Ok(());
+        }
+        Err("it was moved away, deleted or replaced".to_owned())
     }
 }
 

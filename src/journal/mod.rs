@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use ipnet::Ipv4Net;
 
+use crate::domain::history::Ended;
 use crate::domain::holding::{Held, Holding, Moment};
 use crate::domain::id::{Claim, EniId};
 
@@ -21,17 +22,23 @@ mod book;
 mod clock;
 mod drain;
 mod file;
+mod history;
+mod line;
 mod pen;
 mod row;
+mod use_row;
+mod uses;
 
 use book::Book;
 pub use book::{Choice, Version};
 use clock::Clock;
 pub use drain::Drain;
-use file::Line;
 pub use file::{Mark, Opened};
+use line::Line;
+pub use line::Untold;
 use pen::Pen;
 pub use pen::State;
+pub use uses::{Given, Kept};
 
 /// What was recorded where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,10 +68,23 @@ pub struct Wanted<'a> {
 /// How a lease ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Its container is gone: it cools from now on.
+    /// Its container is gone, as Docker says: it cools from now on.
     Released,
+    /// The same, as Docker did not say, but shows.
+    Found,
     /// Its container never got it: it is what it was before.
     TakenBack,
+}
+
+impl End {
+    /// As history has it.
+    pub fn ended(self) -> Ended {
+        match self {
+            Self::Released => Ended::Released,
+            Self::Found => Ended::Found,
+            Self::TakenBack => Ended::TakenBack,
+        }
+    }
 }
 
 /// One for the life of a driver.
@@ -256,7 +276,8 @@ impl Journal {
         let (ip, written) = {
             let mut book = self.book();
             let ip = book.choose(wanted, &now, may_give)?;
-            (ip, self.pen.write(vec![Line::Put(book.lease(ip, wanted.token.clone(), wanted.holder)?)]))
+            let lease = book.lease(ip, wanted.token.clone(), wanted.holder)?;
+            (ip, self.pen.write(vec![Line::Give(lease, wanted.holder.map(str::to_owned))]))
         };
         let mut unheard = Unheard { journal: self, ip, token: Some(wanted.token) };
         let recorded = written.await;
@@ -267,7 +288,10 @@ impl Journal {
     /// lease -> idle, if it is this lease; says whether it was.
     pub async fn end(&self, ip: Ipv4Addr, token: &Claim, end: End) -> Option<Recorded> {
         let now = self.clock.now();
-        let written = self.pen.write(vec![Line::Put(self.book().end(ip, token, end, &now)?)]);
+        let written = {
+            let mut book = self.book();
+            self.pen.write(vec![Line::End(book.end(ip, token, end, &now)?, end.ended())])
+        };
         Some(written.await)
     }
 
@@ -276,11 +300,16 @@ impl Journal {
         self.end(ip, &self.lease(eni, ip)?, End::Released).await
     }
 
-    /// From now on these are this host's: EC2 has put them on the ENI, or the table has them there.
-    pub async fn enter(&self, holdings: Vec<Holding>) -> Recorded {
+    /// From now on these are this host's: EC2 has put them on the ENI, or the table has them there. `given`: to whom some of them
+    /// are given with that; other leases among them were given before.
+    pub async fn enter(&self, holdings: Vec<Holding>, given: &[Given]) -> Recorded {
+        let line = |holding: &Holding| match given.iter().find(|given| given.ip == holding.ip) {
+            Some(given) => Line::Give(holding.clone(), given.holder.clone()),
+            None => Line::Put(holding.clone()),
+        };
         let written = {
             let mut book = self.book();
-            let lines = holdings.iter().cloned().map(Line::Put).collect();
+            let lines = holdings.iter().map(line).collect();
             holdings.into_iter().for_each(|holding| book.put(holding));
             self.pen.write(lines)
         };
@@ -338,7 +367,8 @@ impl Drop for Unheard<'_> {
         if let Some(token) = token {
             let mut book = journal.book();
             let ended = book.end(*ip, token, End::TakenBack, &journal.clock.now());
-            journal.pen.write_soon(ended.map(Line::Put).into_iter().collect());
+            let line = |holding| Line::End(holding, End::TakenBack.ended());
+            journal.pen.write_soon(ended.map(line).into_iter().collect());
         }
     }
 }

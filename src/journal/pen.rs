@@ -10,8 +10,11 @@ use tokio::sync::oneshot;
 
 use super::Recorded;
 use super::book::Book;
-use super::clock::Clock;
-use super::file::{self, File, Found, Line, Mark};
+use super::clock::{Clock, wall};
+use super::file::{self, File, Found, Mark};
+use super::line::Line;
+use super::uses::{Kept, Uses};
+use crate::domain::history::{KEPT_FOR, millis};
 use crate::domain::holding::Holding;
 use crate::fail_point::Underway;
 use crate::supervise::supervised_thread;
@@ -49,7 +52,11 @@ enum When {
     Soon,
     /// With what comes next: a commit of its own would be in the way of that.
     Sometime,
+    /// Nothing to write: somebody wants to see uses.
+    Look(Look),
 }
+
+type Look = Box<dyn FnOnce(Option<&File>, &mut Uses) + Send>;
 
 pub(super) struct Pen {
     path: PathBuf,
@@ -61,6 +68,7 @@ struct Known {
     state: State,
     mark: Option<Mark>,
     put_aside: Option<String>,
+    kept: Kept,
 }
 
 /// What may be written sometime is written after so long by itself.
@@ -69,14 +77,20 @@ const SOMETIME: Duration = Duration::from_secs(1);
 /// A new file is tried to be made so often.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// Uses that are too old are looked for so often,
+const FORGET: Duration = Duration::from_secs(3600);
+/// and where there are many, a page after the other, with room for grants in between.
+const FORGET_MORE: Duration = Duration::from_millis(20);
+
 impl Pen {
     pub(super) fn new(path: PathBuf, found: Found, book: Arc<Mutex<Book>>) -> Self {
         let (jobs, inbox) = mpsc::channel();
-        let Found { file, opened, put_aside, .. } = found;
-        let known = Arc::new(Mutex::new(Known { state: State::Writable, mark: None, put_aside }));
+        let Found { file, uses, opened, put_aside, .. } = found;
+        let known = Arc::new(Mutex::new(Known { state: State::Writable, mark: None, put_aside, kept: uses.kept }));
         let (known_here, instance, here) = (Arc::clone(&known), opened.instance, path.clone());
         let heir_of = Vec::new();
-        let mut writer = Writer { path, file: None, why: String::new(), instance, heir_of, tried: None, book, known };
+        let (why, forget_at) = (String::new(), Instant::now());
+        let mut writer = Writer { path, file: None, why, instance, heir_of, tried: None, book, uses, forget_at, known };
         match file {
             Ok(file) => writer.has(file),
             Err(why) => writer.fails(&why),
@@ -88,7 +102,7 @@ impl Pen {
     /// Writes nowhere.
     pub(super) fn without() -> Self {
         let state = State::Without("this process has none".to_owned());
-        let known = Arc::new(Mutex::new(Known { state, mark: None, put_aside: None }));
+        let known = Arc::new(Mutex::new(Known { state, mark: None, put_aside: None, kept: Kept::default() }));
         Self { path: PathBuf::new(), jobs: mpsc::channel().0, known }
     }
 
@@ -106,6 +120,22 @@ impl Pen {
 
     pub(super) fn put_aside(&self) -> Option<String> {
         known(&self.known).put_aside.clone()
+    }
+
+    /// What there is of uses.
+    pub(super) fn kept(&self) -> Kept {
+        known(&self.known).kept
+    }
+
+    /// Looks at uses between two commits; none where the thread has ended. To be short: grants wait for it.
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(Option<&File>, &mut Uses) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (done, seen) = oneshot::channel();
+        let look = move |file: Option<&File>, uses: &mut Uses| drop(done.send(look(file, uses)));
+        let _ = self.jobs.send(Job { lines: Vec::new(), when: When::Look(Box::new(look)) });
+        seen.await.ok()
     }
 
     /// In the order of the calls: to be called under the book's lock. Then it is waited for, or not.
@@ -157,6 +187,9 @@ struct Writer {
     /// When a new one was last tried to be made.
     tried: Option<Instant>,
     book: Arc<Mutex<Book>>,
+    uses: Uses,
+    /// When it is looked for uses that are too old.
+    forget_at: Instant,
     known: Arc<Mutex<Known>>,
 }
 
@@ -164,7 +197,13 @@ impl Writer {
     fn run(&mut self, inbox: &mpsc::Receiver<Job>) {
         loop {
             let first = match &self.file {
-                Some(_) => inbox.recv().ok(),
+                Some(_) => match inbox.recv_timeout(self.forget_at.saturating_duration_since(Instant::now())) {
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.forget();
+                        continue;
+                    }
+                    first => first.ok(),
+                },
                 None => match inbox.recv_timeout(AGAIN) {
                     Err(RecvTimeoutError::Timeout) => {
                         let _ = self.begins_anew();
@@ -183,28 +222,48 @@ impl Writer {
                 jobs.extend(inbox.try_iter());
             }
             let recorded = self.write(&jobs);
+            known(&self.known).kept = self.uses.kept;
             for job in jobs {
-                if let When::Now(done) = job.when {
-                    let _ = done.send(recorded);
+                match job.when {
+                    When::Now(done) => drop(done.send(recorded)),
+                    When::Look(look) => look(self.file.as_ref(), &mut self.uses),
+                    When::Soon | When::Sometime => {}
                 }
             }
+        }
+    }
+
+    /// What no container has had for so long is forgotten.
+    fn forget(&mut self) {
+        let before = millis(wall().saturating_sub(KEPT_FOR));
+        let outcome = self.file.as_mut().map(|file| file.forget(before, &mut self.uses));
+        self.forget_at = Instant::now() + if matches!(outcome, Some(Ok(true))) { FORGET_MORE } else { FORGET };
+        known(&self.known).kept = self.uses.kept;
+        if let Some(Err(why)) = outcome {
+            self.fails(&why);
         }
     }
 
     fn write(&mut self, jobs: &[Job]) -> Recorded {
         let lines: Vec<&Line> = jobs.iter().flat_map(|job| &job.lines).collect();
         for line in &lines {
+            self.uses.follow(line, millis(wall()));
             match line {
                 Line::Belongs(instance) => self.instance = Some(instance.clone()),
                 Line::Anew => {
                     self.fails("it is another instance's");
                     self.heir_of.clear();
                 }
-                Line::Put(_) | Line::Strike(_) => {}
+                Line::Put(_) | Line::Give(..) | Line::End(..) | Line::Strike(_) | Line::Shown(..) | Line::Told(_) => {}
             }
         }
+        // What Docker shows is seldom news.
+        let is_about_uses = |line: &&Line| matches!(line, Line::Shown(..) | Line::Told(_));
+        if lines.iter().all(is_about_uses) && (lines.is_empty() || !self.uses.has_unwritten()) {
+            return Recorded::Durable;
+        }
         if let Some(file) = &mut self.file {
-            match file.write(&lines) {
+            match file.write(&lines, &mut self.uses) {
                 Ok(()) => {
                     known(&self.known).mark = Some(file.mark.clone());
                     return Recorded::Durable;
@@ -269,7 +328,8 @@ impl Writer {
             Err(_) => return Recorded::InMemory,
         }
         let holdings: Vec<Holding> = super::book(&self.book).all().cloned().collect();
-        match file::make(&self.path, &holdings, self.instance.as_deref(), self.heir_of.clone(), &Clock::new().now()) {
+        let (instance, heir_of, now) = (self.instance.as_deref(), self.heir_of.clone(), Clock::new().now());
+        match file::make(&self.path, &holdings, &mut self.uses, instance, heir_of, &now) {
             Ok(file) => {
                 tracing::info!("a new journal {} was begun", self.path.display());
                 self.has(file);

@@ -30,7 +30,7 @@ fn token() -> Claim {
 
 async fn filled(path: &Path) -> Journal {
     let journal = Journal::open(path);
-    assert_eq!(journal.enter((10..13).map(|last| idle(&journal, last)).collect()).await, Recorded::Durable);
+    assert_eq!(journal.enter((10..13).map(|last| idle(&journal, last)).collect(), &[]).await, Recorded::Durable);
     journal
 }
 
@@ -184,7 +184,7 @@ async fn a_file_that_somebody_keeps_is_neither_believed_nor_taken_away() {
     theirs.execute_batch("BEGIN; SELECT * FROM holding").unwrap();
     let journal = Journal::open(&path);
     assert!(matches!(journal.state(), State::Stuck(_)), "{:?}", journal.state());
-    assert_eq!(journal.enter(vec![idle(&journal, 20)]).await, Recorded::InMemory);
+    assert_eq!(journal.enter(vec![idle(&journal, 20)], &[]).await, Recorded::InMemory);
     assert_eq!((journal.mark(), journal.put_aside(), beside(&path)), (None, None, Vec::new()));
     drop(theirs);
     // By itself, sooner or later.
@@ -256,7 +256,7 @@ async fn another_instances_journal_is_put_aside() {
     let first = journal.mark().unwrap();
     journal.belongs_to("i-0123456789abcdef1");
     assert!(journal.of(&eni()).is_empty() && journal.opened().is_new());
-    assert_eq!(journal.enter(vec![idle(&journal, 20)]).await, Recorded::Durable);
+    assert_eq!(journal.enter(vec![idle(&journal, 20)], &[]).await, Recorded::Durable);
     assert_ne!(journal.mark().unwrap().id, first.id);
     assert_eq!(beside(&path).iter().filter(|name| !name.ends_with("-wal")).count(), 1, "{:?}", beside(&path));
     drop(journal);
@@ -271,7 +271,43 @@ async fn where_no_file_can_be_made_it_stands_in_memory_and_says_so() {
     std::fs::write(&in_the_way, "a file where the folder should be").unwrap();
     let journal = Journal::open(&in_the_way.join("journal.db"));
     assert!(matches!(journal.state(), State::Without(_)), "{:?}", journal.state());
-    assert_eq!(journal.enter(vec![idle(&journal, 10)]).await, Recorded::InMemory);
+    assert_eq!(journal.enter(vec![idle(&journal, 10)], &[]).await, Recorded::InMemory);
     assert_eq!(given(&journal).await, Some((ip(10), Recorded::InMemory)));
     assert_eq!(journal.mark(), None);
+}
+
+#[tokio::test]
+async fn a_use_is_known_from_its_grant_to_its_end_whatever_becomes_of_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.db");
+    let journal = filled(&path).await;
+    let uses = async |journal: &Journal| {
+        let all = journal.uses(|_| true).await.unwrap();
+        all.iter().map(|it| (it.ip, it.name.clone(), it.end.map(|(_, how)| how))).collect::<Vec<_>>()
+    };
+    let db = || Some("db".to_owned());
+    let (first, _) = given(&journal).await.unwrap();
+    assert_eq!(uses(&journal).await, [(first, db(), None)]);
+    // Another file takes its place: what is in use is in that too.
+    std::fs::remove_file(&path).unwrap();
+    let (second, recorded) = given(&journal).await.unwrap();
+    assert_eq!(recorded, Recorded::Durable);
+    assert_eq!(uses(&journal).await, [(second, db(), None), (first, db(), None)]);
+    let begun = journal.kept();
+    assert_eq!(begun.rows, 2);
+    let token = journal.lease(&eni(), first).unwrap();
+    let _ = journal.end(first, &token, End::Found).await;
+    drop(journal);
+    let journal = Journal::open(&path);
+    let all = [(second, db(), None), (first, db(), Some(Ended::Found))];
+    assert_eq!(uses(&journal).await, all);
+    assert_eq!(journal.kept(), begun);
+    // What was idle and is struck is no use; what was in use has left.
+    let _ = journal.strike(&[second, ip(12)], |_| true).await;
+    assert_eq!(uses(&journal).await[0], (second, db(), Some(Ended::Left)));
+    journal.belongs_to("i-1");
+    journal.belongs_to("i-2");
+    assert_eq!(given(&journal).await, None);
+    let nobody: Vec<(Ipv4Addr, Option<String>, Option<Ended>)> = Vec::new();
+    assert_eq!(uses(&journal).await, nobody, "another instance's history is none of this one's");
 }

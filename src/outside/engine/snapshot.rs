@@ -15,6 +15,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
 use super::{Engine, EngineError};
+use crate::domain::history::Shown;
 
 /// States of a container that does not run, in which its own word on its address may be an old one.
 const DOWN: [&str; 4] = ["created", "exited", "removing", "dead"];
@@ -49,6 +50,8 @@ pub struct Network {
     pub addresses: HashSet<Ipv4Addr>,
     /// Names of the containers that run, by address.
     pub names: HashMap<Ipv4Addr, String>,
+    /// Their ids, likewise.
+    pub containers: HashMap<Ipv4Addr, String>,
 }
 
 impl Snapshot {
@@ -60,6 +63,17 @@ impl Snapshot {
     /// The containers' names, as far as their network tells them.
     pub fn names(&self) -> HashMap<Ipv4Addr, String> {
         self.networks.iter().flat_map(|network| network.names.clone()).collect()
+    }
+
+    /// The same with all that it tells of them.
+    pub fn shown(&self) -> Vec<Shown> {
+        let of = |network: &Network, ip: &Ipv4Addr, name: &String| Shown {
+            ip: *ip,
+            name: name.clone(),
+            container: network.containers.get(ip).cloned(),
+            network: network.name.clone(),
+        };
+        self.networks.iter().flat_map(|network| network.names.iter().map(|(ip, name)| of(network, ip, name))).collect()
     }
 }
 
@@ -116,9 +130,12 @@ impl From<Inspected> for Network {
         let endpoints = network.containers.values().filter_map(|endpoint| endpoint.ip.0);
         let auxiliary = network.ipam.config.iter().flat_map(|config| config.auxiliary.values()).filter_map(|ip| ip.0);
         let named = network.containers.values().filter(|endpoint| !endpoint.name.is_empty());
+        // An endpoint without a container stands under a name that says so.
+        let containers = network.containers.iter().filter(|(id, _)| !id.starts_with("ep-"));
         Self {
             addresses: endpoints.chain(auxiliary).collect(),
             names: named.filter_map(|endpoint| Some((endpoint.ip.0?, endpoint.name.clone()))).collect(),
+            containers: containers.filter_map(|(id, endpoint)| Some((endpoint.ip.0?, id.clone()))).collect(),
             name: network.name,
             driver: network.driver,
             parent: options.remove("parent").filter(|parent| !parent.is_empty()),

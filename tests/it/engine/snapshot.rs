@@ -173,6 +173,8 @@ async fn every_endpoint_and_every_auxiliary_address_is_a_use() {
         subnets: vec!["10.0.0.0/24".parse().unwrap()],
         addresses: ips(&expected[..5]),
         names: names(&["10.0.0.20", "10.0.0.21"]),
+        // The other one is an endpoint without a container.
+        containers: HashMap::from([("10.0.0.20".parse().unwrap(), "c1".to_owned())]),
     };
     let back = Network {
         name: "net-b0".into(),
@@ -183,6 +185,7 @@ async fn every_endpoint_and_every_auxiliary_address_is_a_use() {
         subnets: vec!["10.1.0.0/16".parse().unwrap()],
         addresses: ips(&expected[5..7]),
         names: names(&["10.1.0.3"]),
+        containers: HashMap::from([("10.1.0.3".parse().unwrap(), "c3".to_owned())]),
     };
     assert_eq!(snapshot.networks, [front, back]);
     assert_eq!(*docker.asked.lock().unwrap(), [CONTAINERS, NETWORKS, FRONT, BACK]);
