@@ -98,6 +98,20 @@ pub(super) fn duration(name: &str, text: &str, default: u64) -> anyhow::Result<D
     }
 }
 
+/// How long the table keeps history; none: not at all.
+pub(super) fn keeping(name: &str, text: &str) -> anyhow::Result<Option<Duration>> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    if text.is_empty() || text == "0" {
+        return Ok(None);
+    }
+    match humantime::parse_duration(text) {
+        Ok(span) if (DAY..=366 * DAY).contains(&span) => Ok(Some(span)),
+        _ => bail!(
+            "{name} is {text:?}, but must be a time from 1d to 366d, such as 30d, or 0 for no history in the table"
+        ),
+    }
+}
+
 pub(super) fn interval(name: &str, text: &str, default: u64) -> anyhow::Result<Duration> {
     match duration(name, text, default)? {
         span if span < Duration::from_secs(1) => bail!("{name} is {text:?}, but must be at least 1s"),

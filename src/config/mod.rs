@@ -21,7 +21,7 @@ use crate::domain::plan::Warmth;
 use crate::outside::ec2::StaticKeys;
 use crate::store::{Database, Server};
 use crate::telemetry::{Format, format, levels};
-use check::{check_aws, duration, flag, folder, interface, interval, number, request_timeout, socket};
+use check::{check_aws, duration, flag, folder, interface, interval, keeping, number, request_timeout, socket};
 use listen::Typed;
 pub use listen::{Listen, Tcp, TlsFiles};
 
@@ -111,6 +111,10 @@ pub struct Given {
     #[arg(long, global = true, env = "EC2_IPAM_DOCKER_SOCKET", hide_default_value = true)]
     pub docker_socket: Option<String>,
 
+    /// How long the table keeps who had which address, for the whole fleet, such as 30d; 0: not at all [0]
+    #[arg(long, global = true, env = "EC2_IPAM_HISTORY", default_value = "", hide_default_value = true)]
+    pub history: String,
+
     /// true: ENIs of other hosts are served too, whose Engines have no driver of their own [false]
     #[arg(long, global = true, env = "EC2_IPAM_DISTANT", default_value = "", hide_default_value = true)]
     pub distant: String,
@@ -167,6 +171,8 @@ pub struct Settings {
     pub scan_interval: Duration,
     /// Docker's API; none: not read.
     pub docker_socket: Option<PathBuf>,
+    /// How long the table keeps who had which address; none: it is not told.
+    pub history: Option<Duration>,
     /// Whether ENIs of other hosts are served.
     pub distant: bool,
     /// Region and keys from the original's config.json; none: the SDK's own chain.
@@ -242,6 +248,7 @@ impl Given {
             ("EC2_IPAM_REQUEST_TIMEOUT", &mut self.request_timeout),
             ("EC2_IPAM_RECONCILE_INTERVAL", &mut self.reconcile_interval),
             ("EC2_IPAM_SCAN_INTERVAL", &mut self.scan_interval),
+            ("EC2_IPAM_HISTORY", &mut self.history),
             ("EC2_IPAM_DISTANT", &mut self.distant),
             ("EC2_IPAM_LOG_FORMAT", &mut self.log_format),
             ("EC2_IPAM_LOG", &mut self.log),
@@ -299,6 +306,7 @@ impl Given {
             reconcile_interval: interval("EC2_IPAM_RECONCILE_INTERVAL", &self.reconcile_interval, 60)?,
             scan_interval: interval("EC2_IPAM_SCAN_INTERVAL", &self.scan_interval, 600)?,
             docker_socket,
+            history: keeping("EC2_IPAM_HISTORY", &self.history)?,
             distant: flag("EC2_IPAM_DISTANT", &self.distant)?,
             region: original.aws.region,
             keys: original

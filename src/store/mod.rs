@@ -18,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::domain::address::{Change, NewRow, Row, State};
+use crate::domain::history::Use;
 use crate::domain::id::{Claim, EniId, SubnetId};
 use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
 use crate::fail_point::Underway;
@@ -37,6 +38,10 @@ pub use url::{BadUrl, Database, HostPort, Server, Tls};
 
 /// How the name of a task begins that is who sends for a distant ENI; then its id.
 const SENDER: &str = "eni:";
+/// So many uses of addresses are read at most, the last ones,
+const MOST_USES: u32 = 10_000;
+/// and so many looked at, or forgotten, at once.
+const PAGE: u64 = 1000;
 
 /// Why the store could not do it. One sentence fit for a user: no SQL, no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -397,5 +402,54 @@ impl Store {
         until: Instant,
     ) -> Result<HashMap<String, Answer>> {
         either!(self, s => s.answers(hosts, subnet, until))
+    }
+
+    /// Takes down uses as they are known now; each replaces what was told of it before, but for when it began.
+    pub async fn tell_uses(&self, uses: &[Use], until: Instant) -> Result<()> {
+        if uses.is_empty() {
+            return Ok(());
+        }
+        either!(self, s => s.tell_uses(uses, until))
+    }
+
+    /// The uses of an address, the last first.
+    pub async fn uses_of(&self, ip: Ipv4Addr, until: Instant) -> Result<Vec<Use>> {
+        either!(self, s => s.uses_of(ip, until))
+    }
+
+    /// The uses of a container ([`Use::is_of`]), the last first.
+    pub async fn uses_of_container(&self, container: &str, until: Instant) -> Result<Vec<Use>> {
+        either!(self, s => s.uses_of_container(container, until))
+    }
+
+    /// The use of this lease.
+    pub async fn use_at(&self, token: &Claim, until: Instant) -> Result<Option<Use>> {
+        either!(self, s => s.use_at(token, until))
+    }
+
+    /// Since when uses are kept, in Unix milliseconds; none: there are none.
+    pub async fn uses_since(&self, until: Instant) -> Result<Option<u64>> {
+        either!(self, s => s.uses_since(until))
+    }
+
+    /// A page of the uses that are not over, and of which nothing was told for so long, in order of their tokens, from the one
+    /// after this on.
+    pub async fn open_uses(&self, after: Option<&Claim>, quiet: Duration, until: Instant) -> Result<Vec<Use>> {
+        let after = after.map_or("", Claim::as_str);
+        either!(self, s => s.open_uses(after, quiet, until))
+    }
+
+    /// Those of these uses that are not over, and of which nothing was told for so long, are lost: they are over now. Says how
+    /// many.
+    pub async fn close_uses(&self, tokens: &[Claim], quiet: Duration, until: Instant) -> Result<u64> {
+        if tokens.is_empty() {
+            return Ok(0);
+        }
+        either!(self, s => s.close_uses(tokens, quiet, until))
+    }
+
+    /// Forgets some of the uses of which nothing was told for so long and that are over, and says whether there may be more.
+    pub async fn forget_uses(&self, kept: Duration, until: Instant) -> Result<bool> {
+        Ok(either!(self, s => s.forget_uses(kept, until))? >= PAGE)
     }
 }

@@ -175,6 +175,16 @@ pub(super) fn other_subnet(ip: &str, theirs: &str, ours: &SubnetId) -> String {
     )
 }
 
+/// Unix milliseconds as a column of signed ones takes them,
+pub(super) fn millis(at: u64) -> i64 {
+    i64::try_from(at).unwrap_or(i64::MAX)
+}
+
+/// and back.
+pub(super) fn moment(at: i64) -> u64 {
+    u64::try_from(at).unwrap_or_default()
+}
+
 /// Characters of the columns `host.version` and `recycle.trouble`.
 pub(super) const VERSION: usize = 64;
 pub(super) const TROUBLE: usize = 255;

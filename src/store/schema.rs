@@ -52,7 +52,7 @@ enum Adds {
 }
 
 /// The steps in order; their numbers are their places.
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     // 1: exactly the original's table.
     Step {
         adds: Adds::Allocation,
@@ -123,6 +123,20 @@ const STEPS: [Step; 10] = [
         what: "column host.told",
         sql: "ALTER TABLE `host` ADD COLUMN `told` text NULL",
     },
+    // `begun` and `ended` are Unix milliseconds of the hosts' own clocks; by `told`, the server's, old rows go. Empty unless
+    // hosts are set to fill it.
+    Step {
+        adds: Adds::Beside("history"),
+        what: "the table `history`",
+        sql: "CREATE TABLE IF NOT EXISTS `history` (\
+              `token` varchar(64) NOT NULL PRIMARY KEY, `ip` varchar(32) NOT NULL, `eni` varchar(32) NOT NULL, \
+              `instance` varchar(64) DEFAULT NULL, `name` varchar(255) DEFAULT NULL, `renamed` varchar(255) DEFAULT NULL, \
+              `container` varchar(255) DEFAULT NULL, `network` varchar(255) DEFAULT NULL, `named` tinyint(1) NOT NULL, \
+              `begun` bigint NOT NULL, `found` tinyint(1) NOT NULL, `ended` bigint DEFAULT NULL, `how` varchar(32) DEFAULT NULL, \
+              `told` timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP, \
+              KEY `of` (`ip`,`begun`), KEY `who` (`name`), KEY `now` (`renamed`), KEY `id` (`container`), \
+              KEY `over` (`told`), KEY `open` (`ended`)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
+    },
 ];
 
 /// Column, least length of its text (0: not a text), what its type begins with, whether NULL must be possible.
@@ -141,7 +155,7 @@ const COLUMNS: [Must; 9] = [
 ];
 
 /// Those of the other tables.
-const BESIDE: [(&str, &[Must]); 3] = [
+const BESIDE: [(&str, &[Must]); 4] = [
     ("task", &[("name", 64, "varchar(", false), ("holder", 64, "varchar(", true), ("until", 0, "timestamp", true)]),
     (
         "host",
@@ -164,6 +178,25 @@ const BESIDE: [(&str, &[Must]); 3] = [
             ("freed", 0, "int", true),
             ("pending", 0, "int", true),
             ("trouble", 255, "varchar(", true),
+        ],
+    ),
+    (
+        "history",
+        &[
+            ("token", 64, "varchar(", false),
+            ("ip", 15, "varchar(", false),
+            ("eni", 21, "varchar(", false),
+            ("instance", 64, "varchar(", true),
+            ("name", 255, "varchar(", true),
+            ("renamed", 255, "varchar(", true),
+            ("container", 255, "varchar(", true),
+            ("network", 255, "varchar(", true),
+            ("named", 0, "tinyint", false),
+            ("begun", 0, "bigint", false),
+            ("found", 0, "tinyint", false),
+            ("ended", 0, "bigint", true),
+            ("how", 32, "varchar(", true),
+            ("told", 0, "timestamp", false),
         ],
     ),
 ];
@@ -255,9 +288,9 @@ fn check(found: &Found) -> Result<(), String> {
     Ok(())
 }
 
-/// The same tables for SQLite, a step for each `user_version`; repeating them adds what is lacking. `ts`, `until` and `seen` are
-/// Unix seconds, `claimed` and `asked` are Unix milliseconds.
-pub(super) const SQLITE: [&str; 2] = [
+/// The same tables for SQLite, a step for each `user_version`; repeating them adds what is lacking. `ts`, `until`, `seen` and
+/// `told` are Unix seconds, `claimed`, `asked`, `begun` and `ended` are Unix milliseconds.
+pub(super) const SQLITE: [&str; 3] = [
     "\
 CREATE TABLE IF NOT EXISTS allocation (
   ip TEXT NOT NULL PRIMARY KEY, subnet TEXT NOT NULL,
@@ -278,10 +311,20 @@ CREATE TABLE IF NOT EXISTS recycle (
   freed INTEGER, pending INTEGER, trouble TEXT, PRIMARY KEY (instance, subnet)
 ) STRICT, WITHOUT ROWID;
 ",
+    "\
+CREATE TABLE IF NOT EXISTS history (
+  token TEXT NOT NULL PRIMARY KEY, ip TEXT NOT NULL, eni TEXT NOT NULL, instance TEXT, name TEXT, renamed TEXT, container TEXT,
+  network TEXT, named INTEGER NOT NULL, begun INTEGER NOT NULL, found INTEGER NOT NULL, ended INTEGER, how TEXT,
+  told INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS history_of ON history (ip, begun);
+CREATE INDEX IF NOT EXISTS history_over ON history (told);
+CREATE INDEX IF NOT EXISTS history_open ON history (ended) WHERE ended IS NULL;
+",
 ];
 
 /// The columns of SQLite's tables, and the type of those that can be added to a table that has lost them.
-pub(super) const SQLITE_COLUMNS: [(&str, &str, Option<&str>); 25] = [
+pub(super) const SQLITE_COLUMNS: [(&str, &str, Option<&str>); 39] = [
     ("allocation", "ip", None),
     ("allocation", "subnet", None),
     ("allocation", "status", None),
@@ -307,6 +350,20 @@ pub(super) const SQLITE_COLUMNS: [(&str, &str, Option<&str>); 25] = [
     ("recycle", "freed", Some("INTEGER")),
     ("recycle", "pending", Some("INTEGER")),
     ("recycle", "trouble", Some("TEXT")),
+    ("history", "token", None),
+    ("history", "ip", None),
+    ("history", "eni", None),
+    ("history", "instance", Some("TEXT")),
+    ("history", "name", Some("TEXT")),
+    ("history", "renamed", Some("TEXT")),
+    ("history", "container", Some("TEXT")),
+    ("history", "network", Some("TEXT")),
+    ("history", "named", None),
+    ("history", "begun", None),
+    ("history", "found", None),
+    ("history", "ended", Some("INTEGER")),
+    ("history", "how", Some("TEXT")),
+    ("history", "told", None),
 ];
 
 #[cfg(test)]
@@ -358,7 +415,8 @@ mod tests {
                 "the table `task`",
                 "the table `host`",
                 "the table `recycle`",
-                "column host.told"
+                "column host.told",
+                "the table `history`"
             ]
         );
         found.columns.push(Column { name: "claim".into(), kind: "varchar(64)".into(), nullable: true });
@@ -374,7 +432,8 @@ mod tests {
                 "key mine",
                 "the table `host`",
                 "the table `recycle`",
-                "column host.told"
+                "column host.told",
+                "the table `history`"
             ]
         );
     }

@@ -24,6 +24,7 @@ async fn a_wrong_one_keeps_no_plugin_from_saying_so() {
         ("EC2_IPAM_COOLDOWN", "60", "is \"60\", but must be a time"),
         ("EC2_IPAM_REQUEST_TIMEOUT", "31s", "is \"31s\", but must be"),
         ("EC2_IPAM_RECONCILE_INTERVAL", "0s", "is \"0s\", but must be"),
+        ("EC2_IPAM_HISTORY", "30", "is \"30\", but must be a time from 1d to 366d"),
         ("EC2_IPAM_SCAN_INTERVAL", "soon\u{1b}[2J", "is \"soon\\u{1b}[2J\", but must be"),
         ("EC2_IPAM_LOG", "verbose", "is \"verbose\", but must be error, warn, info, debug or trace"),
         ("EC2_IPAM_LOG_FORMAT", "xml", "is \"xml\", but must be text or json"),

@@ -11,6 +11,7 @@ mod crowd;
 mod defaults;
 mod faults;
 mod galera;
+mod history;
 mod hosts;
 mod locks;
 mod login;

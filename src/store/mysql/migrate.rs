@@ -10,7 +10,7 @@ use super::trouble::Trouble;
 const LOOK: &str = "\
     SELECT engine FROM information_schema.tables WHERE table_schema=DATABASE() AND table_name='allocation';\
     SELECT column_name,column_type,is_nullable,table_name FROM information_schema.columns \
-    WHERE table_schema=DATABASE() AND table_name IN ('allocation','task','host','recycle');\
+    WHERE table_schema=DATABASE() AND table_name IN ('allocation','task','host','recycle','history');\
     SELECT index_name,GROUP_CONCAT(IF(sub_part IS NULL,column_name,'part of a column') ORDER BY seq_in_index SEPARATOR ',') \
     FROM information_schema.statistics WHERE table_schema=DATABASE() AND table_name='allocation' GROUP BY index_name";
 

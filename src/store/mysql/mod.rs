@@ -13,7 +13,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use crate::domain::address::{Change, NewRow, Row};
-use crate::domain::id::{EniId, SubnetId};
+use crate::domain::history::Use;
+use crate::domain::id::{Claim, EniId, SubnetId};
 use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
 use std::net::Ipv4Addr;
 
@@ -25,6 +26,7 @@ use tries::Tries;
 use trouble::Trouble;
 
 mod change;
+mod history;
 mod host;
 mod hosts;
 mod insert;
@@ -170,6 +172,38 @@ impl MySql {
         until: Instant,
     ) -> Result<HashMap<String, Answer>> {
         roll::answers(&self.pool, hosts, subnet, until).await
+    }
+
+    pub(super) async fn tell_uses(&self, uses: &[Use], until: Instant) -> Result<()> {
+        history::tell(&self.pool, uses, until).await
+    }
+
+    pub(super) async fn uses_of(&self, ip: Ipv4Addr, until: Instant) -> Result<Vec<Use>> {
+        history::of(&self.pool, ip, until).await
+    }
+
+    pub(super) async fn uses_of_container(&self, container: &str, until: Instant) -> Result<Vec<Use>> {
+        history::of_container(&self.pool, container, until).await
+    }
+
+    pub(super) async fn use_at(&self, token: &Claim, until: Instant) -> Result<Option<Use>> {
+        history::at(&self.pool, token, until).await
+    }
+
+    pub(super) async fn uses_since(&self, until: Instant) -> Result<Option<u64>> {
+        history::since(&self.pool, until).await
+    }
+
+    pub(super) async fn open_uses(&self, after: &str, quiet: Duration, until: Instant) -> Result<Vec<Use>> {
+        history::open(&self.pool, after, quiet, until).await
+    }
+
+    pub(super) async fn close_uses(&self, tokens: &[Claim], quiet: Duration, until: Instant) -> Result<u64> {
+        history::close(&self.pool, tokens, quiet, until).await
+    }
+
+    pub(super) async fn forget_uses(&self, kept: Duration, until: Instant) -> Result<u64> {
+        history::forget(&self.pool, kept, until).await
     }
 }
 

@@ -17,7 +17,8 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::domain::address::{Change, NewRow, Row};
-use crate::domain::id::{EniId, SubnetId};
+use crate::domain::history::Use;
+use crate::domain::id::{Claim, EniId, SubnetId};
 use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
 use crate::fail_point::point;
 
@@ -26,6 +27,7 @@ use super::raw::LeftOut;
 use super::{Blocks, Count, Description, FreeClaim, StoreError, raw, schema};
 use trouble::Trouble;
 
+mod history;
 mod read;
 mod roll;
 mod trouble;
@@ -250,6 +252,43 @@ impl Sqlite {
     ) -> Result<HashMap<String, Answer>> {
         let (hosts, subnet) = (hosts.to_vec(), subnet.clone());
         self.run(until, move |file, _| roll::answers(file, &hosts, &subnet)).await
+    }
+
+    pub(super) async fn tell_uses(&self, uses: &[Use], until: Instant) -> Result<()> {
+        let uses = uses.to_vec();
+        self.run(until, move |file, _| history::tell(file, &uses)).await
+    }
+
+    pub(super) async fn uses_of(&self, ip: Ipv4Addr, until: Instant) -> Result<Vec<Use>> {
+        self.run(until, move |file, _| history::of(file, ip)).await
+    }
+
+    pub(super) async fn uses_of_container(&self, container: &str, until: Instant) -> Result<Vec<Use>> {
+        let container = container.to_owned();
+        self.run(until, move |file, _| history::of_container(file, &container)).await
+    }
+
+    pub(super) async fn use_at(&self, token: &Claim, until: Instant) -> Result<Option<Use>> {
+        let token = token.as_str().to_owned();
+        self.run(until, move |file, _| history::at(file, &token)).await
+    }
+
+    pub(super) async fn uses_since(&self, until: Instant) -> Result<Option<u64>> {
+        self.run(until, |file, _| history::since(file)).await
+    }
+
+    pub(super) async fn open_uses(&self, after: &str, quiet: Duration, until: Instant) -> Result<Vec<Use>> {
+        let after = after.to_owned();
+        self.run(until, move |file, _| history::open(file, &after, quiet)).await
+    }
+
+    pub(super) async fn close_uses(&self, tokens: &[Claim], quiet: Duration, until: Instant) -> Result<u64> {
+        let tokens: Vec<String> = tokens.iter().map(|token| token.as_str().to_owned()).collect();
+        self.run(until, move |file, _| history::close(file, &tokens, quiet)).await
+    }
+
+    pub(super) async fn forget_uses(&self, kept: Duration, until: Instant) -> Result<u64> {
+        self.run(until, move |file, _| history::forget(file, kept)).await
     }
 }
 

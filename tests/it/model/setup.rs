@@ -146,6 +146,7 @@ impl Setup {
             // Shorter than usual: the end of a sequence waits for several.
             scan_interval: Duration::from_secs(120),
             docker_socket: Some(bed.hosts[seat].docker.clone()),
+            history: None,
             distant: false,
             region: None,
             keys: None,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ec2_ipam::domain::address::{Event, Status};
+use ec2_ipam::domain::history::Use;
 use ec2_ipam::domain::id::Kind;
 use ec2_ipam::domain::roll::{HostEntry, Request};
 use ec2_ipam::store::{FreeClaim, Store, StoreError};
@@ -23,7 +24,7 @@ on_servers! {
 }
 
 /// Damage that the driver's own steps mend.
-const DAMAGE: [(&str, &str); 9] = [
+const DAMAGE: [(&str, &str); 10] = [
     ("DROP TABLE allocation", "DROP TABLE allocation"),
     ("DROP TABLE allocation,task", "DROP TABLE allocation; DROP TABLE task"),
     ("ALTER TABLE allocation DROP COLUMN claim,DROP COLUMN claimed", "ALTER TABLE allocation DROP COLUMN claim"),
@@ -33,6 +34,7 @@ const DAMAGE: [(&str, &str); 9] = [
     ("DROP TABLE host,recycle", "DROP TABLE host; DROP TABLE recycle"),
     ("DROP TABLE recycle", "ALTER TABLE recycle DROP COLUMN freed"),
     ("ALTER TABLE host DROP COLUMN told", "ALTER TABLE host DROP COLUMN told"),
+    ("DROP TABLE history", "ALTER TABLE history DROP COLUMN how"),
 ];
 
 /// Every call of a store, each on its own terms; the first refusal.
@@ -59,6 +61,9 @@ async fn every_call(bed: &Bed) -> Result<(), StoreError> {
     store.census(&subnet, until).await?;
     store.claim_free(&wanted, until).await?;
     assert!(store.hold_task("scan", "me", Duration::from_secs(60), until).await?);
+    let of = Use::begins(bed.claim(fastrand::u64(..), Kind::Lease), ip(12), eni.clone(), Some("web"), 1);
+    store.tell_uses(std::slice::from_ref(&of), until).await?;
+    assert!(store.uses_of(ip(12), until).await?.contains(&of));
     let request = Request { subnet, token: "t".into() };
     store.ask(&["i-1".into()], &request, until).await?;
     let host = HostEntry { instance: "i-1".into(), enis: vec![eni], version: "1".into(), journal: None, told: None };
@@ -110,6 +115,7 @@ async fn without_the_right_to_change_it_a_schema_that_was_damaged_is_told_as_at_
         ("DROP TABLE host", "the table `host`"),
         ("DROP TABLE recycle", "the table `recycle`"),
         ("ALTER TABLE host DROP COLUMN told", "column host.told"),
+        ("DROP TABLE history", "the table `history`"),
         ("DROP TABLE allocation", "the table `allocation`"),
     ] {
         db.exec(damage).await;

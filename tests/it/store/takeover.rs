@@ -61,7 +61,7 @@ async fn its_rows_keep_their_meaning(db: Db) {
 
 async fn eight_hosts_migrate_at_once(db: Db) {
     migrate_at_once(&vec![db.url(); 8]).await;
-    db.exec("DROP TABLE allocation,task,host,recycle").await;
+    db.exec("DROP TABLE allocation,task,host,recycle,history").await;
     original(&db).await;
     migrate_at_once(&vec![db.url(); 8]).await;
 }
@@ -73,7 +73,7 @@ async fn nine_hosts_migrate_on_three_nodes_at_once() {
     let db = cluster.db(0).await;
     let urls: Vec<_> = (0..9).map(|host| db.url_over(&cluster.ports_from(host))).collect();
     migrate_at_once(&urls).await;
-    db.exec("DROP TABLE allocation,task,host,recycle").await;
+    db.exec("DROP TABLE allocation,task,host,recycle,history").await;
     original(&db).await;
     migrate_at_once(&urls).await;
 }
@@ -115,7 +115,7 @@ async fn without_the_right_to_alter_a_fitting_schema_is_used_as_it_is(db: Db) {
     let StoreError::Schema { lacks, sql } = try_open(&url, soon()).await.unwrap_err() else { panic!() };
     assert_eq!(
         lacks,
-        "column claim, column claimed, column holder, key cold, key mine, the table `task`, the table `host`, the table `recycle`"
+        "column claim, column claimed, column holder, key cold, key mine, the table `task`, the table `host`, the table `recycle`, the table `history`"
     );
     let mut administrator = db.session().await;
     administrator.query_drop(sql).await.unwrap();
