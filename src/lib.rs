@@ -12,6 +12,7 @@
 //! | journal | the host's own file of what the addresses of its ENIs are to it; Docker is answered once it is written |
 //! | holding | one address in the journal: idle, a lease, or leaving; whose it was last, and when it was let go |
 //! | lease | an address in use by a container of the ENI's host |
+//! | use | an address in a container's hands, from its grant to its end; history is what is kept of them |
 //! | leaving | being given back, by the journal's word; it never becomes idle or a lease again |
 //! | post | to tell the table what the journal says of an address; until then it is unposted |
 //! | mark | which journal it is, and how many commits it has had; the table keeps, for each ENI, the one that spoke last |
@@ -100,7 +101,7 @@
 //! cli                                      the command line: arguments, what they do, the conformance of real EC2 and IMDS
 //! socket                                   listeners, TLS, connections, Docker's calls, the driver's own calls
 //! driver                                   composes: Docker's four calls, the ENIs served, reconcile, scan, take-up, roll,
-//!                                          status, doctor, operators' wishes
+//!                                          status, history, doctor, operators' wishes
 //! eni                                      one ENI: grants, releases, posts, and the one task that calls EC2 for it
 //! fleet                                    between the table and EC2: acquire, give back, post, look, census; a subnet's rows
 //! config                                   settings

@@ -8,6 +8,7 @@ use clap::{Arg, ColorChoice, CommandFactory, Parser, Subcommand};
 
 use crate::cli::conformance::Asked;
 use crate::config::Given;
+use crate::driver::history::When;
 
 /// The heading of the settings in the help.
 pub(crate) const SETTINGS: &str = "Settings";
@@ -134,6 +135,24 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show who had an address when, or what a container had; times are UTC
+    History {
+        /// The address
+        #[arg(required_unless_present = "container")]
+        ip: Option<Ipv4Addr>,
+        /// A container's name to the letter, or the first digits of its id
+        #[arg(long, conflicts_with = "ip")]
+        container: Option<String>,
+        /// Who had it then: 2026-11-26T08:14:05Z, the same with +01:00, 2026-11-26 08:14 in UTC, or 2h for two hours ago
+        #[arg(long, value_name = "TIME", value_parser = when::parse)]
+        at: Option<When>,
+        /// Only what was not over by then
+        #[arg(long, value_name = "TIME", value_parser = when::parse)]
+        since: Option<When>,
+        /// As JSON, see docs/status.md
+        #[arg(long)]
+        json: bool,
+    },
     /// Let go of an address whose container is gone, as its Engine should have told; asks first
     Release {
         /// The address
@@ -176,6 +195,7 @@ impl Command {
             | Self::Map { .. }
             | Self::Leases { .. }
             | Self::Hosts { .. }
+            | Self::History { .. }
             | Self::Doctor { .. } => false,
             Self::Reconcile { dry_run, .. } => !dry_run,
             Self::Init { .. }
@@ -204,3 +224,4 @@ pub fn command() -> clap::Command {
 }
 pub mod commands;
 pub mod conformance;
+mod when;

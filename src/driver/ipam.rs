@@ -14,8 +14,9 @@ use crate::driver::addresses::Addresses;
 use crate::driver::distant::Distant;
 use crate::driver::docker_watch::DockerWatch;
 use crate::driver::doctor::Doctor;
-use crate::driver::exposition::Exposition;
 use crate::driver::drain::Drainer;
+use crate::driver::exposition::Exposition;
+use crate::driver::history::{History, Teller};
 use crate::driver::interfaces::Interfaces;
 use crate::driver::leases::Leases;
 use crate::driver::map::Mapper;
@@ -29,7 +30,7 @@ use crate::driver::served::Served;
 use crate::driver::status::Picture;
 use crate::driver::take_up::TakeUp;
 use crate::driver::tokens::tokens;
-use crate::eni::{Claims, Outside};
+use crate::eni::{Claims, Outside, Untold};
 use crate::journal::{Drain, Journal};
 use crate::late::Late;
 use crate::outside::ec2::{Ec2, Ec2Error};
@@ -71,6 +72,9 @@ pub struct Ipam {
     pub roll: Arc<Roll>,
     /// Subnets as a picture.
     pub mapper: Mapper,
+    /// Who had an address when.
+    pub history: History,
+    teller: Arc<Teller>,
     take_up: Arc<TakeUp>,
 }
 
@@ -133,6 +137,7 @@ impl Ipam {
             claims: Claims::new(Boot::random()?),
             in_use: Arc::default(),
             counts: Counts::default(),
+            untold: Untold::new(settings.history),
             poke: Notify::new(),
             request_timeout: settings.request_timeout,
             tasks,
@@ -147,6 +152,7 @@ impl Ipam {
         let scanner = Arc::new(Scanner::new(&outside, &interfaces, &served, settings.scan_interval));
         let picture = Arc::new(Picture::new(&outside, &interfaces, &served, &docker, &reconciler, &scanner, &settings));
         let leases = Arc::new(Leases::new(&outside, &served));
+        let teller = Arc::new(Teller::new(&outside));
         Ok(Arc::new(Self {
             pools: Pools::new(&outside, &interfaces, &served),
             addresses: Arc::new(Addresses::new(&outside, &interfaces, &served)),
@@ -158,6 +164,8 @@ impl Ipam {
             drainer: Drainer::new(&outside, &interfaces, &served),
             roll: Arc::new(Roll::new(&outside, &served, &reconciler, &picture)),
             mapper: Mapper::new(&outside, &served, &picture),
+            history: History::new(&outside, &served),
+            teller,
             take_up: Arc::new(TakeUp::new(&outside, &interfaces, &served, rounds)),
             settings,
             outside,
@@ -170,11 +178,12 @@ impl Ipam {
     /// Starts what it does by itself, until it stops.
     pub fn work_by_itself(&self) {
         let (take_up, reconciler, scanner) = (self.take_up.clone(), self.reconciler.clone(), self.scanner.clone());
-        let roll = self.roll.clone();
+        let (roll, teller) = (self.roll.clone(), self.teller.clone());
         self.always("taking up", async move { take_up.run().await });
         self.always("reconciling", async move { reconciler.run().await });
         self.always("scanning", async move { scanner.run().await });
         self.always("answering the table", async move { roll.run().await });
+        self.always("telling history", async move { teller.run().await });
     }
 
     fn always(&self, what: &'static str, work: impl Future<Output = ()> + Send + 'static) {

@@ -12,6 +12,7 @@ use crate::config::Settings;
 use crate::domain::address::{Row, State};
 use crate::domain::id::SubnetId;
 use crate::driver::docker_watch::DockerWatch;
+use crate::driver::history::rfc3339;
 use crate::driver::interfaces::Interfaces;
 use crate::driver::reconcile::Reconciler;
 use crate::driver::scan::Scanner;
@@ -81,6 +82,12 @@ pub struct JournalStatus {
     pub unposted_seconds: Option<u64>,
     /// Addresses of which nobody knows yet whether a container has them.
     pub in_doubt: usize,
+    /// Uses of addresses, of which it is known who had them when.
+    #[serde(default)]
+    pub history: u64,
+    /// From when on it has them all: `2026-11-26T08:14:05.250Z`.
+    #[serde(default)]
+    pub history_since: String,
 }
 
 /// EC2.
@@ -232,6 +239,7 @@ impl Picture {
         let reconciled = self.reconciler.outcome();
         let mut problems = self.problems().await;
         problems.extend(left_out.iter().map(|row| format!("left out: {row}")));
+        let kept = self.outside.journal.kept();
         let mut status = Status {
             version: env!("EC2_IPAM_VERSION").to_owned(),
             boot: self.outside.claims.boot().to_string(),
@@ -243,6 +251,8 @@ impl Picture {
                 unposted: 0,
                 unposted_seconds: None,
                 in_doubt: 0,
+                history: kept.rows,
+                history_since: rfc3339(kept.since),
             },
             ec2: Ec2Status {
                 region: ec2.as_ref().ok().map(|ec2| ec2.region().to_owned()),

@@ -12,7 +12,8 @@ use super::{Lease, STORE_TIME, Shared};
 use crate::backoff::Backoff;
 use crate::counts::By;
 use crate::domain::address::{Change, Event, Row, State};
-use crate::domain::holding::{Follow, Holding};
+use crate::domain::history::{Use, millis};
+use crate::domain::holding::{Follow, Held, Holding};
 use crate::domain::id::{Claim, Kind};
 use crate::error::Error;
 use crate::fail_point::point;
@@ -42,6 +43,7 @@ impl Shared {
             let lease = self.granted(holding.ip, wanted.token.clone());
             if store.apply(slice::from_ref(&change), until).await? == [true] {
                 point("distant:granted").await;
+                self.note_begin(&holding, wanted.holder);
                 return Ok(Some(lease));
             }
             // Somebody else had it at this moment.
@@ -62,7 +64,33 @@ impl Shared {
             .collect();
         let wanted: Vec<Change> = changes.iter().flatten().cloned().collect();
         let mut done = self.outside.store.now()?.apply(&wanted, Instant::now() + STORE_TIME).await?.into_iter();
-        Ok(changes.iter().map(|change| change.is_some() && done.next() == Some(true)).collect())
+        let said: Vec<bool> = changes.iter().map(|change| change.is_some() && done.next() == Some(true)).collect();
+        for holding in holdings.iter().zip(&said).filter_map(|(holding, said)| said.then_some(holding)) {
+            self.note_begin(holding, holding.holder.as_deref());
+        }
+        Ok(said)
+    }
+
+    /// For the history: after the grant, and in nobody's way. What a crash in between loses, its end tells.
+    fn note_begin(&self, holding: &Holding, holder: Option<&str>) {
+        if let Held::Lease(token) = &holding.held {
+            let now = millis(self.journal().now().wall);
+            self.outside.untold.add(|| self.use_of(token, holding.ip, holder, now));
+        }
+    }
+
+    fn use_of(&self, token: &Claim, ip: Ipv4Addr, holder: Option<&str>, begun: u64) -> Use {
+        let instance = Some(self.place.instance.clone());
+        Use { instance, ..Use::begins(token.clone(), ip, self.place.nic.eni.clone(), holder, begun) }
+    }
+
+    fn note_end(&self, row: &Row, end: End) {
+        if let Some(token) = row.claim.as_ref().filter(|_| row.state() == State::Lease) {
+            let now = self.journal().now().wall;
+            let begun = millis(now.saturating_sub(row.claimed.unwrap_or_default()));
+            let over = Some((millis(now), end.ended()));
+            self.outside.untold.add(|| Use { end: over, ..self.use_of(token, row.ip, row.holder.as_deref(), begun) });
+        }
     }
 
     /// lease -> idle; `claim`: only if it is this lease. However long the table is away, it is done. Says whether it was one.
@@ -97,7 +125,7 @@ impl Shared {
         };
         let event = match row.state() {
             State::Lease if claim.is_none_or(|claim| row.claim.as_ref() == Some(claim)) => {
-                let idle = if end == End::Released { Duration::ZERO } else { row.idle };
+                let idle = if end == End::TakenBack { row.idle } else { Duration::ZERO };
                 Event::Follow { lease: None, holder: row.holder.clone(), idle }
             }
             // The original gave it. That it is on the ENI EC2 has to say.
@@ -109,7 +137,10 @@ impl Shared {
             }
         };
         let Ok(change) = row.on(event) else { return Ok(Some(false)) };
-        let done = store.apply(slice::from_ref(&change), until).await?;
-        Ok((done == [true]).then_some(true))
+        let done = store.apply(slice::from_ref(&change), until).await? == [true];
+        if done {
+            self.note_end(&row, end);
+        }
+        Ok(done.then_some(true))
     }
 }

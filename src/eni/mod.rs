@@ -59,7 +59,7 @@ use attached::Place;
 use doubt::Doubt;
 pub use lease::Lease;
 use memory::{Memory, WhyNot};
-pub use outside::{Claims, Outside};
+pub use outside::{Claims, Outside, Untold};
 use queue::Want;
 pub use repair::Repaired;
 use reserved::Reserved;

@@ -1,7 +1,8 @@
 //! What the driver reaches beyond its own memory, and what all of it shares.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -9,7 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::locked;
 use crate::counts::Counts;
+use crate::domain::history::Use;
 use crate::domain::id::{Boot, Claim, Kind};
 use crate::domain::plan::Warmth;
 use crate::eni::in_use::InUse;
@@ -34,6 +37,7 @@ pub struct Outside {
     pub claims: Claims,
     pub in_use: Arc<InUse>,
     pub counts: Counts,
+    pub untold: Untold,
     /// Something was left unclear: reconcile soon.
     pub poke: Notify,
     /// The bound of every request.
@@ -65,6 +69,66 @@ impl Outside {
         let missing = [self.store.now().err(), self.ec2.now().err()];
         let missing: Vec<String> = missing.into_iter().flatten().map(|why| why.to_string()).collect();
         if missing.is_empty() { "the database or EC2 is slow".into() } else { missing.join("; ") }
+    }
+}
+
+/// Uses of addresses of distant ENIs, which no journal keeps, until the table is told of them.
+#[derive(Default)]
+pub struct Untold {
+    /// For how long the table keeps uses; none: it is told of none.
+    pub kept: Option<Duration>,
+    uses: Mutex<VecDeque<Use>>,
+    trouble: Mutex<Option<String>>,
+}
+
+/// So many wait for a table that is away; what is told of the oldest is then what their end tells.
+const UNTOLD: usize = 10_000;
+
+impl Untold {
+    /// For how long the table keeps uses; none: it is told of none.
+    pub fn new(kept: Option<Duration>) -> Self {
+        Self { kept, ..Self::default() }
+    }
+
+    /// Why the table keeps them for longer: what only a person can change.
+    pub fn trouble(&self) -> Option<String> {
+        locked(&self.trouble).clone()
+    }
+
+    /// From now on, or no more; says whether that is another.
+    pub fn is_in_trouble(&self, why: Option<String>) -> bool {
+        let mut known = locked(&self.trouble);
+        let is_another = *known != why;
+        *known = why;
+        is_another
+    }
+
+    pub(super) fn add(&self, of: impl FnOnce() -> Use) {
+        if self.kept.is_some() {
+            self.put(std::iter::once(of()));
+        }
+    }
+
+    /// The first so many.
+    pub fn take(&self, most: usize) -> Vec<Use> {
+        let mut uses = locked(&self.uses);
+        let count = most.min(uses.len());
+        uses.drain(..count).collect()
+    }
+
+    /// They could not be told.
+    pub fn again(&self, mut before: Vec<Use>) {
+        let mut uses = locked(&self.uses);
+        before.extend(uses.drain(..));
+        drop(uses);
+        self.put(before.into_iter());
+    }
+
+    fn put(&self, more: impl Iterator<Item = Use>) {
+        let mut uses = locked(&self.uses);
+        uses.extend(more);
+        let many = uses.len().saturating_sub(UNTOLD);
+        uses.drain(..many);
     }
 }
 

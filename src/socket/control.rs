@@ -12,9 +12,10 @@ use tokio::time::Instant;
 
 use super::docker::parse;
 use super::reply::{Refusal, Reply};
-use crate::driver::drain::Order;
 use crate::domain::id::SubnetId;
+use crate::driver::drain::Order;
 use crate::driver::found::Manner;
+use crate::driver::history::ToKnow;
 use crate::driver::hosts::ListedHost;
 use crate::driver::ipam::Ipam;
 use crate::error::Error;
@@ -99,6 +100,7 @@ pub async fn call(ipam: &Arc<Ipam>, path: &str, body: &[u8], until: Instant) -> 
         "/v1/leases" => leases(ipam, body, until).await,
         "/v1/hosts" => hosts(ipam, until).await,
         "/v1/drain" => drain(ipam, body, until).await,
+        "/v1/history" => history(ipam, body, until).await,
         "/v1/release" => release(ipam, body, until).await,
         "/v1/reserve" | "/v1/unreserve" => reserve(ipam, body, path == "/v1/reserve", until).await,
         _ => {
@@ -161,6 +163,11 @@ async fn hosts(ipam: &Arc<Ipam>, until: Instant) -> Result<Value, Error> {
 async fn drain(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
     let asked: ToDrain = parse(body)?;
     Ok(json!(ipam.drainer.obey(asked.order, until).await?))
+}
+
+async fn history(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
+    let asked: ToKnow = parse(body)?;
+    Ok(json!(ipam.history.ask(&asked, until).await?))
 }
 
 async fn release(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {

@@ -34,6 +34,7 @@ mod e2e;
 mod ec2;
 mod engine;
 mod environment;
+mod history;
 mod hosts;
 mod imds;
 mod journal;

@@ -15,6 +15,8 @@ use tokio::net::{UnixListener, UnixStream};
 pub struct State {
     /// The addresses of its containers.
     pub in_use: BTreeSet<Ipv4Addr>,
+    /// What those are called that are not called as others are.
+    pub names: BTreeMap<Ipv4Addr, String>,
     /// Its network's subnet; none: it has no network.
     pub subnet: Option<String>,
     /// The network's driver.
@@ -53,6 +55,7 @@ impl Docker {
     pub fn listen(path: &Path, subnet: &str) -> Self {
         let state = State {
             in_use: BTreeSet::new(),
+            names: BTreeMap::new(),
             subnet: Some(subnet.to_owned()),
             driver: "ipvlan".to_owned(),
             parent: "eth1".to_owned(),
@@ -116,7 +119,8 @@ impl State {
     }
 
     fn network(&self, subnet: &str) -> Value {
-        let endpoint = |ip: &Ipv4Addr| (ip.to_string(), json!({ "Name": format!("c{ip}"), "IPv4Address": ip }));
+        let name = |ip: &Ipv4Addr| self.names.get(ip).cloned().unwrap_or_else(|| format!("c{ip}"));
+        let endpoint = |ip: &Ipv4Addr| (id_of(ip), json!({ "Name": name(ip), "IPv4Address": ip }));
         let endpoints: BTreeMap<_, _> = self.in_use.iter().map(endpoint).collect();
         json!({
             "Name": "pods", "Id": "n1", "Scope": "local", "Driver": self.driver, "Options": { "parent": self.parent },
@@ -135,9 +139,13 @@ impl Other {
     }
 }
 
+fn id_of(ip: &Ipv4Addr) -> String {
+    format!("{:064x}", u32::from(*ip))
+}
+
 fn container(ip: &Ipv4Addr, network: &str, id: &str) -> Value {
     json!({
-        "Id": format!("{:064x}", u32::from(*ip)), "Names": [format!("/c{ip}")], "State": "running",
+        "Id": id_of(ip), "Names": [format!("/c{ip}")], "State": "running",
         "NetworkSettings": { "Networks": { network: { "NetworkID": id, "EndpointID": "e", "IPAddress": ip } } },
     })
 }

@@ -1,6 +1,7 @@
 //! The commands: each asks the driver that runs on this host, or, where none runs, does the same on the MySQL table.
 
 mod driver;
+mod history;
 mod hosts;
 mod map;
 mod print;
@@ -18,6 +19,7 @@ use crate::domain::map::Map;
 use crate::domain::roll::answer_age;
 use crate::driver::doctor::{Check, Verdict};
 use crate::driver::found::{Found, Manner};
+use crate::driver::history::{Past, ToKnow};
 use crate::driver::hosts::ListedHost;
 use crate::driver::leases::Leased;
 use crate::driver::recycle::Report;
@@ -146,6 +148,11 @@ async fn answer(command: Command, driver: &Driver, sockets: &Sockets, out: &mut 
             let found = hosts::drain(driver, undo, wait).await?;
             is_well = wait.is_none() || found.is_done();
             if json { print::json(out, &found)? } else { hosts::drained(out, &found)? }
+        }
+        Command::History { ip, container, at, since, json } => {
+            let is_of_one_time = at.is_some();
+            let past: Past = driver.ask("history", &ToKnow { ip, container, at, since }).await?;
+            if json { print::json(out, &past)? } else { history::print(out, &past, is_of_one_time)? }
         }
         Command::Release { ip, yes } => {
             if !yes {

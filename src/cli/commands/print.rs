@@ -123,7 +123,8 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> anyhow::Result<()
 }
 
 fn journal(out: &mut impl Write, journal: &JournalStatus) -> anyhow::Result<()> {
-    let JournalStatus { path, error, put_aside, unposted, unposted_seconds, in_doubt } = journal;
+    let JournalStatus { path, error, put_aside, unposted, unposted_seconds, in_doubt, history: _, history_since: _ } =
+        journal;
     let mut parts = vec![match error {
         None => path.clone(),
         Some(why) => format!("{path} takes no writes, so the database is waited for: {why}"),

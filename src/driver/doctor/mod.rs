@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::config::Settings;
 use crate::driver::docker_watch::DockerWatch;
+use crate::driver::history::rfc3339;
 use crate::driver::interfaces::Interfaces;
 use crate::driver::leases::Leases;
 use crate::driver::served::{Served, is_locked};
@@ -136,6 +137,7 @@ impl Doctor {
             }
         }
         checks.extend(self.check_journal().await);
+        checks.extend(self.check_history());
         if self.serves_distant {
             self.check_distant(ec2.as_ref().ok(), enis.is_empty(), &mut checks).await;
         }
@@ -238,6 +240,24 @@ impl Doctor {
         let is_late = waits > LATE && self.outside.store.now().is_ok();
         is_late.then(|| {
             (format!("the table has not been told for {} s", waits.as_secs()), "see what the log says of the database")
+        })
+    }
+
+    /// None where this process serves nobody.
+    fn check_history(&self) -> Option<Check> {
+        self.journal.as_ref()?;
+        let own = self.outside.journal.kept();
+        let own = format!("{} uses of addresses in the journal, since {}", own.rows, rfc3339(own.since));
+        Some(match (self.outside.untold.kept, self.outside.untold.trouble()) {
+            (_, Some(why)) => warning(
+                "history",
+                format!("{own}; in the table it is not tidied up: {why}"),
+                "let the database user delete: GRANT DELETE ON the table history of that database",
+            ),
+            (Some(kept), None) => {
+                ok("history", format!("{own}; in the table for {}", humantime::format_duration(kept)))
+            }
+            (None, None) => ok("history", own),
         })
     }
 
