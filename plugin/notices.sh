@@ -1,10 +1,12 @@
 #!/bin/sh
-# The licences of what the plugin holds, each text once: notices.sh FILE
+# The licences of what the plugin holds, each text once: notices.sh TARGET FILE, for cargo's target such as
+# aarch64-unknown-linux-gnu.
 # What the binary is made of, as cargo knows it, with the texts in the crates themselves (in cargo's registry, so no network
 # is asked); and of this machine's packages what lies beside it: glibc, libgcc, the certificates.
 set -eu
 
-[ $# -eq 1 ] || { echo "usage: $0 FILE" >&2; exit 2; }
+[ $# -eq 2 ] || { echo "usage: $0 TARGET FILE" >&2; exit 2; }
+target=$1 file=$2
 top=$(cd "$(dirname "$0")/.." && pwd)
 cargo=${CARGO_HOME:-${HOME:-/root}/.cargo}
 work=$(mktemp -d)
@@ -12,7 +14,7 @@ trap 'rm -rf "$work"' EXIT
 
 warn() { echo "plugin: $*: the plugin lacks its notice" >&2; }
 
-(cd "$top" && cargo tree --locked --offline -p ec2-ipam -e normal --prefix none -f '{p}|{l}') >"$work/tree"
+(cd "$top" && cargo tree --locked --offline --target "$target" -p ec2-ipam -e normal --prefix none -f '{p}|{l}') >"$work/tree"
 sed 's/ (proc-macro)|/|/; s/ (\*)$//; /^ec2-ipam /d' "$work/tree" | LC_ALL=C sort -u >"$work/crates"
 while IFS='|' read -r crate licence; do
     found=''
@@ -26,8 +28,12 @@ while IFS='|' read -r crate licence; do
     [ -n "$found" ] || echo "  $crate: $licence" >>"$work/bare"
 done <"$work/crates" >"$work/texts"
 
+# rustup has the library's own; Debian says what is in its package.
 rust=$(rustc --print sysroot)/share/doc/rust/COPYRIGHT-library.html
-if [ -f "$rust" ]; then
+packaged=/usr/share/doc/libstd-rust-web-dev/copyright
+if [ ! -f "$rust" ] && [ -f $packaged ]; then
+    echo "Rust's standard library, as packaged|$packaged" >>"$work/texts"
+elif [ -f "$rust" ]; then
     sed 's/<[^>]*>//g; s/&lt;/</g; s/&gt;/>/g; s/&quot;/"/g; s/&amp;/\&/g; /^ *$/d' "$rust" >"$work/rust"
     echo "Rust's standard library|$work/rust" >>"$work/texts"
 else
@@ -47,4 +53,4 @@ done
         $1 != digest { end(); digest = $1; path = $3; print "\n================================================================================" }
         { print $2 }
         END { end() }'
-} >"$1"
+} >"$file"
