@@ -1,11 +1,11 @@
 # Everything is built in the release profile: tests, plugin and demo share their dependencies, which are most of the time.
 .DEFAULT_GOAL := help
-.PHONY: help build plugin install push image test soak bench e2e e2e-quick lint demo fuzz clean
+.PHONY: help build plugin install push image test test-arm64 soak bench e2e e2e-quick lint demo fuzz clean
 
 # What a target lacks is said before the build, which may take long.
 ifneq ($(filter push,$(MAKECMDGOALS)),)
 ifndef REGISTRY
-$(error Which registry? make push REGISTRY=registry.example.com/team [TAG=1.0-amd64])
+$(error Which registry? make push REGISTRY=registry.example.com/team [TAG=1.0-amd64] [ARCH=arm64])
 endif
 endif
 ifneq ($(filter install image,$(MAKECMDGOALS)),)
@@ -14,6 +14,15 @@ $(error No Docker Engine answers: start it, or set DOCKER_HOST)
 endif
 endif
 
+# What this machine is, and what is built for: a plugin is for one architecture. Others' names for the two are taken as well.
+HOST   := $(patsubst x86_64,amd64,$(patsubst aarch64,arm64,$(shell uname -m)))
+ARCH   ?= $(HOST)
+override ARCH := $(patsubst x86_64,amd64,$(patsubst aarch64,arm64,$(ARCH)))
+ifeq ($(filter amd64 arm64,$(ARCH)),)
+$(error ARCH is amd64 or arm64, not $(ARCH))
+endif
+PLUGIN  = build/plugin$(if $(filter-out $(HOST),$(ARCH)),-$(ARCH))
+
 HEAVY  := crash:: contention:: docker_faults:: e2e:: model:: outage:: store::galera robustness::
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TAG    ?= latest
@@ -21,7 +30,7 @@ IMAGE   = $(REGISTRY)/ec2-ipam:$(TAG)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 help: ## What can be made
-	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-9s %s\n' "$$t" "$$d"; done
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-13s %s\n' "$$t" "$$d"; done
 	@echo 'The first build takes about eleven minutes on two cores, later ones one or two.'
 
 # The simulator and the examples with it: cargo then has one set of features for plugin, demo and tests, and builds
@@ -29,21 +38,29 @@ help: ## What can be made
 build: ## The binary: target/release/ec2-ipam
 	scripts/build.sh --release --locked --bins --examples
 
-plugin: build ## The managed plugin: build/plugin
-	plugin/assemble.sh "$(TARGET)/release/ec2-ipam" build/plugin
+plugin: ## The managed plugin: build/plugin; ARCH=arm64 on an amd64 machine, or the other way round: build/plugin-ARCH; root
+ifeq ($(ARCH),$(HOST))
+plugin: build
+	plugin/assemble.sh "$(TARGET)/release/ec2-ipam" $(PLUGIN)
+else
+	scripts/setup.sh cross
+	scripts/buildroot.sh plugin/build.sh $(ARCH) $(PLUGIN)
+endif
 
 install: plugin ## The plugin in this machine's Docker Engine, new or exchanged for an older one; PREFIX=/usr/local: its command line
-	rm -rf build/share && "$(TARGET)/release/examples/pages" build/share
-	scripts/install.sh
+	rm -rf build/share
+	@# Of another architecture it is refused there.
+	[ $(ARCH) != $(HOST) ] || "$(TARGET)/release/examples/pages" build/share
+	scripts/install.sh $(PLUGIN)
 
-push: plugin ## The plugin to a registry: make push REGISTRY=host/path [TAG=latest], one tag per architecture
-	docker plugin create "$(IMAGE)" build/plugin
+push: plugin ## The plugin to a registry: make push REGISTRY=host/path [TAG=latest] [ARCH=arm64], one tag per architecture
+	docker plugin create "$(IMAGE)" $(PLUGIN)
 	@# The local copy goes, pushed or not: an Engine takes no second plugin of the same content, such as another tag.
 	docker plugin push "$(IMAGE)"; pushed=$$?; docker plugin rm "$(IMAGE)"; exit $$pushed
 
 # What the plugin is made of, with the settings of the server's unit. No other image is needed to begin with.
 image: plugin ## The server as a container image in this machine's Docker Engine: ec2-ipam-server:VERSION
-	tar -C build/plugin/rootfs --owner=0 --group=0 -c . | docker import \
+	tar -C $(PLUGIN)/rootfs --owner=0 --group=0 -c . | docker import \
 	    -c "$$(sed -n 's/^Environment=/ENV /p' packaging/ec2-ipam-server.service)" \
 	    -c 'EXPOSE 8031' -c 'ENTRYPOINT ["/usr/bin/ec2-ipam"]' -c 'CMD ["serve"]' - "ec2-ipam-server:$(VERSION)"
 
@@ -54,6 +71,11 @@ test: ## What CI runs: prerequisites, lint, every test
 	@# many processes or a cluster of their own come after, a few at a time.
 	cargo test --release --locked --features fail-points -- --test-threads=8 $(HEAVY:%=--skip %)
 	cargo test --release --locked --features fail-points --test it -- --test-threads=2 $(HEAVY)
+
+test-arm64: ## The plugin for arm64 under emulation: a version, doctor, grants and releases; root
+	scripts/setup.sh arm64
+	$(MAKE) plugin ARCH=arm64
+	cargo test --release --locked --features fail-points --test it -- --ignored arm64::
 
 SOAK ?= 20000
 soak: ## The model test for SOAK=20000 random sequences with fresh seeds; what fails names its SEED

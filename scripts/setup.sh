@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs what a target lacks on Debian and Ubuntu: setup.sh build|test|demo|e2e. Elsewhere, or without root, says what
+# Installs what a target lacks on Debian and Ubuntu: setup.sh build|test|demo|e2e|cross|arm64. Elsewhere, or without root, says what
 # to install. Daemons of the machine are left alone, and none is started by what is installed here.
 set -eu
 
 target=${1:-build}
-case $target in build | test | demo | e2e) ;; *) echo "usage: $0 build|test|demo|e2e" >&2; exit 2 ;; esac
+case $target in build | test | demo | e2e | cross | arm64) ;; *) echo "usage: $0 build|test|demo|e2e|cross|arm64" >&2; exit 2 ;; esac
 top=$(cd "$(dirname "$0")/.." && pwd)
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -50,10 +50,12 @@ if [ "$target" = test ]; then
     need chromium browser
     need shellcheck command -v shellcheck
 fi
-if [ "$target" = test ] || [ "$target" = e2e ]; then
+if [ "$target" != build ] && [ "$target" != demo ]; then
     need mmdebstrap command -v mmdebstrap
     need debian-archive-keyring test -e /usr/share/keyrings/debian-archive-keyring.gpg
 fi
+[ "$target" != arm64 ] || need qemu-user command -v qemu-aarch64
+[ "$target" != test ] || need jq command -v jq
 if [ "$target" = e2e ]; then
     need qemu-system-x86 command -v qemu-system-x86_64
     need e2fsprogs command -v mkfs.ext4

@@ -16,6 +16,7 @@
 mod support;
 
 mod allocation;
+mod arm64;
 mod beds;
 mod choice;
 mod cli;

@@ -67,12 +67,17 @@ fn the_wrapper_runs_the_plugins_own_binary_and_says_what_is_missing() {
     assert_eq!(run(Some(65534)), (Some(1), said.to_owned()));
     let said = "ec2-ipam: no plugin ec2-ipam:latest here: see docker plugin ls\n";
     assert_eq!(run(None), (Some(1), said.to_owned()));
-    script(&rootfs.join("usr/bin/ec2-ipam"), "");
-    std::fs::create_dir_all(rootfs.join("lib/x86_64-linux-gnu")).unwrap();
-    script(&rootfs.join("lib64/ld-linux-x86-64.so.2"), "#!/bin/sh\nprintf '%s|' \"$@\"\n");
-    let rootfs = rootfs.display();
-    let said = format!("--library-path|{rootfs}/lib/x86_64-linux-gnu|{rootfs}/usr/bin/ec2-ipam|list|a b|");
-    assert_eq!(run(None), (Some(0), said));
+    for (loader, libraries) in
+        [("lib64/ld-linux-x86-64.so.2", "lib/x86_64-linux-gnu"), ("lib/ld-linux-aarch64.so.1", "lib/aarch64-linux-gnu")]
+    {
+        let _ = std::fs::remove_dir_all(&rootfs);
+        script(&rootfs.join("usr/bin/ec2-ipam"), "");
+        std::fs::create_dir_all(rootfs.join(libraries)).unwrap();
+        script(&rootfs.join(loader), "#!/bin/sh\nprintf '%s|' \"$@\"\n");
+        let rootfs = rootfs.display();
+        let said = format!("--library-path|{rootfs}/{libraries}|{rootfs}/usr/bin/ec2-ipam|list|a b|");
+        assert_eq!(run(None), (Some(0), said));
+    }
     // Where there is no copy of the sources, it is copied out of a document.
     let document = include_str!("../../docs/operating.md");
     for line in WRAPPER.lines().filter(|line| !line.starts_with("# ")) {
