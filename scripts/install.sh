@@ -1,18 +1,28 @@
 #!/bin/sh
-# Installs build/plugin in this machine's Docker Engine, or brings an installed one up to it (make install).
+# Installs a plugin in this machine's Docker Engine, or brings an installed one up to it: install.sh [FOLDER]
+# FOLDER is build/plugin (make install), or what the archive of a release has.
 # An installed plugin keeps its identity, settings and state: removing it would delete its SQLite file. So only its files
 # are exchanged, as `docker plugin upgrade` does.
 set -eu
 
 name=${PLUGIN_NAME:-ec2-ipam:latest}
 top=$(cd "$(dirname "$0")/.." && pwd)
-plugin=$top/build/plugin
+plugin=${1:-$top/build/plugin}
 prefix=${PREFIX:-/usr/local}
 next=${name%:*}:next
 
 fail() { echo "install: $*" >&2; exit 1; }
-[ -x "$plugin/rootfs/usr/bin/ec2-ipam" ] || fail "nothing built; make plugin first"
+[ -x "$plugin/rootfs/usr/bin/ec2-ipam" ] || fail "$plugin has no plugin; make plugin first"
 docker version >/dev/null || fail "no Docker Engine answers; start it, or set DOCKER_HOST"
+# The Engine would take a plugin of another architecture, and say only that its socket is not there. ELF has the machine in
+# two bytes, the lower one first.
+case $(od -An -tx1 -j 18 -N 2 "$plugin/rootfs/usr/bin/ec2-ipam") in
+    *3e*00) is=amd64 ;;
+    *b7*00) is=arm64 ;;
+    *) is= ;;
+esac
+engine=$(docker version -f '{{.Server.Arch}}')
+[ "${is:-$engine}" = "$engine" ] || fail "the plugin in $plugin is for $is, and this Engine's machine is $engine"
 # The Engine refuses to create a second plugin of the very same content ("content sha256:...: already exists"), and
 # builds are reproducible: a time of its own sets this one apart from what is installed, or pushed next.
 touch "$plugin/rootfs/usr"
