@@ -1,11 +1,16 @@
 # Everything is built in the release profile: tests, plugin and demo share their dependencies, which are most of the time.
 .DEFAULT_GOAL := help
-.PHONY: help build plugin install push image test test-arm64 soak bench e2e e2e-quick lint demo fuzz clean
+.PHONY: help build plugin install push image release release-check test test-arm64 soak bench e2e e2e-quick lint demo fuzz clean
 
 # What a target lacks is said before the build, which may take long.
 ifneq ($(filter push,$(MAKECMDGOALS)),)
 ifndef REGISTRY
 $(error Which registry? make push REGISTRY=registry.example.com/team [TAG=1.0-amd64] [ARCH=arm64])
+endif
+endif
+ifneq ($(filter release,$(MAKECMDGOALS)),)
+ifndef VERSION
+$(error Which version? make release VERSION=1.2.3, the one in Cargo.toml)
 endif
 endif
 ifneq ($(filter install image,$(MAKECMDGOALS)),)
@@ -27,7 +32,7 @@ HEAVY  := crash:: contention:: docker_faults:: e2e:: model:: outage:: store::gal
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 TAG    ?= latest
 IMAGE   = $(REGISTRY)/ec2-ipam:$(TAG)
-VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+CURRENT = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 help: ## What can be made
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-13s %s\n' "$$t" "$$d"; done
@@ -60,9 +65,15 @@ push: plugin ## The plugin to a registry: make push REGISTRY=host/path [TAG=late
 
 # What the plugin is made of, with the settings of the server's unit. No other image is needed to begin with.
 image: plugin ## The server as a container image in this machine's Docker Engine: ec2-ipam-server:VERSION
-	tar -C $(PLUGIN)/rootfs --owner=0 --group=0 -c . | docker import \
-	    -c "$$(sed -n 's/^Environment=/ENV /p' packaging/ec2-ipam-server.service)" \
-	    -c 'EXPOSE 8031' -c 'ENTRYPOINT ["/usr/bin/ec2-ipam"]' -c 'CMD ["serve"]' - "ec2-ipam-server:$(VERSION)"
+	plugin/image.sh $(PLUGIN) $(ARCH) "$(CURRENT)" >build/image.tar
+	docker load -i build/image.tar
+
+# Of a commit, with Debian's own compilers: docs/releasing.md.
+release: ## All files of a release, for both architectures: make release VERSION=1.2.3, in build/release; root, half an hour
+	scripts/release.sh "$(VERSION)"
+
+release-check: ## Builds the release once more, elsewhere and from nothing, and compares each byte; root, half an hour
+	scripts/release-check.sh
 
 test: ## What CI runs: prerequisites, lint, every test
 	scripts/setup.sh test

@@ -56,6 +56,7 @@ mod protocol;
 mod reconcile;
 mod recycle;
 mod refusals;
+mod released;
 mod releases;
 mod robustness;
 mod scripts;
