@@ -42,10 +42,11 @@ mod paper;
 mod plot;
 mod server;
 mod warm;
+mod watch;
 
 use figures::Report;
 
-const PARTS: [&str; 8] = ["warm", "burst", "server", "claims", "life", "docker", "paper", "churn"];
+const PARTS: [&str; 9] = ["warm", "burst", "server", "watch", "claims", "life", "docker", "paper", "churn"];
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
@@ -63,6 +64,7 @@ async fn main() {
             "warm" => warm::run(&mut report).await,
             "burst" => burst::run(&mut report).await,
             "server" => server::run(&mut report).await,
+            "watch" => watch::run(&mut report).await,
             "claims" => claims::run(&mut report).await,
             "life" => life::run(&mut report).await,
             "docker" => docker::run(&mut report),

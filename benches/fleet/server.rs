@@ -102,7 +102,7 @@ async fn containers(server: &Host, (own, pool): &(String, String), long: Duratio
 }
 
 /// Processor time of the server until now, in seconds.
-fn cpu(server: &Host) -> f64 {
+pub fn cpu(server: &Host) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
     // After the name, which ends with the last parenthesis: the 12th and 13th field, in hundredths.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();

@@ -79,7 +79,7 @@ pub struct Given {
     #[arg(long, global = true, env = "EC2_IPAM_TLS_CLIENT_CA", default_value = "", hide_default_value = true)]
     pub tls_client_ca: String,
 
-    /// An address where Prometheus finds metrics, which the driver's own socket has always: 127.0.0.1:9809 [none]
+    /// An address where Prometheus finds metrics, which the driver's own socket has always, such as 127.0.0.1:9809
     #[arg(long, global = true, env = "EC2_IPAM_METRICS", default_value = "", hide_default_value = true)]
     pub metrics: String,
 

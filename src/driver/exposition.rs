@@ -4,12 +4,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::driver::docker_watch::DockerWatch;
 use crate::driver::page::{Page, count};
@@ -51,7 +51,7 @@ pub struct Exposition {
     reconciler: Arc<Reconciler>,
     picture: Arc<Picture>,
     subnets: Subnets,
-    begun: SystemTime,
+    begun: Instant,
 }
 
 /// Problems that cannot be counted in this time are left out: no scrape waits.
@@ -72,7 +72,7 @@ impl Exposition {
             reconciler: Arc::clone(reconciler),
             picture: Arc::clone(picture),
             subnets: Subnets::new(outside),
-            begun: SystemTime::now(),
+            begun: Instant::now(),
         }
     }
 
@@ -135,7 +135,7 @@ impl Exposition {
         let unposted: usize = own().map(|eni| journal.unposted(eni).len()).sum();
         let help = "Addresses of which the table does not say yet what the journal says";
         page.one("journal_unposted_addresses", help, count(unposted));
-        let since: Option<Instant> = own().filter_map(|eni| journal.unposted_since(eni)).min();
+        let since = own().filter_map(|eni| journal.unposted_since(eni)).min();
         let waits = since.map_or(Duration::ZERO, |since| since.elapsed());
         page.seconds("journal_unposted", "For how long the first of them has waited", waits.as_secs_f64());
     }
@@ -149,7 +149,6 @@ impl Exposition {
             );
         }
         if let Some(at) = self.reconciler.outcome().whole {
-            let at = SystemTime::now().checked_sub(at.elapsed()).unwrap_or(UNIX_EPOCH);
             page.time(
                 "reconciled_timestamp",
                 "When table, EC2 and Docker were last compared, all of them readable",

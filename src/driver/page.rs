@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::registry::{Registry, Unit};
+use tokio::time::Instant;
 
 use crate::metrics::{Gauges, Labels};
 
@@ -26,7 +27,7 @@ impl Page {
     }
 
     /// A moment.
-    pub(super) fn time(&mut self, name: &str, help: &str, at: SystemTime) {
+    pub(super) fn time(&mut self, name: &str, help: &str, at: Instant) {
         self.seconds(name, help, unix(at));
     }
 
@@ -45,7 +46,7 @@ impl Page {
         &mut self,
         name: &str,
         help: &str,
-        values: impl IntoIterator<Item = (Labels<N>, SystemTime)>,
+        values: impl IntoIterator<Item = (Labels<N>, Instant)>,
     ) {
         let values = values.into_iter().map(|(labels, at)| (labels, unix(at)));
         self.0.register_with_unit(name, help, Unit::Seconds, gauges(values));
@@ -65,6 +66,9 @@ pub(super) fn count(things: impl TryInto<u32>) -> f64 {
     things.try_into().map_or(f64::INFINITY, f64::from)
 }
 
-fn unix(at: SystemTime) -> f64 {
-    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+/// Since 1970.
+#[allow(clippy::disallowed_methods, reason = "a date for people, not the age of a row")]
+fn unix(at: Instant) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(at.elapsed()).as_secs_f64()
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -33,7 +33,7 @@ struct Last {
 
 /// A subnet, as it was read.
 struct Read {
-    at: SystemTime,
+    at: Instant,
     states: BTreeMap<State, u64>,
     blocks: Blocks,
 }
@@ -115,7 +115,7 @@ async fn read(outside: &Outside, id: &SubnetId) -> Result<Read, Error> {
     for count in store.census_lately(id, until).await? {
         *states.entry(count.state).or_default() += count.rows;
     }
-    Ok(Read { at: SystemTime::now(), states, blocks: store.blocks(id, until).await? })
+    Ok(Read { at: Instant::now(), states, blocks: store.blocks(id, until).await? })
 }
 
 /// How many blocks of sixteen a subnet has.

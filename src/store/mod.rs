@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
@@ -178,7 +178,7 @@ pub struct Health {
     /// Whether the last one that ended succeeded.
     pub is_up: bool,
     /// When one last did.
-    pub last_success: SystemTime,
+    pub last_success: Instant,
 }
 
 /// Hands a call to whichever store it is.
@@ -208,7 +208,7 @@ impl Store {
             Database::MySql(server) => Table::MySql(mysql::MySql::open(server, until).await?),
             Database::Sqlite(file) => Table::Sqlite(sqlite::Sqlite::open(file, until).await?),
         };
-        let health = Health { is_up: true, last_success: SystemTime::now() };
+        let health = Health { is_up: true, last_success: Instant::now() };
         Ok(Self { table, health: Mutex::new(health) })
     }
 
@@ -221,7 +221,7 @@ impl Store {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         health.is_up = well;
         if well {
-            health.last_success = SystemTime::now();
+            health.last_success = Instant::now();
         }
     }
 

@@ -13,6 +13,10 @@ use crate::support::host::{ASSIGN, Fleet, Host, Kind, eni, eventually};
 /// Where the tests' drivers and Prometheus listen, each in a namespace of its own.
 const METRICS: &str = "127.0.0.1:9809";
 
+fn read(file: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
+}
+
 /// The page of the own socket.
 async fn page(host: &Host) -> String {
     host.program("curl", &["-sS", "--unix-socket", host.socket().to_str().unwrap(), "http://driver/metrics"]).await
@@ -211,22 +215,32 @@ async fn promtool_and_prometheus_read_them() {
         })
         .await;
     }
+    let dashboard: Value = serde_json::from_str(&read("packaging/prometheus/dashboard.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let queries = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let queries: Vec<String> = queries
+        .map(|target| target["expr"].as_str().unwrap().replace("$__rate_interval", "1m").replace("$instance", ".*"))
+        .collect();
+    assert!(queries.len() > 15);
+    for query in queries {
+        let told = prometheus.told(&host, &query).await;
+        assert_eq!(told["status"], "success", "{query}: {told}");
+    }
     let samples = prometheus.ask(&host, "scrape_samples_scraped").await;
     assert!(samples.as_str().unwrap().parse::<u32>().unwrap() > 50, "{samples}");
 }
 
 #[test]
 fn alarms_go_off_when_they_should_and_say_what_to_do() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tested = Command::new("promtool")
         .args(["test", "rules", "ec2-ipam.rules.test.yml"])
-        .current_dir(folder.join("packaging/prometheus"))
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/prometheus"))
         .output()
         .expect("promtool is needed");
     assert!(tested.status.success(), "{}", String::from_utf8_lossy(&[tested.stdout, tested.stderr].concat()));
-    let rules = std::fs::read_to_string(folder.join("packaging/prometheus/ec2-ipam.rules.yml")).unwrap();
-    let tests = std::fs::read_to_string(folder.join("packaging/prometheus/ec2-ipam.rules.test.yml")).unwrap();
-    let page = std::fs::read_to_string(folder.join("docs/metrics.md")).unwrap();
+    let rules = read("packaging/prometheus/ec2-ipam.rules.yml");
+    let tests = read("packaging/prometheus/ec2-ipam.rules.test.yml");
+    let page = read("docs/metrics.md");
     let alarms: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     let remedies: Vec<&str> =
         rules.lines().filter_map(|line| line.trim().strip_prefix("remedy: docs/metrics.md#")).collect();
@@ -241,7 +255,7 @@ fn alarms_go_off_when_they_should_and_say_what_to_do() {
 
 /// Every metric is on its page, with its labels, and the page names no other.
 async fn documented(host: &Host) {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md")).unwrap();
+    let text = read("docs/metrics.md");
     let shown = page(host).await;
     let types = shown.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     let shown: BTreeSet<&str> = types.collect();
@@ -276,14 +290,17 @@ impl Prometheus {
 
     /// The first value of an instant query; null: none.
     async fn ask(&self, host: &Host, query: &str) -> Value {
+        self.told(host, query).await["data"]["result"][0]["value"][1].clone()
+    }
+
+    async fn told(&self, host: &Host, query: &str) -> Value {
         let told = host
             .program(
                 "curl",
                 &["-s", "--data-urlencode", &format!("query={query}"), "http://127.0.0.1:9090/api/v1/query"],
             )
             .await;
-        let told: Value = serde_json::from_str(&told).unwrap_or_default();
-        told["data"]["result"][0]["value"][1].clone()
+        serde_json::from_str(&told).unwrap_or_default()
     }
 }
 

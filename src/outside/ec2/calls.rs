@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
 
 use aws_sdk_ec2::config::interceptors::{BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef};
 use aws_sdk_ec2::config::{ConfigBag, Intercept, RuntimeComponents};
@@ -21,6 +20,7 @@ use aws_smithy_types::config_bag::{Storable, StoreReplace};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use tokio::time::Instant;
 
 use super::Action;
 use super::error::is_throttled;
@@ -49,7 +49,7 @@ struct Counted {
 struct Heard {
     codes: BTreeSet<String>,
     last: Option<Pulse>,
-    success: Option<SystemTime>,
+    success: Option<Instant>,
 }
 
 /// Whether EC2 answered last.
@@ -99,7 +99,7 @@ impl Calls {
     }
 
     /// When it last did what it was asked.
-    pub(super) fn last_success(&self) -> Option<SystemTime> {
+    pub(super) fn last_success(&self) -> Option<Instant> {
         self.0.heard().success
     }
 
@@ -129,7 +129,7 @@ impl Begun {
             let mut heard = self.counted.heard();
             heard.last = Some(if code.is_some() { Pulse::Answered } else { Pulse::Silent });
             if code == Some(OK) {
-                heard.success = Some(SystemTime::now());
+                heard.success = Some(Instant::now());
             }
             heard.known(code.unwrap_or(NONE))
         };

@@ -16,7 +16,7 @@ mod interface;
 mod words;
 
 use std::net::Ipv4Addr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_sdk_ec2::Client;
@@ -133,7 +133,7 @@ impl Ec2 {
     }
 
     /// When it last did what it was asked.
-    pub fn last_success(&self) -> Option<SystemTime> {
+    pub fn last_success(&self) -> Option<Instant> {
         self.calls.last_success()
     }
 
