@@ -3,8 +3,8 @@
 # What users do, on two hosts: to be sourced by run.sh. Each case_NAME says what holds (about) and runs with -e; after it rows,
 # the simulator and Docker must agree. They build on each other, in this order.
 
-cases_quick=(server install network reach route named)
-cases_all=(original "${cases_quick[@]}" black_hole restart live_restore upgrade parent_down reboot boot_parent_down boot_without_parent boot_without_database host_agent \
+cases_quick=(install network reach route named)
+cases_all=(original server "${cases_quick[@]}" black_hole restart live_restore upgrade parent_down reboot boot_parent_down boot_without_parent boot_without_database host_agent \
     two_enis l3 imds database swarm)
 
 about() { echo "$*" >"$bed/about"; }
