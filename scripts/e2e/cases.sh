@@ -124,6 +124,8 @@ case_original() {
     pings h1 o2 10.77.0.1
     on h1 docker restart -t 1 o2 >/dev/null
     pings h1 o1 "$(ip_of h1 o2)"
+    # Of what still runs a slow containerd may keep the task, and start it no more.
+    on h1 docker stop -t 1 o1 o2 >/dev/null
     on h1 systemctl restart docker
     on h1 docker start o2 >/dev/null
     pings h1 o2 10.77.0.1
