@@ -8,22 +8,23 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
-use serde::Deserialize;
 use tracing_subscriber::filter::Targets;
 
 mod check;
 mod database;
 mod listen;
+mod original;
 
 use crate::domain::plan::Warmth;
 use crate::outside::ec2::StaticKeys;
-use crate::store::{Database, Server};
+use crate::store::Database;
 use crate::telemetry::{Format, format, levels};
 use check::{check_aws, duration, flag, folder, interface, interval, keeping, number, request_timeout, socket};
 use listen::Typed;
 pub use listen::{Listen, Tcp, TlsFiles};
+use original::Original;
 
 /// Where the plugin listens unless told otherwise: dockerd looks for plugins in this directory.
 pub const LISTEN: &str = "unix:///run/docker/plugins/ec2-ipam.sock";
@@ -265,7 +266,7 @@ impl Given {
             password_file: &self.database_password_file,
             auth: &self.database_auth,
         };
-        let database = database.database(original.mysql.map(OriginalMySql::server))?;
+        let database = database.database(original.mysql.map(|mysql| mysql.server()))?;
         let warm_target = number("EC2_IPAM_WARM_TARGET", &self.warm_target, 4)?;
         // The manifest sets it, so that a larger target alone must not keep the plugin from starting.
         let warm_max = number("EC2_IPAM_WARM_MAX", &self.warm_max, 8)?.max(warm_target);
@@ -347,55 +348,5 @@ impl Given {
             None if Path::new("/host/run").is_dir() => Some(PathBuf::from("/host/run/docker.sock")),
             None => Some(PathBuf::from("/run/docker.sock")),
         })
-    }
-}
-
-/// The original's `config.json`; keys that it does not need are ignored, as the original does.
-#[derive(Default, Deserialize)]
-struct Original {
-    mysql: Option<OriginalMySql>,
-    #[serde(default)]
-    aws: OriginalAws,
-}
-
-#[derive(Deserialize)]
-struct OriginalMySql {
-    host: String,
-    port: Option<u16>,
-    user: String,
-    #[serde(default)]
-    password: String,
-    database: String,
-}
-
-#[derive(Default, Deserialize)]
-struct OriginalAws {
-    region: Option<String>,
-    #[serde(rename = "accessKeyId")]
-    access_key_id: Option<String>,
-    #[serde(rename = "secretAccessKey")]
-    secret_access_key: Option<String>,
-}
-
-impl Original {
-    fn read(file: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        // serde_json's own message could quote a secret: its position is enough.
-        serde_json::from_str(&text).map_err(|e| {
-            anyhow::anyhow!(
-                "{} is not a config.json of the original ec2-ipam (line {}, column {}): it looks like \
-                 {{\"mysql\":{{\"host\":…,\"port\":…,\"user\":…,\"password\":…,\"database\":…}},\
-                 \"aws\":{{\"region\":…,\"accessKeyId\":…,\"secretAccessKey\":…}}}}",
-                file.display(),
-                e.line(),
-                e.column()
-            )
-        })
-    }
-}
-
-impl OriginalMySql {
-    fn server(self) -> Server {
-        Server::new(self.host, self.port.unwrap_or(3306), self.user, self.password, self.database)
     }
 }

@@ -24,12 +24,13 @@ use crate::fail_point::point;
 
 use super::clock::Clock;
 use super::raw::LeftOut;
-use super::{Blocks, Count, Description, FreeClaim, StoreError, raw, schema};
+use super::{Blocks, Count, Description, FreeClaim, StoreError, raw};
 use trouble::Trouble;
 
 mod history;
 mod read;
 mod roll;
+mod schema;
 mod trouble;
 mod write;
 
@@ -324,13 +325,13 @@ fn create(path: &Path) -> std::result::Result<Connection, Trouble> {
 fn migrate(connection: &mut Connection) -> std::result::Result<(), Trouble> {
     let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let taken: u32 = change.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    for (step, number) in schema::SQLITE.iter().zip(1_u32..) {
+    for (step, number) in schema::STEPS.iter().zip(1_u32..) {
         change.execute_batch(step)?;
         if number > taken {
             change.pragma_update(None, "user_version", number)?;
         }
     }
-    for (table, column, kind) in schema::SQLITE_COLUMNS {
+    for (table, column, kind) in schema::COLUMNS {
         let there = "SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2";
         if change.query_row(there, [table, column], |row| row.get::<_, u32>(0))? > 0 {
             continue;
