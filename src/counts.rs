@@ -10,6 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::domain::plan::{reconcile, scan};
 use crate::error::REASONS;
+use crate::journal::End;
 use crate::metrics::{Counters, Histograms, one, two};
 
 /// The calls of Docker whose refusals keep a container from its address.
@@ -38,29 +39,16 @@ impl How {
     }
 }
 
-/// What let go of an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By {
-    /// Its Engine.
-    Engine,
-    /// An operator.
-    Operator,
-    /// The comparison with Docker: its Engine's release did not come.
-    Comparison,
-    /// Nobody had it: the Engine did not get the answer.
-    NotAnswered,
-}
+/// All ways in which a lease ends.
+const ENDS: [End; 4] = [End::Released, End::LetGo, End::Found, End::TakenBack];
 
-impl By {
-    const ALL: [Self; 4] = [Self::Engine, Self::Operator, Self::Comparison, Self::NotAnswered];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Engine => "engine",
-            Self::Operator => "operator",
-            Self::Comparison => "comparison",
-            Self::NotAnswered => "not_answered",
-        }
+/// Who ended it, as the metrics have it.
+fn by(end: End) -> &'static str {
+    match end {
+        End::Released => "engine",
+        End::LetGo => "operator",
+        End::Found => "comparison",
+        End::TakenBack => "not_answered",
     }
 }
 
@@ -96,8 +84,8 @@ impl Default for Counts {
                 drop(counts.refusals.get_or_create(&two("call", call, "reason", reason)));
             }
         }
-        for by in By::ALL {
-            drop(counts.releases.get_or_create(&one("by", by.as_str())));
+        for end in ENDS {
+            drop(counts.releases.get_or_create(&one("by", by(end))));
         }
         for kind in reconcile::KINDS.iter().chain(&scan::KINDS) {
             drop(counts.findings.get_or_create(&one("kind", kind)));
@@ -119,8 +107,8 @@ impl Counts {
     }
 
     /// A lease has ended.
-    pub fn released(&self, by: By) {
-        self.releases.get_or_create(&one("by", by.as_str())).inc();
+    pub fn released(&self, end: End) {
+        self.releases.get_or_create(&one("by", by(end))).inc();
     }
 
     /// What two looks had agreed on is put right.

@@ -138,17 +138,14 @@ impl Map {
     }
 }
 
-/// Fresh rows carry a time long past.
-const NEVER: u64 = 10 * 365 * 86_400;
-
 /// For how long a row has been what it is: idle ones since they were let go, others since they were claimed.
 fn since(row: &Row) -> Option<u64> {
     let since = match row.state() {
-        State::Ready => Some(row.idle.as_secs()),
-        State::On | State::Off | State::Lease => row.claimed.map(|claimed| claimed.as_secs()),
+        State::Ready => row.let_go(),
+        State::On | State::Off | State::Lease => row.claimed,
         State::Free | State::Foreign | State::Reserved => None,
     };
-    since.filter(|seconds| *seconds < NEVER)
+    since.map(|since| since.as_secs())
 }
 
 /// The block that rows fill, where nobody says which one their subnet has: the smallest that AWS allows (/16 to /28) and that

@@ -34,6 +34,6 @@ pub struct Addresses {
     pub leases: u64,
     /// Idle, and given at once to any container.
     pub warm: u64,
-    /// Idle, and not given to any yet: they cool, or were named.
+    /// Idle, and not given to any yet: they cool, were named, or are in doubt.
     pub cooling: u64,
 }

@@ -8,7 +8,6 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
 use crate::backoff::Backoff;
-use crate::counts::By;
 use crate::domain::id::{EniId, PoolId};
 use crate::domain::peer::Peer;
 use crate::domain::subnet::router;
@@ -16,7 +15,7 @@ use crate::driver::interfaces::Interfaces;
 use crate::driver::served::Served;
 use crate::eni::{Lease, Outside};
 use crate::error::Error;
-use crate::journal::Recorded;
+use crate::journal::{End, Recorded};
 use crate::late::LAST_WORD;
 use crate::supervise::supervised;
 
@@ -111,7 +110,7 @@ impl Addresses {
             && !self.served.has(&id).await
             && self.outside.journal.release(&id, ip).await == Some(Recorded::Durable)
         {
-            self.outside.counts.released(By::Engine);
+            self.outside.counts.released(End::Released);
             return tracing::info!(eni = %id, %ip, "released {ip}");
         }
         let (vain, mut backoff) = (std::sync::Mutex::default(), Backoff::default());
@@ -119,7 +118,7 @@ impl Addresses {
             let until = Instant::now() + self.outside.request_timeout;
             let eni = self.served.of_caller(&id, peer, until).await;
             match self.interfaces.unless_in_vain(eni, &vain, until).await {
-                Ok(eni) => return eni.release(ip, By::Engine).await,
+                Ok(eni) => return eni.release(ip, End::Released).await,
                 // It is not attached to this host, and not about to be.
                 Err(Error::NotComing(why) | Error::Asked(why)) => {
                     return tracing::info!(%ip, "nothing to release: {why}");

@@ -19,6 +19,7 @@ use crate::driver::exposition::Exposition;
 use crate::driver::history::{History, Teller};
 use crate::driver::interfaces::Interfaces;
 use crate::driver::leases::Leases;
+use crate::driver::list::Lister;
 use crate::driver::map::Mapper;
 use crate::driver::operate::Operator;
 use crate::driver::pool::Pools;
@@ -70,6 +71,8 @@ pub struct Ipam {
     pub drainer: Drainer,
     /// The hosts of the fleet, this one among them.
     pub roll: Arc<Roll>,
+    /// Rows of subnets.
+    pub lister: Arc<Lister>,
     /// Subnets as a picture.
     pub mapper: Mapper,
     /// Who had an address when.
@@ -152,6 +155,7 @@ impl Ipam {
         let scanner = Arc::new(Scanner::new(&outside, &interfaces, &served, settings.scan_interval));
         let picture = Arc::new(Picture::new(&outside, &interfaces, &served, &docker, &reconciler, &scanner, &settings));
         let leases = Arc::new(Leases::new(&outside, &served));
+        let lister = Arc::new(Lister::new(&outside, &served));
         let teller = Arc::new(Teller::new(&outside));
         Ok(Arc::new(Self {
             pools: Pools::new(&outside, &interfaces, &served),
@@ -163,7 +167,8 @@ impl Ipam {
             leases,
             drainer: Drainer::new(&outside, &interfaces, &served),
             roll: Arc::new(Roll::new(&outside, &served, &reconciler, &picture)),
-            mapper: Mapper::new(&outside, &served, &picture),
+            mapper: Mapper::new(&outside, &served, &lister),
+            lister,
             history: History::new(&outside, &served),
             teller,
             take_up: Arc::new(TakeUp::new(&outside, &interfaces, &served, rounds)),

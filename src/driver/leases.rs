@@ -10,12 +10,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::counts::By;
 use crate::domain::address::{Row, State};
 use crate::domain::id::EniId;
 use crate::driver::served::Served;
 use crate::eni::{Eni, Outside};
 use crate::error::Error;
+use crate::journal::End;
 
 /// A lease as `leases` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,7 +97,7 @@ impl Leases {
                 "Docker shows that a container of this host has {ip}: stop the container"
             )));
         }
-        eni.release(ip, By::Operator).await;
+        eni.release(ip, End::LetGo).await;
         tracing::warn!(eni = %eni.nic.eni, %ip, "an operator let go of {ip}");
         Ok(())
     }

@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::domain::id::SubnetId;
 use crate::domain::map::{Eni, Map, block_of};
+use crate::driver::list::{Lister, known};
 use crate::driver::served::Served;
-use crate::driver::status::{Picture, known};
 use crate::eni::{self, Outside};
 use crate::error::Error;
 
@@ -20,12 +20,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Mapper {
     outside: Arc<Outside>,
     served: Arc<Served>,
-    picture: Arc<Picture>,
+    lister: Arc<Lister>,
 }
 
 impl Mapper {
-    pub(crate) fn new(outside: &Arc<Outside>, served: &Arc<Served>, picture: &Arc<Picture>) -> Self {
-        Self { outside: Arc::clone(outside), served: Arc::clone(served), picture: Arc::clone(picture) }
+    pub(crate) fn new(outside: &Arc<Outside>, served: &Arc<Served>, lister: &Arc<Lister>) -> Self {
+        Self { outside: Arc::clone(outside), served: Arc::clone(served), lister: Arc::clone(lister) }
     }
 
     /// One subnet; else all of the table, or those in which an ENI is served, if there are any.
@@ -38,7 +38,7 @@ impl Mapper {
         let (subnets, is_named) = match (subnet, all) {
             (Some(subnet), _) => (vec![subnet], true),
             (None, true) => (store.subnets(by()).await?, false),
-            (None, false) => (self.picture.subnets(&store, by()).await?, false),
+            (None, false) => (self.lister.subnets(&store, by()).await?, false),
         };
         let served = self.served.all().await;
         let own = |eni: &Arc<eni::Eni>| Eni {
@@ -51,11 +51,10 @@ impl Mapper {
         let time = self.outside.journal.now().wall.as_secs();
         let mut map = Map::of_hosts(time, own, &store.hosts(by()).await?);
         for subnet in subnets {
-            let behind: Vec<_> = served.iter().map(|eni| (eni, eni.behind())).collect();
-            let mut rows = {
+            let rows = {
                 // It is much, and nobody's start: those who wait for one go first.
                 let _turn = timeout_at(by(), store.background_turn()).await;
-                store.rows_of_subnet(&subnet, by()).await?
+                self.lister.rows(&store, &subnet, true, by()).await?
             };
             if rows.is_empty() && is_named {
                 known(&store, &subnet, by()).await?;
@@ -63,9 +62,8 @@ impl Mapper {
             let cidr = served.iter().find(|eni| eni.subnet.id == subnet).map(|eni| eni.subnet.cidr);
             // Of 65,536 rows that is some time of the processor, and grants are answered beside it (I4).
             block_in_place(|| {
-                behind.iter().for_each(|(eni, behind)| eni.overlay(&mut rows, behind));
                 if let Some(cidr) = cidr.or_else(|| block_of(&rows)) {
-                    map.draw(subnet, cidr, &rows, |row| self.picture.holder(row));
+                    map.draw(subnet, cidr, &rows, |row| self.lister.holder(row));
                 }
             });
         }

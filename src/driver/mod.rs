@@ -12,6 +12,7 @@ pub mod hosts;
 pub mod interfaces;
 pub mod ipam;
 pub mod leases;
+pub mod list;
 pub mod map;
 pub mod operate;
 mod page;

@@ -12,7 +12,6 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
-use crate::domain::holding::Held;
 use crate::domain::id::EniId;
 use crate::domain::roll::{
     Answer, HostEntry, KnownHost, Request, forget_age, forgotten, long_gone, look_age, open_age, sweep_age,
@@ -167,21 +166,17 @@ impl Roll {
         self.address.get_or_try_init(read).await.ok().copied().flatten()
     }
 
-    /// By the journal, so that nobody is asked.
+    /// From memory, so that nobody is asked.
     async fn addresses(&self) -> Option<Addresses> {
-        let (journal, served) = (&self.outside.journal, self.served.all().await);
+        let served = self.served.all().await;
         if served.iter().any(|eni| eni.is_distant()) {
             return None;
         }
-        let now = journal.now();
         let mut addresses = Addresses::default();
-        for holding in served.iter().flat_map(|eni| journal.of(&eni.nic.eni)) {
-            match holding.held {
-                Held::Lease(_) => addresses.leases += 1,
-                Held::Idle if self.outside.warmth.is_warm(&holding.row(&now)) => addresses.warm += 1,
-                Held::Idle => addresses.cooling += 1,
-                Held::Leaving(_) => {}
-            }
+        for tally in served.iter().map(|eni| eni.tally()) {
+            addresses.leases += number(tally.lease);
+            addresses.warm += number(tally.warm);
+            addresses.cooling += number(tally.cooling + tally.doubted);
         }
         Some(addresses)
     }

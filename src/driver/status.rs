@@ -1,7 +1,6 @@
 //! What the driver is doing now, as `status` shows it.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::Settings;
-use crate::domain::address::{Row, State};
-use crate::domain::id::SubnetId;
+use crate::domain::address::State;
 use crate::driver::docker_watch::DockerWatch;
 use crate::driver::history::rfc3339;
 use crate::driver::interfaces::Interfaces;
@@ -19,7 +17,7 @@ use crate::driver::scan::Scanner;
 use crate::driver::served::Served;
 use crate::eni::Outside;
 use crate::error::Error;
-use crate::store::{Database, Store};
+use crate::store::Database;
 
 /// The answer of `GET /v1/status`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -140,32 +138,6 @@ pub struct EniStatus {
     pub last_error: Option<String>,
 }
 
-/// A row as `list` shows it.
-#[derive(Debug, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "columns")]
-pub struct Listed {
-    pub ip: Ipv4Addr,
-    pub subnet: String,
-    pub state: State,
-    pub iface: Option<String>,
-    /// The instance that has the interface, where that is another host than this, served here.
-    #[serde(default)]
-    pub host: Option<String>,
-    pub primary: bool,
-    /// The container that uses it, or used it last; or who reserved it.
-    pub holder: Option<String>,
-    /// Whether it was named: by that container (`--ip`), or as a network's auxiliary address.
-    pub named: bool,
-    /// Whether it is reserved for the holder, and stays so.
-    pub reserved: bool,
-    /// The Elastic IP that EC2 last showed on it, of this host's interfaces.
-    pub elastic_ip: Option<Ipv4Addr>,
-    /// Since it was let go; none for an address that was never in use.
-    pub idle_seconds: Option<u64>,
-}
-
-/// Fresh rows carry a time long past.
-const NEVER: u64 = 10 * 365 * 86_400;
 /// A picture is not worth a long wait.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -341,80 +313,4 @@ impl Picture {
             error: self.outside.in_use.silence().map(|silence| silence.why),
         }
     }
-
-    /// The rows of a subnet, with or without the free ones; by default of each subnet in which an ENI is served, or, where none
-    /// is, of every subnet of the table.
-    pub async fn list(&self, subnet: Option<SubnetId>, free_too: bool, until: Instant) -> Result<Vec<Listed>, Error> {
-        let store = self.outside.store(until).await?;
-        let served = self.served.all().await;
-        let (subnets, is_named) = match subnet {
-            Some(subnet) => (vec![subnet], true),
-            None => (self.subnets(&store, until).await?, false),
-        };
-        let mut listed = Vec::new();
-        for subnet in subnets {
-            let behind: Vec<_> = served.iter().map(|eni| (eni, eni.behind())).collect();
-            let mut rows = if free_too {
-                store.rows_of_subnet(&subnet, until).await?
-            } else {
-                store.rows_taken(&subnet, until).await?
-            };
-            behind.iter().for_each(|(eni, behind)| eni.overlay(&mut rows, behind));
-            if rows.is_empty() && is_named {
-                known(&store, &subnet, until).await?;
-            }
-            let host = |row: &Row| {
-                let mut distant = served.iter().filter(|eni| eni.is_distant());
-                distant.find(|eni| row.iface.as_ref() == Some(&eni.nic.eni)).map(|eni| eni.instance().to_owned())
-            };
-            listed.extend(rows.into_iter().map(|row| Listed {
-                ip: row.ip,
-                host: host(&row),
-                state: row.state(),
-                subnet: row.subnet.to_string(),
-                iface: row.iface.as_ref().map(ToString::to_string),
-                primary: row.primary,
-                holder: self.holder(&row),
-                named: row.is_fixed() && row.kept_for().is_none(),
-                reserved: row.kept_for().is_some(),
-                elastic_ip: served.iter().find_map(|eni| eni.elastic_ip(row.ip)),
-                idle_seconds: Some(row.idle.as_secs()).filter(|idle| *idle < NEVER),
-            }));
-        }
-        Ok(listed)
-    }
-
-    /// Those in which an ENI is served, or, where none is, all of the table.
-    pub(crate) async fn subnets(&self, store: &Store, until: Instant) -> Result<Vec<SubnetId>, Error> {
-        let mut served: Vec<_> = self.served.all().await.iter().map(|eni| eni.subnet.id.clone()).collect();
-        if served.is_empty() {
-            return Ok(store.subnets(until).await?);
-        }
-        served.sort();
-        served.dedup();
-        Ok(served)
-    }
-
-    /// The container that has an address or had it last, or who reserved it. Engines before 29 do not say which container
-    /// asks, but list it afterwards.
-    pub(crate) fn holder(&self, row: &Row) -> Option<String> {
-        let listed = || self.outside.in_use.name(row.ip).filter(|_| row.state() == State::Lease);
-        row.endpoint().map(ToOwned::to_owned).or_else(listed)
-    }
-}
-
-/// Nothing to list is an answer only for a subnet that the table has.
-pub(crate) async fn known(store: &Store, subnet: &SubnetId, until: Instant) -> Result<(), Error> {
-    let all = store.subnets(until).await?;
-    if all.contains(subnet) {
-        return Ok(());
-    }
-    let has = if all.is_empty() {
-        "none yet".to_owned()
-    } else {
-        all.iter().map(SubnetId::as_str).collect::<Vec<_>>().join(", ")
-    };
-    Err(Error::Asked(format!(
-        "the table has no rows of {subnet}; the subnets that it has: {has}. `ec2-ipam init` and the first network in a subnet fill it"
-    )))
 }

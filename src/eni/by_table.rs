@@ -10,7 +10,6 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Lease, STORE_TIME, Shared};
 use crate::backoff::Backoff;
-use crate::counts::By;
 use crate::domain::address::{Change, Event, Row, State};
 use crate::domain::history::{Use, millis};
 use crate::domain::holding::{Follow, Held, Holding};
@@ -94,16 +93,11 @@ impl Shared {
     }
 
     /// lease -> idle; `claim`: only if it is this lease. However long the table is away, it is done. Says whether it was one.
-    pub(super) async fn end_by_table(&self, ip: Ipv4Addr, claim: Option<&Claim>, end: End, by: By) -> bool {
+    pub(super) async fn end_by_table(&self, ip: Ipv4Addr, claim: Option<&Claim>, end: End) -> bool {
         let mut backoff = Backoff::default();
         loop {
             match self.end_now(ip, claim, end).await {
-                Ok(Some(done)) => {
-                    if done {
-                        self.outside.counts.released(by);
-                    }
-                    return done;
-                }
+                Ok(Some(done)) => return done,
                 // Somebody moved it at this moment.
                 Ok(None) => {}
                 Err(why) => {
@@ -139,6 +133,7 @@ impl Shared {
         let Ok(change) = row.on(event) else { return Ok(Some(false)) };
         let done = store.apply(slice::from_ref(&change), until).await? == [true];
         if done {
+            self.outside.counts.released(end);
             self.note_end(&row, end);
         }
         Ok(done.then_some(true))

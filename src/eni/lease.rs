@@ -9,7 +9,7 @@ use tracing::{Instrument, Span};
 
 use super::{STORE_TIME, Shared};
 use crate::backoff::Backoff;
-use crate::counts::{By, How};
+use crate::counts::How;
 use crate::domain::address::{Row, State};
 use crate::domain::holding::{Held, Holding};
 use crate::domain::id::Claim;
@@ -39,10 +39,9 @@ impl Lease {
     }
 
     /// The same, granted so.
-    pub(super) fn got(self, how: How) -> Self {
-        let mut lease = self;
-        lease.how = how;
-        lease
+    pub(super) fn got(mut self, how: How) -> Self {
+        self.how = how;
+        self
     }
 
     /// Docker has it.
@@ -59,7 +58,7 @@ impl Drop for Lease {
             let (ip, _in_span) = (self.ip, self.span.enter());
             tracing::warn!(eni = %eni.place.nic.eni, %ip, "took {ip} back: Docker did not get the answer");
             let tasks = eni.outside.tasks.clone();
-            let work = async move { eni.ends(ip, &claim, End::TakenBack, By::NotAnswered).await };
+            let work = async move { eni.ends(ip, &claim, End::TakenBack).await };
             tasks.spawn_on(
                 supervised("taking back", async {
                     let _ = work.await;
@@ -77,16 +76,16 @@ impl Shared {
         Lease { ip, how: How::Warm, held: Some((claim, Arc::clone(self))), span: Span::current() }
     }
 
-    pub(super) async fn release(self: &Arc<Self>, ip: Ipv4Addr, by: By) {
+    pub(super) async fn release(self: &Arc<Self>, ip: Ipv4Addr, end: End) {
         if let Err(why) = self.may_serve().await {
             return tracing::info!(eni = %self.place.nic.eni, %ip, "nothing to release: {why}");
         }
         point("release:begun").await;
         let was_lease = match self.holding(ip).map(|holding| holding.held) {
-            Some(Held::Lease(claim)) => self.ends(ip, &claim, End::Released, by).await,
+            Some(Held::Lease(claim)) => self.ends(ip, &claim, end).await,
             Some(Held::Idle | Held::Leaving(_)) => false,
-            None if self.place.is_distant => self.end_by_table(ip, None, End::Released, by).await,
-            None => self.release_in_table(ip, by).await,
+            None if self.place.is_distant => self.end_by_table(ip, None, end).await,
+            None => self.release_in_table(ip, end).await,
         };
         if was_lease {
             tracing::info!(eni = %self.place.nic.eni, %ip, "released {ip}");
@@ -98,18 +97,18 @@ impl Shared {
 
     /// lease -> idle. It names the lease's own token, so that a late one cannot end somebody else's lease (I5). Says whether it
     /// was that lease.
-    pub(super) async fn ends(&self, ip: Ipv4Addr, claim: &Claim, end: End, by: By) -> bool {
+    pub(super) async fn ends(&self, ip: Ipv4Addr, claim: &Claim, end: End) -> bool {
         if self.place.is_distant {
-            return self.end_by_table(ip, Some(claim), end, by).await;
+            return self.end_by_table(ip, Some(claim), end).await;
         }
         let Some(recorded) = self.journal().end(ip, claim, end).await else { return false };
-        self.outside.counts.released(by);
+        self.outside.counts.released(end);
         self.follow(recorded).await;
         true
     }
 
     /// A lease that only the table knows: the journal is new, and has not read it yet.
-    async fn release_in_table(&self, ip: Ipv4Addr, by: By) -> bool {
+    async fn release_in_table(&self, ip: Ipv4Addr, end: End) -> bool {
         let mut backoff = Backoff::default();
         loop {
             match self.lease_in_table(ip).await {
@@ -124,7 +123,7 @@ impl Shared {
                     }
                     let claim = self.lease(ip);
                     return match claim {
-                        Some(claim) => self.ends(ip, &claim, End::Released, by).await,
+                        Some(claim) => self.ends(ip, &claim, end).await,
                         None => false,
                     };
                 }

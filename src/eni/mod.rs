@@ -16,7 +16,6 @@ use ipnet::Ipv4Net;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use crate::counts::By;
 use crate::domain::address::Row;
 use crate::domain::holding::Held;
 use crate::domain::id::Claim;
@@ -26,7 +25,7 @@ use crate::domain::plan::{brief_age, settle_age};
 use crate::domain::subnet::Subnet;
 use crate::error::Error;
 use crate::fleet::{Fleet, STORE_TIME, Sender};
-use crate::journal::Journal;
+use crate::journal::{End, Journal};
 use crate::late::LAST_WORD;
 use crate::outside::imds::{Instance, Nic};
 use crate::supervise::supervised;
@@ -236,8 +235,8 @@ impl Eni {
 
     /// The container is gone: its address cools from now on. Unknown, repeated and foreign releases change nothing (I8).
     /// However long the database is away, it is done.
-    pub async fn release(&self, ip: Ipv4Addr, by: By) {
-        self.shared.release(ip, by).await;
+    pub async fn release(&self, ip: Ipv4Addr, end: End) {
+        self.shared.release(ip, end).await;
         // One that a container had named is given back once it has cooled: the task has to know.
         let _ = self.wants.send(Want::Look);
     }

@@ -7,7 +7,6 @@ use tokio::time::Instant;
 
 use super::STORE_TIME;
 use super::task::Task;
-use crate::counts::By;
 use crate::domain::address::{Change, NewRow, Row};
 use crate::domain::holding::{Held, Holding};
 use crate::domain::id::Claim;
@@ -56,7 +55,7 @@ impl Task {
                     repaired.done.extend(stands.then_some(finding.ip));
                 }
                 Some(Mend::Release(claim)) => {
-                    let has_ended = self.shared.ends(finding.ip, &claim, End::Found, By::Comparison).await;
+                    let has_ended = self.shared.ends(finding.ip, &claim, End::Found).await;
                     repaired.done.extend(has_ended.then_some(finding.ip));
                 }
                 Some(Mend::Change(change)) => {

@@ -144,7 +144,7 @@ impl Book {
             // The table was never told.
             (End::TakenBack, Some(before)) => *holding = *before,
             (End::TakenBack, None) => (holding.held, holding.posted) = (Held::Idle, false),
-            (End::Released | End::Found, _) => {
+            (End::Released | End::LetGo | End::Found, _) => {
                 (holding.held, holding.posted, holding.let_go) = (Held::Idle, false, now.clone());
             }
         })

@@ -70,6 +70,8 @@ pub struct Wanted<'a> {
 pub enum End {
     /// Its container is gone, as Docker says: it cools from now on.
     Released,
+    /// The same, as an operator says.
+    LetGo,
     /// The same, as Docker did not say, but shows.
     Found,
     /// Its container never got it: it is what it was before.
@@ -80,7 +82,7 @@ impl End {
     /// As history has it.
     pub fn ended(self) -> Ended {
         match self {
-            Self::Released => Ended::Released,
+            Self::Released | Self::LetGo => Ended::Released,
             Self::Found => Ended::Found,
             Self::TakenBack => Ended::TakenBack,
         }

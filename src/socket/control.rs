@@ -135,7 +135,7 @@ async fn reconcile(ipam: &Arc<Ipam>, body: &[u8]) -> Result<Value, Error> {
 
 async fn list(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {
     let asked: ToList = parse(body)?;
-    Ok(json!(ipam.picture.list(named(asked.subnet)?, asked.free, until).await?))
+    Ok(json!(ipam.lister.list(named(asked.subnet)?, asked.free, until).await?))
 }
 
 async fn map(ipam: &Arc<Ipam>, body: &[u8], until: Instant) -> Result<Value, Error> {

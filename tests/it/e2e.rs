@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ec2_ipam::domain::address::State;
-use ec2_ipam::driver::status::Listed;
+use ec2_ipam::driver::list::Listed;
 use nix::sys::signal::Signal;
 use vpc_sim::Outcome;
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ec2_ipam::domain::address::State;
-use ec2_ipam::driver::status::Listed;
+use ec2_ipam::driver::list::Listed;
 use ipnet::Ipv4Net;
 
 /// An ENI as EC2 truly has it.

@@ -10,7 +10,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use ec2_ipam::domain::address::State;
-use ec2_ipam::driver::status::{Listed, Status};
+use ec2_ipam::driver::list::Listed;
+use ec2_ipam::driver::status::Status;
 use serde_json::{Value, json};
 use vpc_sim::{EniSpec, Server, Switches, Vpc};
 

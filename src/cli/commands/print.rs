@@ -9,8 +9,9 @@ use crate::domain::address::State;
 use crate::driver::doctor::{Check, Verdict};
 use crate::driver::found::Found;
 use crate::driver::leases::Leased;
+use crate::driver::list::Listed;
 use crate::driver::recycle::{Came, Part, Report};
-use crate::driver::status::{DockerStatus, EniStatus, JournalStatus, Listed, Status};
+use crate::driver::status::{DockerStatus, EniStatus, JournalStatus, Status};
 use crate::eni::Recycled;
 use crate::plain::write_json;
 

@@ -49,6 +49,9 @@ impl Status {
     }
 }
 
+/// So long ago nothing was let go.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 /// What a row means: its status, told apart by its claim where that matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -166,6 +169,11 @@ impl Row {
     /// second more is asked for: never too early (I10).
     pub fn has_cooled(&self, cooldown: Duration) -> bool {
         self.idle.as_secs() >= cooldown_seconds(cooldown)
+    }
+
+    /// How long ago it was let go; none: it was never in use, and has the time long past of a fresh row.
+    pub fn let_go(&self) -> Option<Duration> {
+        Some(self.idle).filter(|idle| *idle < NEVER)
     }
 
     /// The change that an event makes of this row, or why there is none.

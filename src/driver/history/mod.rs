@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::domain::history::{Use, millis};
 use crate::domain::id::Claim;
+use crate::domain::roll::serving;
 use crate::driver::served::Served;
 use crate::eni::Outside;
 use crate::error::Error;
@@ -223,7 +224,7 @@ impl History {
             Some(instance) => Some(instance),
             None => {
                 let hosts = store.hosts(until).await.unwrap_or_default();
-                hosts.into_iter().find(|host| host.entry.enis.contains(&eni)).map(|host| host.entry.instance)
+                serving(&hosts).get(&eni).map(|host| host.entry.instance.clone())
             }
         };
         Some(Elsewhere { row, eni, instance, is_served_here })
