@@ -56,7 +56,8 @@ impl Game<'_> {
         for (ip, seat) in live {
             let Some(eni) = enis.get(&seat) else { continue };
             let row = self.bed.books.row(seat, ip);
-            if row.as_ref().is_some_and(|row| row.is_of(eni) && row.state() == State::Lease) {
+            let is_told = |row: &Entry| row.is_of(eni) && row.state() == State::Lease || self.names_taker(row, eni);
+            if row.as_ref().is_some_and(is_told) {
                 self.behind.remove(&(ip, seat));
             } else if !self.is_up(seat) || !self.wrong.is_empty() || self.is_known_to_docker_alone(ip, seat) {
                 self.behind.insert((ip, seat), now);
@@ -133,6 +134,12 @@ impl Game<'_> {
         wrong
     }
 
+    /// Whether the row says who took the address after it was cut off from its container on this ENI: then only a person can put
+    /// that right.
+    fn names_taker(&self, row: &Entry, eni: &str) -> bool {
+        self.vpc.holder(row.ip).is_some_and(|holder| holder != eni && row.is_of(&holder))
+    }
+
     /// Whether a row that was set back agrees with EC2 and the reference again.
     fn is_right(&self, ip: Ipv4Addr, owner: usize) -> bool {
         let Some(row) = self.bed.books.row(owner, ip) else { return true };
@@ -140,10 +147,10 @@ impl Game<'_> {
         ours.retain(|(seat, _)| self.bed.books.is_shared() || *seat == owner);
         let is_named = |eni: &str| row.is_of(eni) && !matches!(row.state(), State::Free | State::Reserved);
         let live = self.bed.shared.ledger().live.get(&ip).copied();
-        if let Some((_, eni)) = ours.iter().find(|(seat, _)| Some(*seat) == live) {
-            return is_named(eni) && row.state() == State::Lease;
-        }
         let holder = self.vpc.holder(ip);
+        if let Some((_, eni)) = ours.iter().find(|(seat, _)| Some(*seat) == live) {
+            return is_named(eni) && row.state() == State::Lease || self.names_taker(&row, eni);
+        }
         match ours.iter().find(|(_, eni)| Some(eni) == holder.as_ref()) {
             Some((_, eni)) => is_named(eni),
             None => ours.iter().all(|(_, eni)| !row.is_of(eni)),

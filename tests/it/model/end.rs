@@ -115,7 +115,8 @@ impl Game<'_> {
             if let Some(ip) = truth.iter().find(|ip| judged(ip) && !known(**ip)) {
                 return Some(format!("{ip} is on {eni}, and no row says so"));
             }
-            let lost = ledger.live.iter().find(|(ip, on)| **on == seat && judged(ip) && !known(**ip));
+            let is_ours = |ip: &Ipv4Addr| judged(ip) && !others.contains(ip);
+            let lost = ledger.live.iter().find(|(ip, on)| **on == seat && is_ours(ip) && !known(**ip));
             if let Some((ip, _)) = lost {
                 return Some(format!("a container on h{seat} has {ip}, and no row says so"));
             }
