@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
 use crate::query::Params;
@@ -33,6 +34,8 @@ pub struct Call {
     pub eni: Option<String>,
     /// The well-formed addresses of its list.
     pub addresses: Vec<Ipv4Addr>,
+    /// The well-formed prefixes of its list.
+    pub prefixes: Vec<Ipv4Net>,
     /// It carried `DryRun=true`.
     pub dry_run: bool,
     /// When it arrived.
@@ -53,6 +56,7 @@ impl Call {
             action: params.action.clone(),
             eni,
             addresses: rest.take_list("PrivateIpAddress").iter().filter_map(|text| text.parse().ok()).collect(),
+            prefixes: rest.take_list("Ipv4Prefix").iter().filter_map(|text| text.parse().ok()).collect(),
             dry_run: rest.take("DryRun").is_some_and(|text| text.eq_ignore_ascii_case("true")),
             when: Instant::now(),
             outcome: Outcome::Pending,

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use crate::errors::ApiError;
 use crate::query::{Filter, Xml};
 use crate::requests::Describe;
-use crate::world::{ACCOUNT, Eni, GROUP_ID, INSTANCE_TYPES, REGION, VPC_ID, World, ZONE};
+use crate::world::{ACCOUNT, Eni, GROUP_ID, INSTANCE_TYPES, Platform, REGION, Reservation, VPC_ID, World, ZONE};
 
 /// DescribeNetworkInterfaces.
 pub(crate) fn interfaces(
@@ -130,7 +130,10 @@ pub(crate) fn subnets(world: &World, call: &Describe, page_size: Option<usize>, 
         xml.text("ownerId", ACCOUNT);
         xml.text("vpcId", VPC_ID);
         xml.text("cidrBlock", cidr);
-        xml.text("availableIpAddressCount", world.free(cidr).count());
+        // What is kept for prefixes is not available at once, whether a prefix has it or not.
+        let kept = world.reserved(id, Reservation::Prefix);
+        let available = world.free(cidr).filter(|ip| !kept.clone().any(|net| net.contains(ip)));
+        xml.text("availableIpAddressCount", available.count());
         xml.text("availabilityZone", ZONE);
         xml.text("defaultForAz", false);
         xml.text("mapPublicIpOnLaunch", false);
@@ -193,18 +196,23 @@ pub(crate) fn instance_types(call: &Describe, page_size: Option<usize>, xml: &mu
         return Err(ApiError::no_instance_types(&unknown));
     }
     let mut found = Vec::new();
-    for (name, interfaces, addresses) in INSTANCE_TYPES {
+    for (name, platform, interfaces, addresses) in INSTANCE_TYPES {
         let is_asked = call.ids.is_empty() || call.ids.iter().any(|id| id == name);
         if is_asked && matches_all(&call.filters, |filter| (filter == "instance-type").then(|| vec![name.to_owned()]))?
         {
-            found.push((name, (name, interfaces, addresses)));
+            found.push((name, (name, platform, interfaces, addresses)));
         }
     }
     let (page, token) = paginate(found, call, page_size)?;
-    xml.list("instanceTypeSet", page, |xml, (name, interfaces, addresses)| {
+    xml.list("instanceTypeSet", page, |xml, (name, platform, interfaces, addresses)| {
         xml.text("instanceType", name);
         xml.text("currentGeneration", true);
-        xml.text("hypervisor", "nitro");
+        xml.text("bareMetal", platform == Platform::BareMetal);
+        match platform {
+            Platform::Nitro => xml.text("hypervisor", "nitro"),
+            Platform::Xen => xml.text("hypervisor", "xen"),
+            Platform::BareMetal => {}
+        }
         xml.within("networkInfo", |xml| {
             xml.text("maximumNetworkInterfaces", interfaces);
             xml.text("maximumNetworkCards", 1);

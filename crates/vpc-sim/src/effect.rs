@@ -8,14 +8,14 @@ use std::sync::Arc;
 use crate::Vpc;
 use crate::state::State;
 use crate::switches::Switches;
-use crate::world::World;
+use crate::world::{World, all_of};
 
 /// What one Assign or Unassign did to an ENI.
 #[derive(Clone, Debug)]
 pub struct Effect {
     /// Its id.
     pub eni: String,
-    /// Addresses that came.
+    /// Addresses that came, those of a prefix among them.
     pub on: BTreeSet<Ipv4Addr>,
     /// Addresses that went.
     pub off: BTreeSet<Ipv4Addr>,
@@ -41,7 +41,10 @@ impl Vpc {
 
 /// Makes a change of the ENI and tells what it did, even if the call is refused in the end.
 pub(crate) fn watched<T>(state: &mut State, eni: &str, change: impl FnOnce(&mut World, &Switches) -> T) -> T {
-    let held = |world: &World| world.enis.get(eni).map(|eni| eni.secondaries.clone()).unwrap_or_default();
+    let held = |world: &World| -> BTreeSet<Ipv4Addr> {
+        let Some(eni) = world.enis.get(eni) else { return BTreeSet::new() };
+        eni.secondaries.iter().copied().chain(eni.prefixes.iter().copied().flat_map(all_of)).collect()
+    };
     let before = held(&state.world);
     let outcome = change(&mut state.world, &state.switches);
     if let Some(watcher) = &state.watcher {

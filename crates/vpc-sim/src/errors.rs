@@ -3,8 +3,11 @@
 //! Texts are those seen from live AWS by public clients; where two wordings are about, a switch chooses.
 
 use std::fmt::Display;
+use std::net::Ipv4Addr;
 
-use crate::switches::{DryRunStatus, ListOrCount, ReservedText, Switches, ThrottleText};
+use ipnet::Ipv4Net;
+
+use crate::switches::{DryRunStatus, ListOrCount, PrefixRefusal, ReservedText, Switches, ThrottleText};
 use crate::world::ACCOUNT;
 
 /// A refusal as it goes over the wire.
@@ -218,5 +221,51 @@ impl ApiError {
         Self::value(format!(
             "Address {address} cannot be unassigned. The primary IP address of an interface cannot be unassigned."
         ))
+    }
+
+    // Prefixes. Nobody has seen what AWS says to one that is named; but for `Unheard` it is what it says to addresses.
+
+    pub(crate) fn prefix_in_use(prefix: Ipv4Net, addresses: &[Ipv4Addr], switches: &Switches) -> Self {
+        Self::of_prefix(switches, || Self::in_use(&[prefix]), || Self::in_use(addresses))
+    }
+
+    /// `one`: an address of it that is reserved.
+    pub(crate) fn prefix_reserved(prefix: Ipv4Net, one: Ipv4Addr, switches: &Switches) -> Self {
+        Self::of_prefix(switches, || Self::reserved(prefix, switches), || Self::reserved(one, switches))
+    }
+
+    pub(crate) fn prefix_not_in_subnet(prefix: Ipv4Net, switches: &Switches) -> Self {
+        Self::of_prefix(switches, || Self::not_in_subnet(prefix), || Self::not_in_subnet(prefix.network()))
+    }
+
+    pub(crate) fn prefix_not_assigned(eni: &str, switches: &Switches) -> Self {
+        match switches.prefixes.refusal {
+            PrefixRefusal::Unheard => Self::unheard(),
+            PrefixRefusal::NamesPrefix | PrefixRefusal::NamesAddresses | PrefixRefusal::CidrBlocks => {
+                Self::not_assigned(eni)
+            }
+        }
+    }
+
+    pub(crate) fn no_prefixes_on(instance_type: &str, switches: &Switches) -> Self {
+        let unsupported = || {
+            let text = format!("The instance type '{instance_type}' does not support prefixes.");
+            Self::new(400, "UnsupportedOperation", text)
+        };
+        Self::of_prefix(switches, unsupported, unsupported)
+    }
+
+    /// A code and a text that no client knows.
+    pub(crate) fn unheard() -> Self {
+        Self::new(400, "InvalidIpv4Prefix", "The request cannot be completed.")
+    }
+
+    fn of_prefix(switches: &Switches, whole: impl Fn() -> Self, singly: impl Fn() -> Self) -> Self {
+        match switches.prefixes.refusal {
+            PrefixRefusal::NamesPrefix => whole(),
+            PrefixRefusal::NamesAddresses => singly(),
+            PrefixRefusal::CidrBlocks => Self::no_cidr_blocks(),
+            PrefixRefusal::Unheard => Self::unheard(),
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! call takes effect under it at once, and nothing is ever read back from the driver.
 //!
 //! - `world` what there is, and how it looked a while ago
-//! - `rules` Assign and Unassign; `describe` the Describe calls; `errors` every refusal; `switches` what is unverified
+//! - `rules` Assign and Unassign, `prefixes` those of prefixes; `describe` the Describe calls; `errors` every refusal; `switches` what is unverified
 //! - `query` and `requests` the wire form of EC2; `ec2` and `imds` the two endpoints; `http` the server below them
 //! - `faults`, `calls`, `controls` what goes wrong, what was called, and how a test gets at both; `effect` what changed
 //!
@@ -26,6 +26,7 @@ mod errors;
 mod faults;
 mod http;
 mod imds;
+mod prefixes;
 mod query;
 mod requests;
 mod rules;
@@ -46,8 +47,8 @@ pub use http::Server;
 pub use imds::{ImdsMode, ImdsRead, ROLE, ROLE_SECRET, ROLE_TOKEN, access_key_of};
 use state::State;
 pub use switches::*;
-pub use world::{ACCOUNT, GROUP_ID, INSTANCE_TYPES, REGION, VPC_ID, ZONE};
-use world::{Change, Eni};
+pub use world::{ACCOUNT, GROUP_ID, INSTANCE_TYPES, Platform, REGION, Reservation, VPC_ID, ZONE};
+use world::{Change, Eni, overlap};
 
 /// The VPC. Clones are the same one.
 #[derive(Clone, Debug)]
@@ -210,13 +211,31 @@ impl Vpc {
         state.world.apply(Change::Assigned(to.to_owned(), ip));
     }
 
-    /// Gives the ENI a /28.
+    /// Gives the ENI a /28 behind the driver's back.
     pub fn add_prefix(&self, eni: &str, prefix: &str) {
         let prefix: Ipv4Net = prefix.parse().expect("a prefix");
         assert!(prefix.prefix_len() == 28 && prefix == prefix.trunc(), "{prefix} is no /28");
         let mut state = self.lock();
-        assert!(prefix.hosts().all(|ip| state.world.holder(ip).is_none()), "{prefix} is in use");
-        state.world.apply(Change::PrefixOn(eni.to_owned(), prefix));
+        let world = &mut state.world;
+        let subnet = world.subnets[&world.enis[eni].subnet];
+        assert!(prefixes::is_possible(subnet, prefix), "{prefix} cannot be a prefix in {subnet}");
+        assert!(!world.enis.values().any(|eni| eni.touches(prefix)), "{prefix} is in use");
+        world.apply(Change::PrefixOn(eni.to_owned(), prefix));
+    }
+
+    /// Takes a /28 off the ENI behind the driver's back.
+    pub fn remove_prefix(&self, eni: &str, prefix: &str) {
+        self.lock().world.apply(Change::PrefixOff(eni.to_owned(), prefix.parse().expect("a prefix")));
+    }
+
+    /// Keeps a range of the subnet, whoever has some of it by now.
+    pub fn reserve(&self, subnet: &str, cidr: &str, kind: Reservation) {
+        let cidr: Ipv4Net = cidr.parse().expect("a CIDR");
+        let mut state = self.lock();
+        let world = &mut state.world;
+        assert!(world.subnets[subnet].contains(&cidr), "{cidr} is not in {subnet}");
+        assert!(!world.reservations.iter().any(|(_, other, _)| overlap(*other, cidr)), "{cidr} is reserved already");
+        world.reservations.push((subnet.to_owned(), cidr, kind));
     }
 
     /// Deletes the ENI, as when its instance is terminated; its addresses are free.
@@ -263,6 +282,11 @@ impl Vpc {
     /// The ENI's secondary addresses, as they truly are.
     pub fn addresses(&self, eni: &str) -> BTreeSet<Ipv4Addr> {
         self.lock().world.enis[eni].secondaries.clone()
+    }
+
+    /// The ENI's prefixes, as they truly are.
+    pub fn prefixes(&self, eni: &str) -> BTreeSet<Ipv4Net> {
+        self.lock().world.enis[eni].prefixes.clone()
     }
 
     /// The ENI's primary address.

@@ -1,4 +1,5 @@
-//! AWS's rules for Assign and Unassign: functions over a [`World`], without IO.
+//! AWS's rules for Assign and Unassign of single addresses, and which of them a call is about: functions over a [`World`],
+//! without IO.
 //!
 //! A call either takes effect whole or changes nothing, except where a switch says otherwise.
 
@@ -8,9 +9,11 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use crate::errors::ApiError;
+use crate::prefixes;
 use crate::requests::{Assign, Unassign};
 use crate::switches::{
-    AssignRefused, AssignReply, Duplicates, InUseNames, OwnAddress, Switches, UnassignPrimary, UnassignUnknown,
+    AssignRefused, AssignReply, BothLists, Duplicates, InUseNames, MemberOfOther, MemberOfOwn, OwnAddress, Switches,
+    UnassignPrimary, UnassignUnknown,
 };
 use crate::world::{Change, Eni, World};
 
@@ -27,22 +30,33 @@ pub(crate) fn assign(world: &mut World, switches: &Switches, call: &Assign) -> R
     let eni = world.enis.get(&call.eni).ok_or_else(|| ApiError::no_interface(&call.eni))?.clone();
     let given =
         [!call.addresses.is_empty(), call.count.is_some(), !call.prefixes.is_empty(), call.prefix_count.is_some()];
+    let is_both_lists = given == [true, false, true, false] && switches.prefixes.both_lists == BothLists::Accepted;
     let given = given.into_iter().filter(|is_given| *is_given).count();
-    if given != 1 {
+    if given != 1 && !is_both_lists {
         return Err(ApiError::list_or_count(given > 1, switches));
     }
     if let Some(count) = call.count {
         return assign_count(world, &eni, count);
     }
     if let Some(count) = call.prefix_count {
-        let prefixes = free_prefixes(world, &eni, count)?;
-        return assign_prefixes(world, &eni, prefixes);
+        return prefixes::assign_count(world, switches, &eni, count);
     }
-    if !call.prefixes.is_empty() {
-        let prefixes = given_prefixes(world, &eni, &call.prefixes)?;
-        return assign_prefixes(world, &eni, prefixes);
+    if call.addresses.is_empty() {
+        return prefixes::assign_list(world, switches, &eni, &call.prefixes);
     }
-    assign_list(world, switches, &eni, call)
+    if !is_both_lists {
+        return assign_list(world, switches, &eni, call);
+    }
+    let before = world.clone();
+    let Assigned { prefixes, .. } = prefixes::assign_list(world, switches, &eni, &call.prefixes)?;
+    let eni = world.enis[&eni.id].clone();
+    match assign_list(world, switches, &eni, call) {
+        Ok(assigned) => Ok(Assigned { prefixes, ..assigned }),
+        Err(why) => {
+            *world = before;
+            Err(why)
+        }
+    }
 }
 
 fn assign_list(world: &mut World, switches: &Switches, eni: &Eni, call: &Assign) -> Result<Assigned, ApiError> {
@@ -61,10 +75,9 @@ fn assign_list(world: &mut World, switches: &Switches, eni: &Eni, call: &Assign)
         return Err(ApiError::other_primary());
     }
     let refused: Vec<_> = asked.iter().copied().filter(|ip| is_refused(world, switches, eni, call, *ip)).collect();
-    let fresh: Vec<_> =
-        asked.iter().copied().filter(|ip| !refused.contains(ip) && !eni.secondaries.contains(ip)).collect();
+    let fresh: Vec<_> = asked.iter().copied().filter(|ip| !refused.contains(ip) && !eni.holds(*ip)).collect();
     if !refused.is_empty() && switches.assign_refused == AssignRefused::FailsWhole {
-        return Err(in_use(switches, &refused, &asked));
+        return Err(in_use(world, switches, eni, &refused, &asked));
     }
     if eni.slots() + fresh.len() > world.slot_limit(eni) {
         return Err(ApiError::interface_full());
@@ -77,7 +90,7 @@ fn assign_list(world: &mut World, switches: &Switches, eni: &Eni, call: &Assign)
         world.apply(Change::Assigned(eni.id.clone(), *ip));
     }
     if !refused.is_empty() {
-        return Err(in_use(switches, &refused, &asked));
+        return Err(in_use(world, switches, eni, &refused, &asked));
     }
     let addresses = match switches.assign_reply {
         AssignReply::Requested => asked,
@@ -94,12 +107,20 @@ fn is_refused(world: &World, switches: &Switches, eni: &Eni, call: &Assign, ip: 
         Some(holder) if holder.id == eni.id && holder.secondaries.contains(&ip) => {
             switches.own_address == OwnAddress::Refused
         }
+        Some(holder) if holder.id == eni.id => switches.prefixes.member_of_own == MemberOfOwn::Refused,
         // An address out of a prefix does not move by itself.
         Some(holder) => !(call.allow_reassignment && holder.secondaries.contains(&ip)),
     }
 }
 
-fn in_use(switches: &Switches, refused: &[Ipv4Addr], asked: &[Ipv4Addr]) -> ApiError {
+fn in_use(world: &World, switches: &Switches, eni: &Eni, refused: &[Ipv4Addr], asked: &[Ipv4Addr]) -> ApiError {
+    let others = world.enis.values().filter(|other| other.id != eni.id);
+    let around = others.flat_map(|other| &other.prefixes).find(|prefix| refused.iter().any(|ip| prefix.contains(ip)));
+    match (around, switches.prefixes.member_of_other) {
+        (None, _) | (_, MemberOfOther::NamesAddress) => {}
+        (Some(prefix), MemberOfOther::NamesPrefix) => return ApiError::in_use(&[prefix]),
+        (Some(_), MemberOfOther::Unheard) => return ApiError::unheard(),
+    }
     match switches.in_use_names {
         InUseNames::Offending => ApiError::in_use(refused),
         InUseNames::WholeList => ApiError::in_use(asked),
@@ -123,7 +144,9 @@ fn assign_count(world: &mut World, eni: &Eni, count: usize) -> Result<Assigned, 
     if eni.slots() + count > world.slot_limit(eni) {
         return Err(ApiError::interface_full());
     }
-    let addresses: Vec<_> = world.free(world.subnets[&eni.subnet]).take(count).collect();
+    let is_kept = |ip: &Ipv4Addr| world.reservations.iter().any(|(of, net, _)| *of == eni.subnet && net.contains(ip));
+    let free = world.free(world.subnets[&eni.subnet]).filter(|ip| !is_kept(ip));
+    let addresses: Vec<_> = free.take(count).collect();
     if addresses.len() < count {
         return Err(ApiError::subnet_full());
     }
@@ -133,54 +156,13 @@ fn assign_count(world: &mut World, eni: &Eni, count: usize) -> Result<Assigned, 
     Ok(Assigned { eni: eni.id.clone(), addresses, prefixes: Vec::new() })
 }
 
-/// Whole /28 blocks of the subnet in which nothing is in use or reserved.
-fn free_prefixes(world: &World, eni: &Eni, count: usize) -> Result<Vec<Ipv4Net>, ApiError> {
-    let subnet = world.subnets[&eni.subnet];
-    let free: BTreeSet<_> = world.free(subnet).collect();
-    let blocks = subnet.subnets(28).map_err(|_| ApiError::no_cidr_blocks())?;
-    let prefixes: Vec<_> = blocks.filter(|block| is_free(*block, &free)).take(count).collect();
-    if prefixes.len() < count { Err(ApiError::no_cidr_blocks()) } else { Ok(prefixes) }
-}
-
-fn given_prefixes(world: &World, eni: &Eni, texts: &[String]) -> Result<Vec<Ipv4Net>, ApiError> {
-    let subnet = world.subnets[&eni.subnet];
-    let free: BTreeSet<_> = world.free(subnet).collect();
-    let mut prefixes = Vec::new();
-    for text in texts {
-        let prefix: Ipv4Net = text.parse().map_err(|_| ApiError::malformed_address(text))?;
-        if prefix.prefix_len() != 28 || prefix.trunc() != prefix {
-            return Err(ApiError::malformed_address(text));
-        }
-        if !subnet.contains(&prefix) {
-            return Err(ApiError::not_in_subnet(prefix));
-        }
-        if !is_free(prefix, &free) || prefixes.contains(&prefix) {
-            return Err(ApiError::no_cidr_blocks());
-        }
-        prefixes.push(prefix);
-    }
-    Ok(prefixes)
-}
-
-fn is_free(prefix: Ipv4Net, free: &BTreeSet<Ipv4Addr>) -> bool {
-    free.range(prefix.network()..=prefix.broadcast()).count() == 16
-}
-
-fn assign_prefixes(world: &mut World, eni: &Eni, prefixes: Vec<Ipv4Net>) -> Result<Assigned, ApiError> {
-    if eni.slots() + prefixes.len() > world.slot_limit(eni) {
-        return Err(ApiError::interface_full());
-    }
-    for prefix in &prefixes {
-        world.apply(Change::PrefixOn(eni.id.clone(), *prefix));
-    }
-    Ok(Assigned { eni: eni.id.clone(), addresses: Vec::new(), prefixes })
-}
-
 /// UnassignPrivateIpAddresses.
 pub(crate) fn unassign(world: &mut World, switches: &Switches, call: &Unassign) -> Result<(), ApiError> {
     let eni = world.enis.get(&call.eni).ok_or_else(|| ApiError::no_interface(&call.eni))?.clone();
-    if call.addresses.is_empty() == call.prefixes.is_empty() {
-        return Err(ApiError::list_or_count(!call.addresses.is_empty(), switches));
+    let is_given = [!call.addresses.is_empty(), !call.prefixes.is_empty()];
+    let accepts_both = switches.prefixes.both_lists == BothLists::Accepted;
+    if is_given == [false; 2] || is_given == [true; 2] && !accepts_both {
+        return Err(ApiError::list_or_count(is_given == [true; 2], switches));
     }
     // Releasing twice in one call asks for one release; nothing is known that would refuse it.
     let asked: BTreeSet<_> =
@@ -191,16 +173,12 @@ pub(crate) fn unassign(world: &mut World, switches: &Switches, call: &Unassign) 
         return Err(ApiError::unassign_primary(eni.primary));
     }
     let (known, unknown): (Vec<Ipv4Addr>, Vec<_>) = asked.into_iter().partition(|ip| eni.secondaries.contains(ip));
-    let mut prefixes = BTreeSet::new();
-    for text in &call.prefixes {
-        let prefix: Ipv4Net = text.parse().map_err(|_| ApiError::malformed_address(text))?;
-        if !eni.prefixes.contains(&prefix) {
-            return Err(ApiError::not_assigned(&eni.id));
-        }
-        prefixes.insert(prefix);
-    }
+    let (prefixes, no_prefixes) = prefixes::known(switches, &eni, &call.prefixes)?;
     if !unknown.is_empty() && switches.unassign_unknown == UnassignUnknown::FailsWhole {
         return Err(ApiError::not_assigned(&eni.id));
+    }
+    if !no_prefixes.is_empty() && switches.prefixes.unassign_unknown == UnassignUnknown::FailsWhole {
+        return Err(ApiError::prefix_not_assigned(&eni.id, switches));
     }
     for ip in known {
         world.apply(Change::Unassigned(eni.id.clone(), ip));
@@ -208,5 +186,8 @@ pub(crate) fn unassign(world: &mut World, switches: &Switches, call: &Unassign) 
     for prefix in prefixes {
         world.apply(Change::PrefixOff(eni.id.clone(), prefix));
     }
-    if unknown.is_empty() { Ok(()) } else { Err(ApiError::not_assigned(&eni.id)) }
+    if !unknown.is_empty() {
+        return Err(ApiError::not_assigned(&eni.id));
+    }
+    if no_prefixes.is_empty() { Ok(()) } else { Err(ApiError::prefix_not_assigned(&eni.id, switches)) }
 }

@@ -127,6 +127,95 @@ pub enum MutatingDryRun {
     Checked,
 }
 
+/// What is said to an Assign of a prefix that cannot be had: held, partly in use, at an end of the subnet or outside of it,
+/// reserved, or on an instance type that takes none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PrefixRefusal {
+    /// What is said of addresses, with `x/28` in an address's place.
+    #[default]
+    NamesPrefix,
+    /// The same, of those of its addresses that it is because of.
+    NamesAddresses,
+    /// `InsufficientCidrBlocks`, as if a number of prefixes had been asked for.
+    CidrBlocks,
+    /// Something else. So with an Unassign of a prefix that is not there.
+    Unheard,
+}
+
+/// A prefix whose address has host bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Misaligned {
+    /// "invalid value for parameter address"
+    #[default]
+    Refused,
+    /// Taken for the /28 that the address lies in.
+    Truncated,
+}
+
+/// Addresses and prefixes in one Assign, or in one Unassign.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BothLists {
+    /// As where a list and a number are given.
+    #[default]
+    Refused,
+    /// Both are done.
+    Accepted,
+}
+
+/// Assign with a single address that lies in a prefix of the same ENI.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemberOfOwn {
+    /// As with an address of another ENI.
+    #[default]
+    Refused,
+    /// Success, nothing changes.
+    Accepted,
+}
+
+/// What is said to an Assign with a single address that lies in another ENI's prefix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemberOfOther {
+    /// What is said of another ENI's address.
+    #[default]
+    NamesAddress,
+    /// The same, with that prefix in the address's place.
+    NamesPrefix,
+    /// Something else.
+    Unheard,
+}
+
+/// Assign of a prefix in a CIDR reservation of the subnet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InReservation {
+    /// As anywhere else.
+    #[default]
+    Accepted,
+    /// Refused in one of type `explicit`.
+    ExplicitRefused,
+    /// Refused in one of type `prefix`.
+    PrefixRefused,
+}
+
+/// One choice for each unverified fact about prefixes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the other types say it")]
+pub struct PrefixSwitches {
+    /// Assign of a prefix that the same ENI has.
+    pub own: OwnAddress,
+    /// Which prefixes a successful Assign lists.
+    pub assign_reply: AssignReply,
+    /// Assign of several of which some cannot be had.
+    pub assign_refused: AssignRefused,
+    /// Unassign of several of which some are not there.
+    pub unassign_unknown: UnassignUnknown,
+    pub refusal: PrefixRefusal,
+    pub misaligned: Misaligned,
+    pub both_lists: BothLists,
+    pub member_of_own: MemberOfOwn,
+    pub member_of_other: MemberOfOther,
+    pub in_reservation: InReservation,
+}
+
 /// One choice for each unverified fact.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each type says it")]
@@ -143,6 +232,7 @@ pub struct Switches {
     pub duplicates: Duplicates,
     pub dry_run_status: DryRunStatus,
     pub mutating_dry_run: MutatingDryRun,
+    pub prefixes: PrefixSwitches,
 }
 
 impl Switches {
@@ -170,5 +260,40 @@ impl Switches {
     /// Ways of emulators. Apart, lest the seeds of random sequences change their meaning.
     pub fn of_emulators() -> Vec<(&'static str, Self)> {
         vec![("assign_reply=Whole", Self { assign_reply: AssignReply::Whole, ..Self::default() })]
+    }
+
+    /// One variant for each switch about prefixes and each of its other positions. Apart for the same reason.
+    pub fn of_prefixes() -> Vec<(&'static str, Self)> {
+        let d = PrefixSwitches::default;
+        let variants = [
+            ("prefix own=Refused", PrefixSwitches { own: OwnAddress::Refused, ..d() }),
+            ("prefix assign_reply=NewOnly", PrefixSwitches { assign_reply: AssignReply::NewOnly, ..d() }),
+            ("prefix assign_refused=AssignsRest", PrefixSwitches { assign_refused: AssignRefused::AssignsRest, ..d() }),
+            (
+                "prefix unassign_unknown=RemovesKnown",
+                PrefixSwitches { unassign_unknown: UnassignUnknown::RemovesKnown, ..d() },
+            ),
+            ("prefix refusal=NamesAddresses", PrefixSwitches { refusal: PrefixRefusal::NamesAddresses, ..d() }),
+            ("prefix refusal=CidrBlocks", PrefixSwitches { refusal: PrefixRefusal::CidrBlocks, ..d() }),
+            ("prefix refusal=Unheard", PrefixSwitches { refusal: PrefixRefusal::Unheard, ..d() }),
+            ("prefix misaligned=Truncated", PrefixSwitches { misaligned: Misaligned::Truncated, ..d() }),
+            ("prefix both_lists=Accepted", PrefixSwitches { both_lists: BothLists::Accepted, ..d() }),
+            ("prefix member_of_own=Accepted", PrefixSwitches { member_of_own: MemberOfOwn::Accepted, ..d() }),
+            (
+                "prefix member_of_other=NamesPrefix",
+                PrefixSwitches { member_of_other: MemberOfOther::NamesPrefix, ..d() },
+            ),
+            ("prefix member_of_other=Unheard", PrefixSwitches { member_of_other: MemberOfOther::Unheard, ..d() }),
+            (
+                "prefix in_reservation=ExplicitRefused",
+                PrefixSwitches { in_reservation: InReservation::ExplicitRefused, ..d() },
+            ),
+            (
+                "prefix in_reservation=PrefixRefused",
+                PrefixSwitches { in_reservation: InReservation::PrefixRefused, ..d() },
+            ),
+        ];
+        let whole = |(name, prefixes)| (name, Self { prefixes, ..Self::default() });
+        variants.into_iter().map(whole).collect()
     }
 }

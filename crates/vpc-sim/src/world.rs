@@ -22,15 +22,36 @@ pub const VPC_ID: &str = "vpc-0a1b2c3d4e5f60718";
 /// The security group of every ENI.
 pub const GROUP_ID: &str = "sg-0a1b2c3d4e5f60718";
 
-/// Name, number of interfaces, and IPv4 addresses per interface including the primary one.
-pub const INSTANCE_TYPES: [(&str, u32, usize); 6] = [
-    ("t3.micro", 2, 2),
-    ("t3.small", 3, 4),
-    ("c5.large", 3, 10),
-    ("c5.4xlarge", 8, 30),
-    ("m5.24xlarge", 15, 50),
-    ("p5.48xlarge", 64, 50),
+/// What an instance type runs on. Only Xen takes no prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "AWS's words")]
+pub enum Platform {
+    Nitro,
+    Xen,
+    BareMetal,
+}
+
+/// Name, platform, number of interfaces, and IPv4 addresses per interface including the primary one.
+pub const INSTANCE_TYPES: [(&str, Platform, u32, usize); 9] = [
+    ("t3.micro", Platform::Nitro, 2, 2),
+    ("t3.small", Platform::Nitro, 3, 4),
+    ("t3.medium", Platform::Nitro, 3, 6),
+    ("m4.large", Platform::Xen, 2, 10),
+    ("c5.large", Platform::Nitro, 3, 10),
+    ("c5.4xlarge", Platform::Nitro, 8, 30),
+    ("c5.metal", Platform::BareMetal, 15, 50),
+    ("m5.24xlarge", Platform::Nitro, 15, 50),
+    ("p5.48xlarge", Platform::Nitro, 64, 50),
 ];
+
+/// Whom a CIDR reservation of a subnet keeps addresses for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reservation {
+    /// Who names them: EC2 chooses none of them by itself.
+    Explicit,
+    /// Prefixes that EC2 chooses; it chooses them nowhere else.
+    Prefix,
+}
 
 /// An ENI that is on no instance has no instance type to take its limit from; AWS's largest common one stands in.
 const DETACHED_LIMIT: usize = 50;
@@ -72,6 +93,13 @@ impl Eni {
         std::iter::once(self.primary).chain(self.secondaries.iter().copied())
     }
 
+    /// Has an address or a prefix in `net`, or a prefix around it.
+    pub(crate) fn touches(&self, net: Ipv4Net) -> bool {
+        net.contains(&self.primary)
+            || self.secondaries.range(net.network()..=net.broadcast()).next().is_some()
+            || self.prefixes.iter().any(|prefix| overlap(*prefix, net))
+    }
+
     /// Holds `ip` as an address or within a prefix.
     pub(crate) fn holds(&self, ip: Ipv4Addr) -> bool {
         self.primary == ip || self.secondaries.contains(&ip) || self.prefixes.iter().any(|p| p.contains(&ip))
@@ -109,6 +137,8 @@ pub(crate) struct World {
     /// Instance id to its type.
     pub(crate) instances: BTreeMap<String, String>,
     pub(crate) enis: BTreeMap<String, Eni>,
+    /// Subnet, range and kind.
+    pub(crate) reservations: Vec<(String, Ipv4Net, Reservation)>,
     changes: VecDeque<(Instant, Change)>,
 }
 
@@ -190,10 +220,27 @@ impl World {
 
     /// How many address slots the ENI has, by its instance's type.
     pub(crate) fn slot_limit(&self, eni: &Eni) -> usize {
-        let Some(kind) = eni.instance.as_ref().and_then(|id| self.instances.get(id)) else {
-            return DETACHED_LIMIT;
-        };
-        INSTANCE_TYPES.iter().find(|(name, ..)| name == kind).map_or(DETACHED_LIMIT, |(_, _, limit)| *limit)
+        self.instance_type(eni).map_or(DETACHED_LIMIT, |(.., limit)| limit)
+    }
+
+    /// The name of the ENI's instance type, if that takes no prefixes.
+    pub(crate) fn refuses_prefixes(&self, eni: &Eni) -> Option<&'static str> {
+        self.instance_type(eni).filter(|(_, platform, ..)| *platform == Platform::Xen).map(|(name, ..)| name)
+    }
+
+    fn instance_type(&self, eni: &Eni) -> Option<(&'static str, Platform, u32, usize)> {
+        let kind = self.instances.get(eni.instance.as_ref()?)?;
+        INSTANCE_TYPES.into_iter().find(|(name, ..)| name == kind)
+    }
+
+    /// The ranges of the subnet that are reserved so.
+    pub(crate) fn reserved<'a>(
+        &'a self,
+        subnet: &'a str,
+        kind: Reservation,
+    ) -> impl Iterator<Item = Ipv4Net> + Clone + 'a {
+        let of_subnet = self.reservations.iter().filter(move |(of, _, is)| of == subnet && *is == kind);
+        of_subnet.map(|(_, net, _)| *net)
     }
 
     /// AWS's five: network, router, DNS, future use, broadcast.
@@ -205,9 +252,7 @@ impl World {
     /// The subnet's addresses that nothing holds, in order.
     pub(crate) fn free<'a>(&'a self, subnet: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> + 'a {
         let enis: Vec<_> = self.enis.values().filter(|eni| subnet.contains(&eni.primary)).collect();
-        (u32::from(subnet.network())..=u32::from(subnet.broadcast()))
-            .map(Ipv4Addr::from)
-            .filter(move |ip| !Self::is_reserved(subnet, *ip) && !enis.iter().any(|eni| eni.holds(*ip)))
+        all_of(subnet).filter(move |ip| !Self::is_reserved(subnet, *ip) && !enis.iter().any(|eni| eni.holds(*ip)))
     }
 
     /// The VPC's blocks: the /16 around each subnet.
@@ -217,6 +262,16 @@ impl World {
             .map(|net| Ipv4Net::new(net.network(), net.prefix_len().min(16)).expect("at most 16").trunc())
             .collect()
     }
+}
+
+/// Whether blocks have an address in common.
+pub(crate) fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
+/// Every address of a block, the first and the last one too.
+pub(crate) fn all_of(net: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
+    (u32::from(net.network())..=u32::from(net.broadcast())).map(Ipv4Addr::from)
 }
 
 fn drop_entry<T: Ord>(set: &mut BTreeSet<T>, entry: &T) {

@@ -147,11 +147,21 @@ async fn lags_behind_what_came_and_longer_behind_what_went() {
     assert_eq!(it.ours("local-ipv4s").await, "10.77.0.10");
     sleep(Duration::from_millis(250)).await;
     assert_eq!(it.ours("local-ipv4s").await, "10.77.0.10\n10.77.0.50");
+    // No prefix is no such item.
+    let path = format!("{MACS}02:77:0a:4d:00:0a/ipv4-prefix");
+    assert!(it.imds.get(&path).await.is_err());
+    it.bed.vpc.add_prefix(OURS, "10.77.0.128/28");
+    assert!(it.imds.get(&path).await.is_err());
+    sleep(Duration::from_millis(250)).await;
+    assert_eq!(it.get(&path).await, "10.77.0.128/28");
+    it.bed.vpc.remove_prefix(OURS, "10.77.0.128/28");
     it.bed.unassign(&[50]).await.unwrap();
     it.bed.vpc.detach_eni(OURS);
     sleep(Duration::from_millis(250)).await;
     assert_eq!(it.ours("local-ipv4s").await, "10.77.0.10\n10.77.0.50");
+    assert_eq!(it.get(&path).await, "10.77.0.128/28");
     sleep(Duration::from_millis(400)).await;
+    assert!(it.imds.get(&path).await.is_err());
     assert_eq!(it.get(MACS).await, "02:77:0a:4d:00:09/");
     assert!(it.bed.vpc.addresses(OURS).is_empty() && it.bed.vpc.primary(OURS) == ip(10));
 }

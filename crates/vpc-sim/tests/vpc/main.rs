@@ -21,6 +21,7 @@ use vpc_sim::{EniSpec, REGION, Server, Switches, Vpc};
 mod describe;
 mod faults;
 mod imds;
+mod prefixes;
 mod rules;
 mod switches;
 mod wire;
