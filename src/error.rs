@@ -105,7 +105,9 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Asked(_) | Self::Name(_) | Self::Subnet(_) => "asked",
-            Self::NoFreeAddress { .. } | Self::Ec2(Ec2Error::SubnetFull { .. }) => "subnet_full",
+            Self::NoFreeAddress { .. } | Self::Ec2(Ec2Error::SubnetFull { .. } | Ec2Error::NoBlock { .. }) => {
+                "subnet_full"
+            }
             Self::EniFull { .. } | Self::HostHasThem { .. } | Self::Ec2(Ec2Error::EniFull { .. }) => "eni_full",
             Self::Unknown { .. } => "docker",
             Self::Store(_) | Self::WouldFree { .. } => "store",

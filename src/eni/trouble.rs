@@ -69,7 +69,7 @@ impl Task {
 /// Whether a call that went right shows that this refusal of another one stands no more.
 fn is_over(why: &Ec2Error, done: Action) -> bool {
     // That makes room.
-    if matches!(why, Ec2Error::EniFull { .. } | Ec2Error::SubnetFull { .. }) {
+    if matches!(why, Ec2Error::EniFull { .. } | Ec2Error::SubnetFull { .. } | Ec2Error::NoBlock { .. }) {
         return done == Action::Unassign;
     }
     // EC2 answers, and takes the credentials.

@@ -16,6 +16,7 @@ pub(crate) fn to_assign(answer: &Result<(), Ec2Error>) -> Said {
         Ec2Error::Refused { .. } | Ec2Error::Malformed { .. } => Said::Refused(Fault::Address),
         Ec2Error::EniFull { .. }
         | Ec2Error::SubnetFull { .. }
+        | Ec2Error::NoBlock { .. }
         | Ec2Error::NoSuchEni { .. }
         | Ec2Error::NoSuchSubnet { .. }
         | Ec2Error::NotAssigned { .. }
@@ -57,6 +58,7 @@ pub(crate) fn to_unassign(answer: &Result<(), Ec2Error>, count: usize) -> Off {
         | Ec2Error::Malformed { .. }
         | Ec2Error::EniFull { .. }
         | Ec2Error::SubnetFull { .. }
+        | Ec2Error::NoBlock { .. }
         | Ec2Error::NoSuchSubnet { .. }
         | Ec2Error::Primary { .. }
         | Ec2Error::Throttled { .. }
@@ -96,6 +98,7 @@ mod tests {
             Ec2Error::InUse { addresses: vec![IP] },
             Ec2Error::EniFull { eni: eni.clone() },
             Ec2Error::SubnetFull { subnet: None },
+            Ec2Error::NoBlock { subnet: None },
             Ec2Error::NoSuchEni { eni: eni.clone() },
             Ec2Error::NoSuchSubnet { subnet },
             Ec2Error::NotAssigned { eni: eni.clone() },
@@ -162,6 +165,7 @@ mod tests {
                 Ec2Error::Refused { .. } | Ec2Error::Malformed { .. } => (LAST, OFF, OFF, true),
                 Ec2Error::EniFull { .. }
                 | Ec2Error::SubnetFull { .. }
+                | Ec2Error::NoBlock { .. }
                 | Ec2Error::NoSuchEni { .. }
                 | Ec2Error::NoSuchSubnet { .. }
                 | Ec2Error::NotAssigned { .. }

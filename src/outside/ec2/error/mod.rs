@@ -42,6 +42,12 @@ pub enum Ec2Error {
         /// The subnet, where the call named it.
         subnet: Option<SubnetId>,
     },
+    /// The subnet has no /28 that could be a prefix.
+    #[error("{} has no whole /28 left: use single addresses, or free the rest of a block", subnet.as_ref().map_or("the subnet", SubnetId::as_str))]
+    NoBlock {
+        /// The subnet, where the call named it.
+        subnet: Option<SubnetId>,
+    },
     /// The ENI was deleted, or belongs to another region or account.
     #[error(
         "EC2 does not know {eni}: it was deleted, or AWS_REGION or the credentials are those of another account or region"
@@ -201,9 +207,8 @@ impl Ec2Error {
             Self::Unclear { .. } | Self::Unlisted { .. } | Self::Throttled { .. } | Self::Unreachable { .. } => false,
             Self::Denied { .. } | Self::NotOwner { .. } => false,
             Self::BadCredentials { .. } | Self::NoCredentials { .. } | Self::NoRegion => false,
-            Self::SubnetFull { .. } | Self::NoSuchEni { .. } | Self::NoSuchSubnet { .. } | Self::Primary { .. } => {
-                false
-            }
+            Self::SubnetFull { .. } | Self::NoBlock { .. } | Self::Primary { .. } => false,
+            Self::NoSuchEni { .. } | Self::NoSuchSubnet { .. } => false,
         }
     }
 
@@ -215,7 +220,7 @@ impl Ec2Error {
             Self::NoCredentials { .. } | Self::NoRegion => true,
             Self::Denied { .. } | Self::BadCredentials { .. } | Self::Refused { .. } | Self::Malformed { .. } => false,
             Self::InUse { .. } | Self::OutsideSubnet { .. } | Self::AwsReserved { .. } | Self::Primary { .. } => false,
-            Self::EniFull { .. } | Self::SubnetFull { .. } | Self::NotAssigned { .. } => false,
+            Self::EniFull { .. } | Self::SubnetFull { .. } | Self::NoBlock { .. } | Self::NotAssigned { .. } => false,
             Self::NoSuchEni { .. } | Self::NoSuchSubnet { .. } | Self::NotOwner { .. } => false,
         }
     }
@@ -297,9 +302,9 @@ impl Subject {
             "RequestExpired" => old("the request came too late, so this host's clock may be wrong"),
             "SignatureDoesNotMatch" | "IncompleteSignature" => bad("the secret key is wrong or this host's clock is"),
             "PrivateIpAddressLimitExceeded" => self.eni.clone().map(|eni| Ec2Error::EniFull { eni }),
-            "InsufficientFreeAddressesInSubnet" | "InsufficientCidrBlocks" => {
-                Some(Ec2Error::SubnetFull { subnet: self.subnet.clone() })
-            }
+            "InsufficientFreeAddressesInSubnet" => Some(Ec2Error::SubnetFull { subnet: self.subnet.clone() }),
+            // Two texts of it are about: the code alone tells.
+            "InsufficientCidrBlocks" => Some(Ec2Error::NoBlock { subnet: self.subnet.clone() }),
             "InvalidIPAddress.InUse" => Some(Ec2Error::InUse { addresses: addresses_in(message) }),
             _ if is(code, "InvalidNetworkInterfaceID.NotFound") => {
                 self.eni.clone().map(|eni| Ec2Error::NoSuchEni { eni })

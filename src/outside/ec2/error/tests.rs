@@ -22,7 +22,7 @@ fn ips(texts: &[&str]) -> Vec<Ipv4Addr> {
 fn each_row_of_the_table_is_told_apart() {
     let eni: EniId = ENI.parse().unwrap();
     let subnet = Some(SUBNET.parse().unwrap());
-    let full = Ec2Error::SubnetFull { subnet };
+    let (full, no_block) = (Ec2Error::SubnetFull { subnet: subnet.clone() }, Ec2Error::NoBlock { subnet });
     let in_use = |list: &[&str]| Ec2Error::InUse { addresses: ips(list) };
     let value = "InvalidParameterValue";
     for (status, code, message, expected) in [
@@ -66,7 +66,13 @@ fn each_row_of_the_table_is_told_apart() {
             "The specified subnet does not have enough free addresses to satisfy the request.",
             full.clone(),
         ),
-        (400, "InsufficientCidrBlocks", "There are not enough", full.clone()),
+        (
+            400,
+            "InsufficientCidrBlocks",
+            "There are not enough free cidr blocks in the specified subnet",
+            no_block.clone(),
+        ),
+        (400, "InsufficientCidrBlocks", "", no_block),
         (400, value, "There aren't sufficient free Ipv4 addresses or prefixes", full),
         (503, "RequestLimitExceeded", "Request limit exceeded.", Ec2Error::Throttled { action: Action::Assign }),
         (
