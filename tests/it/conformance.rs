@@ -7,14 +7,16 @@ use futures_util::stream::{self, StreamExt};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use vpc_sim::{ACCOUNT, Fault, FaultKind, Switches};
+use vpc_sim::{ACCOUNT, Fault, FaultKind, Reservation, Switches};
 
 use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, SUBNET, UNASSIGN, eni, eventually, ip};
 
+mod prefixes;
+
 /// The second spare ENI.
 const OTHER: &str = "eni-0ccccccccccccccc1";
-/// All facts, in order.
-const FACTS: [&str; 38] = [
+/// All facts, in order, but for those about prefixes.
+const FACTS: [&str; 34] = [
     "describe-dry-run",
     "describe-unknown-eni",
     "unassign-unknown",
@@ -49,25 +51,36 @@ const FACTS: [&str; 38] = [
     "unassign",
     "unassign-to-describe",
     "unassign-to-imds",
+];
+/// What follows them.
+const LAST: [&str; 8] = [
     "limit-fill",
     "limit-one-more",
     "limit-unassign",
     "limit-at-once",
+    "limit-at-once-rest",
+    "imds-forwarded-for",
+    "throttling",
+    "request-rate",
 ];
-/// What follows them.
-const LAST: [&str; 4] = ["limit-at-once-rest", "imds-forwarded-for", "throttling", "request-rate"];
 
 fn names() -> Vec<&'static str> {
-    FACTS.into_iter().chain(LAST).collect()
+    FACTS.into_iter().chain(prefixes::FACTS).chain(LAST).collect()
 }
 
-/// A host with two spare ENIs.
+/// A host with two spare ENIs, in a subnet with a reservation of each type.
 async fn bed(switches: Switches) -> (Fleet, Host) {
     let fleet = Fleet::with(Kind::Sqlite, "10.77.0.0/24", switches).await;
     let host = fleet.host(1);
     host.attach(OTHER, 2, 200, "eth2");
+    fleet.vpc.reserve(SUBNET, "10.77.0.128/27", Reservation::Explicit);
+    fleet.vpc.reserve(SUBNET, "10.77.0.160/27", Reservation::Prefix);
     (fleet, host)
 }
+
+const RESERVED: [&str; 4] = ["--explicit-reservation", "10.77.0.128/27", "--prefix-reservation", "10.77.0.160/27"];
+/// What cannot be asked of a host on Nitro whose calls are throttled.
+const NEVER: [&str; 2] = ["prefix-on-xen", "request-rate"];
 
 const BOTH: [&str; 6] = ["doctor", "--conformance", "--eni", "eni-0aaaaaaaaaaaaaa01", "--other", OTHER];
 
@@ -96,6 +109,7 @@ fn with_verdict<'r>(report: &'r Value, verdict: &str) -> BTreeSet<&'r str> {
 fn is_clean(fleet: &Fleet) {
     for eni in [eni(1).as_str(), OTHER] {
         assert_eq!(fleet.vpc.addresses(eni), [].into(), "left on {eni}");
+        assert_eq!(fleet.vpc.prefixes(eni), [].into(), "left on {eni}");
     }
 }
 
@@ -114,18 +128,19 @@ async fn by_default_all_is_as_assumed() {
     // By the instance's role, as on a real host.
     host.unset("AWS_ACCESS_KEY_ID");
     host.unset("AWS_SECRET_ACCESS_KEY");
-    let (done, report, text) = run(&host, &[]).await;
+    let (done, report, text) = run(&host, &RESERVED).await;
     assert!(done, "{text}");
     let facts = report["facts"].as_array().unwrap();
     assert_eq!(facts.iter().map(|fact| fact["name"].as_str().unwrap()).collect::<Vec<_>>(), names());
-    assert_eq!(with_verdict(&report, "not checked"), ["request-rate", "throttling"].into(), "{text}");
-    assert_eq!(with_verdict(&report, "as assumed").len(), names().len() - 2, "{text}");
+    assert_eq!(with_verdict(&report, "not checked"), [NEVER[0], NEVER[1], "throttling"].into(), "{text}");
+    assert_eq!(with_verdict(&report, "as assumed").len(), names().len() - 3, "{text}");
     for fact in facts.iter().filter(|fact| fact.get("answer").is_some()) {
         assert_eq!(fact["answer"]["request_id"].as_str().map(str::len), Some(36), "{fact}");
     }
     let full = &of(&report, "limit-one-more")["answer"];
     assert_eq!((&full["status"], &full["code"]), (&400.into(), &"PrivateIpAddressLimitExceeded".into()));
     assert_eq!(of(&report, "limit-fill")["answer"]["listed"].as_array().unwrap().len(), 9);
+    assert_eq!(of(&report, "prefix-own")["answer"]["listed_prefixes"].as_array().unwrap().len(), 1);
     assert_eq!((&report["region"], &report["instance_type"]), (&"eu-central-1".into(), &"c5.large".into()));
     assert_eq!((report["left_behind"].as_array().unwrap().len(), &report["ended_early"]), (0, &Value::Null));
     is_clean(&fleet);
@@ -148,6 +163,17 @@ async fn by_default_all_is_as_assumed() {
         "{text}"
     );
     assert!(line("assign-in-use").starts_with("not checked      assign-in-use: needs a second spare ENI"), "{text}");
+    assert!(
+        line("prefix-own").starts_with("as assumed       prefix-own: accepted, lists it; AWS: ok, lists 10.77.0."),
+        "{text}"
+    );
+    for (name, needs) in [
+        ("prefix-in-use", "a second spare ENI, named by --other"),
+        ("prefix-in-explicit-reservation", "a CIDR reservation of that type, named by --explicit-reservation"),
+        ("prefix-in-prefix-reservation", "a CIDR reservation of that type, named by --prefix-reservation"),
+    ] {
+        assert!(line(name).starts_with(&format!("not checked      {name}: needs {needs}")), "{text}");
+    }
     assert!(line("limit-fill").starts_with("not checked      limit-fill: --skip-limits"), "{text}");
     assert!(
         text.contains("0 in another known way, 0 NEW, 0 new in what") && text.contains("cleaned up: nothing"),
@@ -160,7 +186,9 @@ async fn by_default_all_is_as_assumed() {
 #[tokio::test]
 async fn each_switch_is_another_known_way() {
     let own = &["assign-own", "assign-own-without-reassignment", "assign-own-and-new"][..];
-    let reserved = &["assign-base", "assign-base+1", "assign-base+2", "assign-base+3", "assign-broadcast"];
+    let ends = ["prefix-first", "prefix-last"];
+    let reserved =
+        &["assign-base", "assign-base+1", "assign-base+2", "assign-base+3", "assign-broadcast", ends[0], ends[1]];
     let known = [
         ("default", &[][..]),
         ("own_address=Refused", own),
@@ -171,7 +199,7 @@ async fn each_switch_is_another_known_way() {
         ("in_use_names=WholeList", &["assign-in-use-and-new"]),
         ("reserved_text=Range", reserved),
         ("throttle_text=New", &["throttling"]),
-        ("list_or_count=Parameter", &["assign-list-and-count"]),
+        ("list_or_count=Parameter", &["assign-list-and-count", "prefix-and-address", "unassign-prefix-and-address"]),
         ("list_or_count=Combination", &["assign-neither-list-nor-count"]),
         ("duplicates=Collapsed", &["assign-duplicates"]),
         ("dry_run_status=400", &["describe-dry-run"]),
@@ -184,11 +212,15 @@ async fn each_switch_is_another_known_way() {
         let (fleet, host) = bed(switches).await;
         fleet.vpc.fail(Fault::on(ASSIGN, FaultKind::Throttle).times(2));
         fleet.vpc.fail(Fault::on("DescribeNetworkInterfaces", FaultKind::Throttle));
-        let (done, report, text) = run(&host, &[]).await;
+        let (done, report, text) = run(&host, &RESERVED).await;
         assert!(done, "{name}: {text}");
         assert_eq!(with_verdict(&report, "other known way"), others.iter().copied().collect(), "{name}: {text}");
-        assert_eq!(with_verdict(&report, "not checked"), ["request-rate"].into(), "{name}: {text}");
-        assert_eq!(with_verdict(&report, "as assumed").len(), names().len() - 1 - others.len(), "{name}: {text}");
+        assert_eq!(with_verdict(&report, "not checked"), NEVER.into(), "{name}: {text}");
+        assert_eq!(
+            with_verdict(&report, "as assumed").len(),
+            names().len() - NEVER.len() - others.len(),
+            "{name}: {text}"
+        );
         is_clean(&fleet);
         names_nobody(&host, &text);
         let primaries = [ip(4), ip(200)];
@@ -232,10 +264,13 @@ async fn lists_that_lag_are_measured() {
     fleet.vpc.imds_lag(Duration::from_millis(700), Duration::from_secs(60));
     let (done, report, text) = run(&host, &["--wait", "6s"]).await;
     assert!(!done, "{text}");
-    assert_eq!(with_verdict(&report, "NEW"), ["assign-to-describe", "unassign-to-describe"].into(), "{text}");
-    assert_eq!(with_verdict(&report, "other known way"), ["unassign-to-imds"].into(), "{text}");
+    let late = ["assign-to-describe", "unassign-to-describe", "prefix-to-describe", "unassign-prefix-to-describe"];
+    assert_eq!(with_verdict(&report, "NEW"), late.into(), "{text}");
+    let known = ["unassign-to-imds", "unassign-prefix-to-imds"];
+    assert_eq!(with_verdict(&report, "other known way"), known.into(), "{text}");
     assert_eq!(of(&report, "unassign-to-imds")["said"], "not within 6 s");
-    for (name, least) in [("assign-to-describe", 4000), ("assign-to-imds", 700), ("unassign-to-describe", 4000)] {
+    let imds = ["assign-to-imds", "prefix-to-imds"].map(|name| (name, 700));
+    for (name, least) in late.map(|name| (name, 4000)).into_iter().chain(imds) {
         let said = of(&report, name)["said"].as_str().unwrap();
         let ms: u64 = said.strip_prefix("after ").unwrap().strip_suffix(" ms").unwrap().parse().unwrap();
         assert!(ms + 500 > least, "{name}: {said}");
@@ -387,6 +422,9 @@ async fn an_interface_that_is_not_spare_is_left_alone() {
     fleet.vpc.settle();
     fleet.vpc.add_prefix(OTHER, "10.77.0.112/28");
     refuses(&host, &["--eni", OTHER], "has the prefix 10.77.0.112/28").await;
+    fleet.vpc.settle();
+    fleet.vpc.remove_prefix(OTHER, "10.77.0.112/28");
+    refuses(&host, &["--eni", OTHER], "IMDS still shows the prefix 10.77.0.112/28").await;
 
     // A driver that serves it keeps it, container or not.
     host.start().await;

@@ -254,15 +254,21 @@ async fn holders_are_asked_for_in_calls_of_200_and_told_once() {
 async fn subnet_and_limit_are_read() {
     let stub = Stub::start(|request, _| {
         if request.contains("Action=DescribeSubnets") {
-            ok("DescribeSubnets", "<subnetSet><item><subnetId>subnet-0123456789abcdef0</subnetId><cidrBlock>10.0.0.0/24</cidrBlock></item></subnetSet>")
+            ok("DescribeSubnets", "<subnetSet><item><subnetId>subnet-0123456789abcdef0</subnetId><cidrBlock>10.0.0.0/24</cidrBlock><availableIpAddressCount>231</availableIpAddressCount></item></subnetSet>")
         } else {
-            ok("DescribeInstanceTypes", "<instanceTypeSet><item><instanceType>c9.huge</instanceType><networkInfo><ipv4AddressesPerInterface>30</ipv4AddressesPerInterface></networkInfo></item></instanceTypeSet>")
+            let (name, platform) = [("c9.huge", "<hypervisor>nitro</hypervisor>"), ("c9.metal", "<bareMetal>true</bareMetal>"), ("m4.large", "<hypervisor>xen</hypervisor><bareMetal>false</bareMetal>")]
+                .into_iter().find(|(name, _)| request.contains(&format!("InstanceType.1={name}"))).unwrap();
+            ok("DescribeInstanceTypes", &format!("<instanceTypeSet><item><instanceType>{name}</instanceType>{platform}<networkInfo><ipv4AddressesPerInterface>30</ipv4AddressesPerInterface></networkInfo></item></instanceTypeSet>"))
         }
     })
     .await;
     let ec2 = connect(&stub.url).await;
     assert_eq!(ec2.subnet(&subnet()).await.unwrap().gateway_cidr(), "10.0.0.1/24");
+    assert_eq!(ec2.available_addresses(&subnet()).await, Ok(231));
     assert_eq!(ec2.address_limit("c9.huge").await, Ok(30));
+    for (name, takes) in [("c9.huge", true), ("c9.metal", true), ("m4.large", false)] {
+        assert_eq!(ec2.takes_prefixes(name).await, Ok(takes), "{name}");
+    }
 }
 
 #[tokio::test]

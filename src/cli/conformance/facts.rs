@@ -7,25 +7,20 @@ use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::bench::{Bench, NEEDED};
+use super::Asked;
+use super::bench::{Bench, NEEDED, SPARED};
+use super::prefixes;
 use super::report::{Report, Way, other_words, way, words};
+use super::ways::{IN_USE, MORE, NOT_THERE, OUTSIDE, VALUE, is_in_use, is_not_there, list, soon};
 use crate::domain::id::EniId;
-use crate::domain::plan::settle_age;
 use crate::outside::ec2::{Answer, AssignCall, Ec2Error};
 
-const VALUE: &str = "InvalidParameterValue";
-const IN_USE: &str = "[A] assigned, but move is not allowed";
-const OUTSIDE: &str = "Address [A] does not fall within the subnet's address range";
-const NOT_THERE: &str = "Some of the specified addresses are not assigned to interface ENI";
-const MORE: &str = "accepted, lists what else the ENI has, too";
 const FULL: (&str, &str) = ("PrivateIpAddressLimitExceeded", "Number of private addresses will exceed limit");
-/// Free addresses that filling the ENI leaves to others.
-const SPARED: usize = 16;
 /// Where IMDS is, if the environment does not say.
 const IMDS: &str = "http://169.254.169.254";
 
 /// Tries all. The error says why the rest cannot be tried.
-pub(super) async fn check(bench: &mut Bench, report: &mut Report, skip_limits: bool) -> anyhow::Result<()> {
+pub(super) async fn check(bench: &mut Bench, report: &mut Report, asked: &Asked) -> anyhow::Result<()> {
     let Some(&[a, b, c, d, e]) = bench.free.first_chunk::<NEEDED>() else {
         bail!("there are too few free addresses");
     };
@@ -37,7 +32,8 @@ pub(super) async fn check(bench: &mut Bench, report: &mut Report, skip_limits: b
     never_sent(bench, report, c).await;
     in_use(bench, report, e, c, tells).await;
     taken_off(bench, report, [a, b, d], tells).await;
-    if skip_limits {
+    prefixes::check(bench, report, asked).await;
+    if asked.skip_limits {
         report.unchecked("limit-fill", "--skip-limits");
     } else {
         limits(bench, report, tells).await;
@@ -362,10 +358,6 @@ fn throttling(bench: &Bench, report: &mut Report) {
     );
 }
 
-fn list(private_ip_addresses: &[Ipv4Addr]) -> AssignCall<'_> {
-    AssignCall { private_ip_addresses, ..AssignCall::default() }
-}
-
 /// Accepted, and lists these and no others.
 fn lists(answer: &Answer, ips: &[Ipv4Addr]) -> bool {
     answer.read.is_ok() && answer.listed.len() == ips.len() && ips.iter().all(|ip| answer.listed.contains(ip))
@@ -374,19 +366,6 @@ fn lists(answer: &Answer, ips: &[Ipv4Addr]) -> bool {
 /// Accepted, and lists these and others.
 fn lists_among_others(answer: &Answer, ips: &[Ipv4Addr]) -> bool {
     answer.read.is_ok() && ips.iter().all(|ip| answer.listed.contains(ip))
-}
-
-fn is_in_use(answer: &Answer) -> bool {
-    matches!(answer.read, Err(Ec2Error::InUse { .. }))
-}
-
-fn is_not_there(answer: &Answer) -> bool {
-    matches!(answer.read, Err(Ec2Error::NotAssigned { .. }))
-}
-
-/// Two looks that are so far apart do not err together: reconciling rests on that.
-fn soon(lag: Option<Duration>) -> Way {
-    way(format!("within {} s", settle_age().as_secs()), lag.is_some_and(|lag| lag < settle_age()))
 }
 
 /// `doctor` asks for 127.0.0.1 to learn whether it may ask at all.

@@ -1,24 +1,30 @@
 //! What real EC2 and IMDS answer where this driver rests on assumptions, seen on a spare ENI of a real instance.
 //!
-//! It runs without a driver and by the environment's or the instance role's credentials. It puts a few addresses on the
-//! ENI, and takes them off however it ends, by a signal or an error too. An answer is known if the driver is right under
+//! It runs without a driver and by the environment's or the instance role's credentials. It puts a few addresses and prefixes on
+//! the ENI, and takes them off however it ends, by a signal or an error too. An answer is known if the driver is right under
 //! it; the suite plays the known ways by the switches of its simulator.
 
 mod bench;
 mod facts;
+mod prefixes;
 mod report;
+mod spare;
+mod ways;
 
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use ipnet::Ipv4Net;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
+use crate::backoff::Backoff;
 use crate::config::Settings;
 use crate::domain::id::EniId;
 use crate::driver::ipam;
+use crate::outside::ec2::Ec2Error;
 use crate::outside::imds::Imds;
 use crate::plain::{PlainLines, write_json};
 use bench::Bench;
@@ -27,18 +33,27 @@ use report::Report;
 /// Longest time for IMDS to tell the instance.
 const IDENTITY: Duration = Duration::from_secs(30);
 
+/// A throttled call is repeated so often.
+const TRIES: u32 = 8;
+
 /// What was asked for.
 #[derive(Debug, Args)]
 pub struct Asked {
     /// See on a spare ENI what real EC2 and IMDS answer where the driver had to assume; docs/conformance.md says what it changes
     #[arg(long, requires = "eni")]
     pub conformance: bool,
-    /// With --conformance: an attached ENI that nothing uses, without secondary addresses
+    /// With --conformance: an attached ENI that nothing uses, without secondary addresses and prefixes
     #[arg(long, requires = "conformance", value_name = "ENI")]
     pub eni: Option<EniId>,
     /// With --conformance: a second such ENI in the same subnet, for answers about an address that another ENI has
     #[arg(long, requires = "conformance", value_name = "ENI")]
     pub other: Option<EniId>,
+    /// With --conformance: a CIDR reservation of type `explicit` in that subnet, for answers about prefixes there
+    #[arg(long, requires = "conformance", value_name = "CIDR")]
+    pub explicit_reservation: Option<Ipv4Net>,
+    /// With --conformance: one of type `prefix`
+    #[arg(long, requires = "conformance", value_name = "CIDR")]
+    pub prefix_reservation: Option<Ipv4Net>,
     /// With --conformance: do not fill the ENI to its address limit
     #[arg(long, requires = "conformance")]
     pub skip_limits: bool,
@@ -78,7 +93,7 @@ pub(crate) async fn run(
     progress("trying each fact takes a minute or more; Ctrl-C ends it and cleans up");
     let mut interrupts = 0;
     report.ended_early = tokio::select! {
-        outcome = Box::pin(facts::check(&mut bench, &mut report, asked.skip_limits)) => {
+        outcome = Box::pin(facts::check(&mut bench, &mut report, asked)) => {
             outcome.err().map(|why| report::masked(&format!("{why:#}")))
         }
         which = signals.next() => {
@@ -109,6 +124,17 @@ pub(crate) async fn run(
 
 /// Ctrl-C.
 const INTERRUPT: &str = "SIGINT";
+
+/// A read, repeated while EC2 throttles it.
+async fn patiently<T>(read: impl AsyncFn() -> Result<T, Ec2Error>) -> Result<T, Ec2Error> {
+    let mut backoff = Backoff::default();
+    loop {
+        match Box::pin(read()).await {
+            Err(Ec2Error::Throttled { .. }) if backoff.failures() < TRIES => sleep(backoff.fails()).await,
+            outcome => return outcome,
+        }
+    }
+}
 
 /// To stderr; whether anybody reads it is no matter, for the clean-up is still to come.
 fn progress(text: &str) {

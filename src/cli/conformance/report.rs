@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use super::progress;
@@ -11,7 +12,7 @@ use crate::domain::id::EniId;
 use crate::outside::ec2::Answer;
 
 /// What the driver never asks of EC2 or IMDS: good to know, and no harm whatever the answer.
-const NOT_MET: [&str; 7] = [
+const NOT_MET: [&str; 15] = [
     "assign-dry-run",
     "assign-neither-list-nor-count",
     "assign-list-and-count",
@@ -19,6 +20,14 @@ const NOT_MET: [&str; 7] = [
     "assign-own-primary",
     "unassign-primary",
     "imds-forwarded-for",
+    "prefix-on-xen",
+    "prefix-available-count",
+    "prefix-misaligned",
+    "prefix-first",
+    "prefix-last",
+    "prefix-outside-subnet",
+    "prefix-and-address",
+    "unassign-prefix-and-address",
 ];
 
 /// What a fact turned out to be.
@@ -61,7 +70,8 @@ pub(super) fn way(what: impl Into<String>, is_so: bool) -> Way {
     Way { what: what.into(), is_so }
 }
 
-/// A refusal with this code and text, in which `A` stands for an address, `ENI` and `ACCOUNT` for such an id.
+/// A refusal with this code and text, in which `A` stands for an address, `P` for a prefix, `ENI` and `ACCOUNT` for
+/// such an id.
 pub(super) fn words(answer: &Answer, code: &str, text: &str) -> Way {
     let said = answer.message.as_deref().map(shape).unwrap_or_default();
     way(format!("{code}: {text}"), answer.code.as_deref() == Some(code) && said == text)
@@ -207,8 +217,10 @@ impl Report {
 /// An answer in a line.
 fn told(answer: &Answer) -> String {
     let what = match (&answer.read, answer.status) {
-        (Ok(()), _) if answer.listed.is_empty() => "ok".to_owned(),
-        (Ok(()), _) => format!("ok, lists {}", listing(&answer.listed)),
+        (Ok(()), _) => match listing(answer) {
+            listed if listed.is_empty() => "ok".to_owned(),
+            listed => format!("ok, lists {listed}"),
+        },
         (Err(_), Some(status)) => {
             let code = answer.code.as_deref().unwrap_or("without a code");
             format!("HTTP {status} {code}: {}", answer.message.as_deref().unwrap_or("(no message)"))
@@ -220,9 +232,10 @@ fn told(answer: &Answer) -> String {
 }
 
 /// All of a few addresses, the number of many.
-fn listing(ips: &[Ipv4Addr]) -> String {
-    match ips.len() {
-        0..=4 => ips.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>().join(", "),
+fn listing(answer: &Answer) -> String {
+    let prefixes = answer.listed_prefixes.iter().map(Ipv4Net::to_string);
+    match answer.listed.len() {
+        0..=4 => answer.listed.iter().map(Ipv4Addr::to_string).chain(prefixes).collect::<Vec<_>>().join(", "),
         many => format!("{many} addresses"),
     }
 }
@@ -252,6 +265,8 @@ fn shape(message: &str) -> String {
     let shape = map_words(message, |word| {
         if word.parse::<Ipv4Addr>().is_ok() {
             Some("A".to_owned())
+        } else if word.parse::<Ipv4Net>().is_ok() {
+            Some("P".to_owned())
         } else if word.starts_with("eni-") {
             Some("ENI".to_owned())
         } else {
@@ -306,6 +321,7 @@ mod tests {
         for (text, form) in [
             ("[10.0.0.5, 10.0.0.6] assigned, but move is not allowed.", "[A, A] assigned, but move is not allowed"),
             ("Address 10.0.0.4 is here.", "Address A is here"),
+            ("[10.0.0.16/28] is here: 10.0.0.17/28.", "[P] is here: P"),
             ("10.0.0.4: The ID 'eni-0123456789abcdef0'", "A: The ID 'ENI'"),
             ("Account 123456789012", "Account ACCOUNT"),
         ] {

@@ -7,6 +7,7 @@ use aws_sdk_ec2::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::operation::RequestId;
+use ipnet::Ipv4Net;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -29,6 +30,8 @@ pub struct Answer {
     pub ms: u64,
     /// The addresses that the answer to an Assign lists.
     pub listed: Vec<Ipv4Addr>,
+    /// The prefixes that it lists.
+    pub listed_prefixes: Vec<Ipv4Net>,
     /// What the driver reads in it.
     #[serde(skip)]
     pub read: Result<(), Ec2Error>,
@@ -40,9 +43,19 @@ pub struct Answer {
 pub struct AssignCall<'a> {
     pub private_ip_addresses: &'a [Ipv4Addr],
     pub secondary_private_ip_address_count: Option<i32>,
+    /// As given, be it with host bits.
+    pub ipv4_prefixes: &'a [Ipv4Net],
     pub allow_reassignment: Option<bool>,
     /// Not in the API's model of this action.
     pub dry_run: bool,
+}
+
+/// An Unassign. The driver sends one kind at once.
+#[derive(Debug, Clone, Copy, Default)]
+#[allow(missing_docs, reason = "EC2's own names")]
+pub struct UnassignCall<'a> {
+    pub private_ip_addresses: &'a [Ipv4Addr],
+    pub ipv4_prefixes: &'a [Ipv4Net],
 }
 
 impl Ec2 {
@@ -60,33 +73,39 @@ impl Ec2 {
             .network_interface_id(eni.as_str())
             .set_private_ip_addresses(list(asked.private_ip_addresses))
             .set_secondary_private_ip_address_count(asked.secondary_private_ip_address_count)
+            .set_ipv4_prefixes(list(asked.ipv4_prefixes))
             .set_allow_reassignment(asked.allow_reassignment)
             .customize();
         let call = if asked.dry_run { call.mutate_request(add_dry_run) } else { call };
         answer(&self.about(Action::Assign, Some(eni), None), call.send(), |output| {
-            let listed = output.assigned_private_ip_addresses().iter();
-            listed.filter_map(|entry| entry.private_ip_address()?.parse().ok()).collect()
+            let addresses = output.assigned_private_ip_addresses().iter();
+            let prefixes = output.assigned_ipv4_prefixes().iter();
+            (
+                addresses.filter_map(|entry| entry.private_ip_address()?.parse().ok()).collect(),
+                prefixes.filter_map(|entry| entry.ipv4_prefix()?.parse().ok()).collect(),
+            )
         })
         .await
     }
 
     /// UnassignPrivateIpAddresses.
-    pub async fn answer_to_unassign(&self, eni: &EniId, ips: &[Ipv4Addr]) -> Answer {
+    pub async fn answer_to_unassign(&self, eni: &EniId, asked: UnassignCall<'_>) -> Answer {
         let call = self.client.unassign_private_ip_addresses().network_interface_id(eni.as_str());
-        let call = call.set_private_ip_addresses(list(ips));
-        answer(&self.about(Action::Unassign, Some(eni), None), call.send(), |_| Vec::new()).await
+        let call = call.set_private_ip_addresses(list(asked.private_ip_addresses));
+        let call = call.set_ipv4_prefixes(list(asked.ipv4_prefixes));
+        answer(&self.about(Action::Unassign, Some(eni), None), call.send(), |_| Default::default()).await
     }
 
     /// DescribeNetworkInterfaces of one ENI, by parameter.
     pub async fn answer_to_describe(&self, eni: &EniId, dry_run: bool) -> Answer {
         let call = self.client.describe_network_interfaces().network_interface_ids(eni.as_str());
         let call = call.set_dry_run(dry_run.then_some(true));
-        answer(&self.about(Action::DescribeInterfaces, Some(eni), None), call.send(), |_| Vec::new()).await
+        answer(&self.about(Action::DescribeInterfaces, Some(eni), None), call.send(), |_| Default::default()).await
     }
 }
 
-fn list(ips: &[Ipv4Addr]) -> Option<Vec<String>> {
-    (!ips.is_empty()).then(|| ips.iter().map(Ipv4Addr::to_string).collect())
+fn list<T: ToString>(given: &[T]) -> Option<Vec<String>> {
+    (!given.is_empty()).then(|| given.iter().map(T::to_string).collect())
 }
 
 /// Runs before the request is signed.
@@ -99,7 +118,7 @@ fn add_dry_run(request: &mut HttpRequest) {
 async fn answer<T, E>(
     subject: &Subject,
     call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
-    listed: impl FnOnce(&T) -> Vec<Ipv4Addr>,
+    listed: impl FnOnce(&T) -> (Vec<Ipv4Addr>, Vec<Ipv4Net>),
 ) -> Answer
 where
     T: RequestId,
@@ -110,15 +129,19 @@ where
     let ms = u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX);
     let owned = |text: Option<&str>| text.map(str::to_owned);
     match outcome {
-        Ok(output) => Answer {
-            status: None,
-            code: None,
-            message: None,
-            request_id: owned(output.request_id()),
-            ms,
-            listed: listed(&output),
-            read: Ok(()),
-        },
+        Ok(output) => {
+            let (listed, listed_prefixes) = listed(&output);
+            Answer {
+                status: None,
+                code: None,
+                message: None,
+                request_id: owned(output.request_id()),
+                ms,
+                listed,
+                listed_prefixes,
+                read: Ok(()),
+            }
+        }
         Err(error) => Answer {
             status: error.raw_response().map(|raw| raw.status().as_u16()),
             code: owned(error.code()),
@@ -126,6 +149,7 @@ where
             request_id: owned(error.request_id()),
             ms,
             listed: Vec::new(),
+            listed_prefixes: Vec::new(),
             read: Err(subject.explain(&error)),
         },
     }

@@ -24,7 +24,7 @@ use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::config::timeout::TimeoutConfig;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_ec2::types::{Filter, InstanceType};
+use aws_sdk_ec2::types::{Filter, InstanceType, InstanceTypeHypervisor, InstanceTypeInfo};
 use futures_util::future::select;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -32,7 +32,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::domain::id::{EniId, SubnetId};
 use crate::domain::subnet::Subnet;
-pub use answer::{Answer, AssignCall};
+pub use answer::{Answer, AssignCall, UnassignCall};
 use calls::Calls;
 use connect::CONNECT;
 pub use connect::StaticKeys;
@@ -271,6 +271,15 @@ impl Ec2 {
         Subnet::new(id.clone(), cidr).map_err(|error| subject.unclear(error.to_string()))
     }
 
+    /// How many of its addresses are available, as EC2 counts them; a /28 prefix takes sixteen.
+    pub async fn available_addresses(&self, id: &SubnetId) -> Result<i32, Ec2Error> {
+        let subject = self.about(Action::DescribeSubnets, None, Some(id));
+        let call = self.client.describe_subnets().subnet_ids(id.as_str());
+        let answer = Box::pin(call.send()).await.map_err(|error| subject.explain(&error))?;
+        let available = answer.subnets().first().and_then(|found| found.available_ip_address_count());
+        available.ok_or_else(|| subject.unclear(format!("its answer does not count the available addresses of {id}")))
+    }
+
     /// An instance's type, such as `c5.large`.
     pub async fn instance_type(&self, instance: &str) -> Result<String, Ec2Error> {
         let subject = self.about(Action::DescribeInstances, None, None);
@@ -283,15 +292,28 @@ impl Ec2 {
 
     /// How many IPv4 addresses each ENI of this instance type may have, the primary included; a /28 prefix counts as one.
     pub async fn address_limit(&self, instance_type: &str) -> Result<usize, Ec2Error> {
+        let found = self.type_info(instance_type).await?;
+        let limit = found.network_info().and_then(|network| network.ipv4_addresses_per_interface());
+        limit.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0).ok_or_else(|| {
+            let subject = self.about(Action::DescribeInstanceTypes, None, None);
+            subject.unclear(format!("its answer gives no address limit for {instance_type}"))
+        })
+    }
+
+    /// Whether the ENIs of this instance type may have prefixes: those of Nitro and bare metal may (amazon-vpc-cni-k8s
+    /// decides so). EC2 has no field that says it.
+    pub async fn takes_prefixes(&self, instance_type: &str) -> Result<bool, Ec2Error> {
+        let found = self.type_info(instance_type).await?;
+        let is_nitro = found.hypervisor() == Some(&InstanceTypeHypervisor::Nitro);
+        Ok(is_nitro || found.bare_metal() == Some(true))
+    }
+
+    async fn type_info(&self, instance_type: &str) -> Result<InstanceTypeInfo, Ec2Error> {
         let subject = self.about(Action::DescribeInstanceTypes, None, None);
         let call = self.client.describe_instance_types().instance_types(InstanceType::from(instance_type));
         let answer = Box::pin(call.send()).await.map_err(|error| subject.explain(&error))?;
-        let network = answer.instance_types().first().and_then(|found| found.network_info());
-        let limit = network.and_then(|network| network.ipv4_addresses_per_interface());
-        limit
-            .and_then(|limit| usize::try_from(limit).ok())
-            .filter(|limit| *limit > 0)
-            .ok_or_else(|| subject.unclear(format!("its answer gives no address limit for {instance_type}")))
+        let found = answer.instance_types.unwrap_or_default().into_iter().next();
+        found.ok_or_else(|| subject.unclear(format!("its answer does not know {instance_type}")))
     }
 
     /// Whether IAM allows the action; nothing is changed.

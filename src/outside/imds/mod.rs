@@ -282,7 +282,17 @@ impl Imds {
         text.split_whitespace().map(|ip| parsed(&path, ip)).collect()
     }
 
-    /// The same, as EC2 is asked for it too. IMDS lists prefixes apart, and they are not among them.
+    /// Its prefixes. IMDS has no such item where there are none.
+    pub async fn prefixes(&self, mac: &str) -> Result<Vec<Ipv4Net>, ImdsError> {
+        let path = of_mac(mac, "ipv4-prefix");
+        match self.get(&path).await {
+            Ok(text) => text.split_whitespace().map(|prefix| parsed(&path, prefix)).collect(),
+            Err(ImdsError::Absent { .. }) => Ok(Vec::new()),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Its addresses, as EC2 is asked for them too. IMDS lists prefixes apart, and they are not among them.
     pub async fn on_eni(&self, mac: &str) -> Result<OnEni, ImdsError> {
         let mut addresses = self.addresses(mac).await?.into_iter();
         Ok(OnEni { primary: addresses.next(), secondary: addresses.collect() })
