@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ec2_ipam::domain::address::State;
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 use vpc_sim::{Fault, FaultKind, Switches};
 
@@ -536,10 +537,11 @@ async fn a_lost_commit_gives_no_address_twice(kind: Kind) {
 /// The whole way under each of the facts about EC2 that nobody could check.
 #[tokio::test]
 async fn whatever_ec2_does_where_it_is_not_documented() {
-    let variants = Switches::all().into_iter().chain(Switches::of_emulators());
-    join_all(variants.map(|(name, switches)| async move {
+    let variants = Switches::all().into_iter().chain(Switches::of_emulators()).chain(Switches::of_prefixes());
+    let lives = variants.map(|(name, switches)| async move {
         let fleet = Fleet::with(Kind::Mariadb, "10.77.0.0/24", switches).await;
         fleet.vpc.take(RDS, ip(200));
+        fleet.vpc.add_prefix(RDS, "10.77.0.16/28");
         let mut host = fleet.host_of(1, "c5.4xlarge");
         host.set(&[("EC2_IPAM_WARM_TARGET", "1"), ("EC2_IPAM_COOLDOWN", "0s")]);
         host.start().await;
@@ -575,8 +577,8 @@ async fn whatever_ec2_does_where_it_is_not_documented() {
         })
         .await;
         agree(&[&host]).await;
-    }))
-    .await;
+    });
+    stream::iter(lives).buffer_unordered(15).collect::<Vec<()>>().await;
 }
 
 #[tokio::test]
