@@ -27,6 +27,8 @@ pub struct Pulse {
     pub gone: AtomicBool,
     /// It stands still in the midst of its work, as a process does after SIGSTOP.
     pub halted: AtomicBool,
+    /// How often it has come to stand still.
+    pub halts: AtomicU64,
     /// For how long it has stood still in all, in microseconds.
     stood: AtomicU64,
     /// The kernel's word on the thread, and the calls to the store that it waits for.

@@ -169,8 +169,10 @@ impl Running {
 
     /// It goes on, and finds that so much time has passed.
     pub fn resume(&self, now: Duration) {
+        // It may come to the point that it is armed for, and stand again, before anybody looks.
+        let halts = self.pulse.halts.load(Ordering::Acquire);
         let _ = self.verdicts.send(Verdict::Resume(now));
-        soon("it resumes", || !self.pulse.is_halted());
+        soon("it resumes", || !self.pulse.is_halted() || self.pulse.halts.load(Ordering::Acquire) != halts);
     }
 
     /// As SIGTERM does; it takes up to eight seconds.
@@ -200,6 +202,7 @@ impl Gate {
         if self.is_dead.get() {
             return true;
         }
+        self.pulse.halts.fetch_add(1, Ordering::AcqRel);
         self.pulse.halted.store(true, Ordering::Release);
         let verdict = self.verdicts.recv();
         match verdict {
