@@ -147,6 +147,8 @@ impl Reconciler {
         let served = self.served.all().await;
         watched.retain(|id, _| served.iter().any(|eni| eni.nic.eni == *id));
         let host = self.interfaces.host().await.ok();
+        // Nothing was compared where there is nothing, and not all of it where an ENI's first look has not come to its end.
+        let mut whole = !served.is_empty() && served.iter().all(|eni| eni.not_ready().is_none());
         let mut read = Vec::new();
         for eni in served.into_iter().filter(|eni| eni.not_ready().is_none()) {
             let leases = eni.known().leases;
@@ -157,6 +159,7 @@ impl Reconciler {
             let calm = if imds == Some(false) { Duration::ZERO } else { calm };
             let known = watched.entry(eni.nic.eni.clone()).or_default();
             let (listed, ec2) = known.listed(&self.outside, &eni, &rows, calm).await;
+            whole &= listed.is_some() || eni.is_distant() && known.was_asked_within(calm);
             if eni.judge(&Word { imds, ec2 }) == Whose::Ours {
                 read.push((eni, leases, rows, listed));
             }
@@ -164,9 +167,8 @@ impl Reconciler {
         point("reconcile:read").await;
         let docker = self.docker.look(host.as_ref()).await;
         let mut found = Vec::new();
-        let mut whole = docker.is_some() || !self.docker.is_asked();
+        whole &= docker.is_some() || !self.docker.is_asked();
         for (eni, leases, rows, listed) in read {
-            whole &= listed.is_some() || eni.is_distant();
             let watched = watched.entry(eni.nic.eni.clone()).or_default();
             watched.begin_round();
             // Another host's containers are not shown here, though this host may have a network in the same subnet.

@@ -44,9 +44,8 @@ impl Watched {
         rows: &[Row],
         calm: Duration,
     ) -> (Option<OnEni>, Option<Attachment>) {
-        let is_calm = self.rounds >= 2
-            && self.asked.is_some_and(|asked| asked.elapsed() < calm)
-            && !self.ledger.waits(|sight| is_blind(sight, false, true));
+        let is_calm =
+            self.rounds >= 2 && self.was_asked_within(calm) && !self.ledger.waits(|sight| is_blind(sight, false, true));
         if is_calm && eni.is_distant() {
             return (None, None);
         }
@@ -75,6 +74,11 @@ impl Watched {
                 (None, None)
             }
         }
+    }
+
+    /// Whether EC2 has said what is on it within this time.
+    pub(super) fn was_asked_within(&self, span: Duration) -> bool {
+        self.asked.is_some_and(|asked| asked.elapsed() < span)
     }
 
     /// Another round is about to judge it.
