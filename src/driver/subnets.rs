@@ -14,8 +14,9 @@ use crate::domain::subnet::Subnet;
 use crate::eni::Outside;
 use crate::error::Error;
 use crate::fleet::STORE_TIME;
+use crate::fleet::fill::was_filled;
 use crate::metrics::{one, two};
-use crate::store::Blocks;
+use crate::store::{Blocks, Count};
 use crate::supervise::supervised;
 
 /// Those of the ENIs that are served.
@@ -44,6 +45,8 @@ const STATES: [State; 7] =
 const OFTEN: Duration = Duration::from_secs(60);
 /// and as long as somebody scrapes no more seldom than so;
 const SELDOM: Duration = Duration::from_secs(600);
+/// one that is not filled yet, again after so long;
+const SOON: Duration = Duration::from_secs(5);
 /// in between, after so many times as long as it took: the more there is to read the more seldom. A thousand hosts take a tenth
 /// of one processor of their database.
 const REST: u32 = 10_000;
@@ -77,12 +80,13 @@ impl Subnets {
         let help = "Blocks of sixteen addresses in a subnet: all free (whole), some (broken), none (full)";
         page.many("subnet_blocks", help, blocks);
         page.times("subnet_read_timestamp", "When these figures of a subnet were read in the table", times);
-        for id in subnets.into_keys() {
-            self.read_if_due(id);
+        for subnet in subnets.into_values() {
+            self.read_if_due(subnet);
         }
     }
 
-    fn read_if_due(&self, id: &SubnetId) {
+    fn read_if_due(&self, subnet: &Subnet) {
+        let id = &subnet.id;
         let now = Instant::now();
         {
             let mut last = locked(&self.last);
@@ -92,10 +96,15 @@ impl Subnets {
             // One at a time, and no sooner where it is in vain.
             last.again.insert(id.clone(), now + OFTEN);
         }
-        let (outside, last, id) = (Arc::clone(&self.outside), Arc::clone(&self.last), id.clone());
+        let (outside, last, subnet) = (Arc::clone(&self.outside), Arc::clone(&self.last), subnet.clone());
         let reading = async move {
-            match read(&outside, &id).await {
-                Ok(read) => {
+            let id = subnet.id.clone();
+            match read(&outside, &subnet).await {
+                Ok(None) => {
+                    tracing::debug!("how full {id} is is not told: it is being filled");
+                    locked(&last).again.insert(id, now + SOON);
+                }
+                Ok(Some(read)) => {
                     let mut last = locked(&last);
                     last.again.insert(id.clone(), now + (now.elapsed() * REST).clamp(OFTEN, SELDOM));
                     last.read.insert(id, read);
@@ -107,15 +116,29 @@ impl Subnets {
     }
 }
 
-async fn read(outside: &Outside, id: &SubnetId) -> Result<Read, Error> {
+/// None: it is not filled yet, so that what has no row would look as if it were taken.
+async fn read(outside: &Outside, subnet: &Subnet) -> Result<Option<Read>, Error> {
+    let id = &subnet.id;
     let store = outside.store.now()?;
     let _turn = store.background_turn().await;
     let until = Instant::now() + STORE_TIME;
+    let mut counts = store.census_lately(id, until).await?;
+    if rows(&counts) < subnet.size() {
+        if !was_filled(&store, subnet, until).await? {
+            return Ok(None);
+        }
+        // They may have been counted minutes ago, before it was.
+        counts = store.census(id, until).await?;
+    }
     let mut states = BTreeMap::new();
-    for count in store.census_lately(id, until).await? {
+    for count in counts {
         *states.entry(count.state).or_default() += count.rows;
     }
-    Ok(Read { at: Instant::now(), states, blocks: store.blocks(id, until).await? })
+    Ok(Some(Read { at: Instant::now(), states, blocks: store.blocks(id, until).await? }))
+}
+
+fn rows(counts: &[Count]) -> u64 {
+    counts.iter().map(|count| count.rows).sum()
 }
 
 /// How many blocks of sixteen a subnet has.
