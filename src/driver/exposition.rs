@@ -12,36 +12,13 @@ use prometheus_client::registry::Registry;
 use tokio::time::{Instant, timeout};
 
 use crate::driver::docker_watch::DockerWatch;
+use crate::driver::format::Format;
 use crate::driver::page::{Page, count};
 use crate::driver::reconcile::Reconciler;
 use crate::driver::served::Served;
 use crate::driver::status::Picture;
 use crate::driver::subnets::Subnets;
 use crate::eni::{Eni, Outside, Tally};
-
-/// Which of Prometheus's formats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// OpenMetrics 1.0.
-    OpenMetrics,
-    /// Prometheus text 0.0.4, which more programs read.
-    Text,
-}
-
-impl Format {
-    /// The one that the header Accept asks for.
-    pub fn wanted(accept: &str) -> Self {
-        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Text }
-    }
-
-    /// For the header Content-Type.
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Self::Text => prometheus_text::CONTENT_TYPE,
-        }
-    }
-}
 
 /// Shows them.
 pub struct Exposition {

@@ -6,6 +6,7 @@ pub mod docker_watch;
 pub mod doctor;
 pub mod drain;
 pub mod exposition;
+pub mod format;
 pub mod found;
 pub mod history;
 pub mod hosts;

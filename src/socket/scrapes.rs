@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::connections::{Connections, Place};
 use super::listen::tcp;
 use crate::backoff::Backoff;
-use crate::driver::exposition::Format;
+use crate::driver::format::Format;
 use crate::driver::ipam::Ipam;
 
 const PATH: &str = "/metrics";
@@ -93,8 +93,7 @@ pub(super) async fn answer(ipam: &Ipam, request: &Request<Incoming>) -> Option<R
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Some(refusal);
     }
-    let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let format = Format::wanted(accept);
+    let format = Format::wanted(request.headers().get_all(ACCEPT).iter().filter_map(|accept| accept.to_str().ok()));
     let Ok(shown) = ipam.exposition.show(format).await else {
         return Some(told(StatusCode::INTERNAL_SERVER_ERROR, "the figures cannot be written\n".to_owned()));
     };

@@ -199,6 +199,14 @@ async fn promtool_and_prometheus_read_them() {
         socket.display()
     );
     assert_eq!(host.program("sh", &["-c", &check]).await.trim(), "clean");
+    for accept in [
+        ["Accept: text/plain;q=0.5", "Accept: APPLICATION/OPENMETRICS-TEXT"],
+        ["Accept: */*;q=0.1", "Accept: application/openmetrics-text;q=0.2"],
+    ] {
+        assert_eq!(curl(&["-H", accept[0], "-H", accept[1], &metrics]).await, format!("200 {open}"), "{accept:?}");
+    }
+    let no = curl(&["-H", "Accept: application/openmetrics-text;q=0,text/plain", &metrics]).await;
+    assert!(no.starts_with("200 text/plain;"), "{no}");
 
     documented(&host).await;
 
