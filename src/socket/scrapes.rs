@@ -33,6 +33,7 @@ pub(super) async fn serve(at: SocketAddr, ipam: Arc<Ipam>, tasks: TaskTracker, s
         match tcp(at) {
             Ok(listener) => break listener,
             Err(why) => {
+                ipam.doctor.metrics.are_not_at(at, &why);
                 if backoff.failures() == 0 {
                     tracing::error!(
                         "EC2_IPAM_METRICS is {at}, but that cannot be listened on, and is tried again: {why}; the figures are \
@@ -45,6 +46,7 @@ pub(super) async fn serve(at: SocketAddr, ipam: Arc<Ipam>, tasks: TaskTracker, s
             }
         }
     };
+    ipam.doctor.metrics.are_at(at);
     tracing::info!("metrics are at http://{at}{PATH}");
     stop.run_until_cancelled(accept(listener, ipam, tasks, stop.clone())).await;
 }

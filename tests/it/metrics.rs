@@ -230,10 +230,18 @@ async fn promtool_and_prometheus_read_them() {
         .map(|target| target["expr"].as_str().unwrap().replace("$__rate_interval", "1m").replace("$instance", ".*"))
         .collect();
     assert!(queries.len() > 15);
+    let doctor = async || host.ask(&["doctor"]).await.1;
+    let text = doctor().await;
+    assert!(
+        text.contains(&format!("warn  metrics: EC2_IPAM_METRICS is {METRICS}, but that cannot be listened on: ")),
+        "{text}"
+    );
     for query in queries {
         let told = prometheus.told(&host, &query).await;
         assert_eq!(told["status"], "success", "{query}: {told}");
     }
+    let text = doctor().await;
+    assert!(text.contains(&format!("\nok    metrics: at http://{METRICS}/metrics\n")), "{text}");
     let samples = prometheus.ask(&host, "scrape_samples_scraped").await;
     assert!(samples.as_str().unwrap().parse::<u32>().unwrap() > 50, "{samples}");
 }

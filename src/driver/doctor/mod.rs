@@ -25,6 +25,7 @@ mod check;
 mod distant;
 mod interface;
 mod login;
+mod metrics;
 mod table;
 
 use check::warning;
@@ -32,6 +33,7 @@ pub use check::{Check, Verdict};
 pub(crate) use check::{bad, ok};
 use interface::{check_eni, check_metadata, check_permissions};
 use login::check_login;
+use metrics::Metrics;
 use table::{check_database, check_subnet};
 
 const CORRECT: &str = "correct it: docker plugin disable -f PLUGIN, docker plugin set PLUGIN NAME=VALUE (NAME= for the default), docker plugin \
@@ -61,6 +63,8 @@ pub struct Doctor {
     database: Database,
     /// Whether ENIs of other hosts are served.
     serves_distant: bool,
+    /// Where figures are shown over TCP.
+    pub metrics: Metrics,
     /// Why nothing is done.
     wrong: Option<String>,
 }
@@ -85,6 +89,7 @@ impl Doctor {
             journal: settings.journal.clone(),
             database: settings.database.clone(),
             serves_distant: settings.distant,
+            metrics: Metrics::default(),
             wrong: settings.wrong.clone(),
         }
     }
@@ -147,6 +152,7 @@ impl Doctor {
                 warning("Docker network", found, "addresses of the VPC should be nowhere else on this host")
             }),
         );
+        checks.extend(self.metrics.check());
         if self.outside.drain.is_on() {
             checks.push(warning(
                 "drain",
