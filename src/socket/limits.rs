@@ -9,6 +9,8 @@ const MOST: usize = 256;
 const MOST_REMOTE: usize = 8192;
 /// Of one peer over TCP: an Engine, and one that begins while another ends. It may ask more at once; then those wait.
 pub(super) const MOST_OF_PEER: usize = 16;
+/// For metrics over TCP: a few Prometheus servers, and whoever else reaches the address.
+const MOST_FOR_METRICS: usize = 1024;
 /// Enough for an Engine and the command line, however few file descriptors there are.
 const FEWEST: usize = 16;
 
@@ -19,14 +21,18 @@ pub(super) struct Limits {
     pub(super) local: usize,
     /// Over TCP.
     pub(super) remote: usize,
+    /// For metrics over TCP.
+    pub(super) metrics: usize,
 }
 
 impl Limits {
-    /// Of this process. For clients over TCP it takes as many file descriptors as it may have and needs.
-    pub(super) fn of_process(has_tcp: bool) -> Self {
+    /// Of this process. For clients and for metrics over TCP it takes as many file descriptors as it may have and needs.
+    pub(super) fn of_process(has_tcp: bool, has_metrics: bool) -> Self {
         let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Self::with(usize::MAX) };
-        let wanted = u64::try_from(2 * (MOST + MOST_REMOTE)).unwrap_or(hard).min(hard);
-        let raised = has_tcp && soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok();
+        let clients = if has_tcp { 2 * (MOST + MOST_REMOTE) } else { 0 };
+        let wanted = clients.max(if has_metrics { 8 * MOST_FOR_METRICS } else { 0 });
+        let wanted = u64::try_from(wanted).unwrap_or(hard).min(hard);
+        let raised = soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok();
         let files = usize::try_from(if raised { wanted } else { soft }).unwrap_or(usize::MAX);
         let limits = Self::with(files);
         if has_tcp && limits.remote < MOST_REMOTE {
@@ -38,10 +44,11 @@ impl Limits {
         limits
     }
 
-    /// Half of the file descriptors are left to the driver's own calls.
+    /// Half of the file descriptors are left to the driver's own calls, and to metrics an eighth of all.
     fn with(files: usize) -> Self {
         let local = (files / 2).clamp(FEWEST, MOST);
-        Self { local, remote: (files / 2).saturating_sub(local).clamp(FEWEST, MOST_REMOTE) }
+        let remote = (files / 2).saturating_sub(local).clamp(FEWEST, MOST_REMOTE);
+        Self { local, remote, metrics: (files / 8).clamp(FEWEST, MOST_FOR_METRICS) }
     }
 }
 
@@ -51,15 +58,15 @@ mod tests {
 
     #[test]
     fn half_of_the_file_descriptors_are_for_connections() {
-        for (files, local, remote) in [
-            (usize::MAX, 256, 8192),
-            (16_896, 256, 8192),
-            (4096, 256, 1792),
-            (1024, 256, 256),
-            (64, 32, 16),
-            (10, 16, 16),
+        for (files, local, remote, metrics) in [
+            (usize::MAX, 256, 8192, 1024),
+            (16_896, 256, 8192, 1024),
+            (4096, 256, 1792, 512),
+            (1024, 256, 256, 128),
+            (64, 32, 16, 16),
+            (10, 16, 16, 16),
         ] {
-            assert_eq!(Limits::with(files), Limits { local, remote }, "{files}");
+            assert_eq!(Limits::with(files), Limits { local, remote, metrics }, "{files}");
         }
     }
 }

@@ -16,18 +16,18 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connections::{Connections, Place};
+use super::connections::{Connections, Peers, Place};
+use super::limits::MOST_OF_PEER;
 use super::listen::tcp;
 use crate::backoff::Backoff;
 use crate::driver::format::Format;
 use crate::driver::ipam::Ipam;
 
 const PATH: &str = "/metrics";
-/// Some Prometheus servers, and a person with curl. For one more the eldest that is quiet goes.
-const MOST: usize = 16;
 
-/// Answers scrapes there until told to stop. An address that cannot be had yet keeps nothing else from working.
-pub(super) async fn serve(at: SocketAddr, ipam: Arc<Ipam>, tasks: TaskTracker, stop: CancellationToken) {
+/// Answers scrapes there until told to stop, `most` connections at once. An address that cannot be had yet keeps nothing else from
+/// working.
+pub(super) async fn serve(at: SocketAddr, most: usize, ipam: Arc<Ipam>, tasks: TaskTracker, stop: CancellationToken) {
     let mut backoff = Backoff::default();
     let listener = loop {
         match tcp(at) {
@@ -48,16 +48,18 @@ pub(super) async fn serve(at: SocketAddr, ipam: Arc<Ipam>, tasks: TaskTracker, s
     };
     ipam.doctor.metrics.are_at(at);
     tracing::info!("metrics are at http://{at}{PATH}");
-    stop.run_until_cancelled(accept(listener, ipam, tasks, stop.clone())).await;
+    stop.run_until_cancelled(accept(listener, most, ipam, tasks, stop.clone())).await;
 }
 
-async fn accept(listener: TcpListener, ipam: Arc<Ipam>, tasks: TaskTracker, stop: CancellationToken) {
-    let connections = Connections::new("connections for metrics".to_owned(), MOST, stop);
+async fn accept(listener: TcpListener, most: usize, ipam: Arc<Ipam>, tasks: TaskTracker, stop: CancellationToken) {
+    let connections = Connections::new("connections for metrics".to_owned(), most, stop.clone());
+    let peers = Peers::new(MOST_OF_PEER, stop);
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let place = connections.place().await;
-                tasks.spawn(serve_one(stream, place, Arc::clone(&ipam)));
+                let peer = peers.of(peer.ip().to_canonical());
+                tasks.spawn(serve_one(stream, place, peer, Arc::clone(&ipam)));
             }
             Err(why) => {
                 tracing::debug!("cannot accept a connection for metrics: {why}");
@@ -68,8 +70,13 @@ async fn accept(listener: TcpListener, ipam: Arc<Ipam>, tasks: TaskTracker, stop
     }
 }
 
-async fn serve_one(stream: TcpStream, place: Place, ipam: Arc<Ipam>) {
-    let (end, place, ipam) = (place.end(), &place, &ipam);
+async fn serve_one(stream: TcpStream, mut place: Place, peer: Arc<Connections>, ipam: Arc<Ipam>) {
+    let end = place.end();
+    // Further ones of a peer that has many wait here.
+    if end.run_until_cancelled(place.join(&peer)).await.is_none() {
+        return;
+    }
+    let (place, ipam) = (&place, &ipam);
     let service = service_fn(|request: Request<Incoming>| async move {
         place.busy();
         let response = match answer(ipam, &request).await {

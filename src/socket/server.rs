@@ -40,11 +40,11 @@ pub async fn serve(listeners: Listeners, ipam: Arc<Ipam>, tasks: TaskTracker, st
         let following = async move { stop.run_until_cancelled(tls.follow_files()).await };
         tasks.spawn(supervised("reading the TLS files", following));
     }
+    let limits = Limits::of_process(all.iter().any(Listener::is_tcp), metrics.is_some());
     if let Some(at) = metrics {
-        let scrapes = scrapes::serve(at, Arc::clone(&ipam), tasks.clone(), stop.clone());
+        let scrapes = scrapes::serve(at, limits.metrics, Arc::clone(&ipam), tasks.clone(), stop.clone());
         tasks.spawn(supervised("metrics", scrapes));
     }
-    let limits = Limits::of_process(all.iter().any(Listener::is_tcp));
     let local = Connections::new("connections".to_owned(), limits.local, stop.clone());
     let remote = Connections::new("connections over TCP".to_owned(), limits.remote, stop.clone());
     let peers = Peers::new(MOST_OF_PEER, stop.clone());

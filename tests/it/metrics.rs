@@ -8,7 +8,7 @@ use ec2_ipam::domain::address::State;
 use serde_json::{Value, json};
 use vpc_sim::{Fault, FaultKind};
 
-use crate::support::host::{ASSIGN, Fleet, Host, Kind, eni, eventually};
+use crate::support::host::{ASSIGN, Fleet, Host, Kind, SUBNET, eni, eventually};
 
 /// Where the tests' drivers and Prometheus listen, each in a namespace of its own.
 const METRICS: &str = "127.0.0.1:9809";
@@ -127,6 +127,59 @@ async fn what_the_driver_needs_and_lacks_shows() {
     );
 }
 
+/// Where nothing was compared nothing is said to have been.
+#[tokio::test]
+async fn a_comparison_counts_once_table_ec2_and_docker_were_read() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let (mut host, pool) = fleet.started(1, &[("EC2_IPAM_RECONCILE_INTERVAL", "1s")]).await;
+    host.lease(&pool).await;
+    const AT: &str = "ec2_ipam_reconciled_timestamp_seconds";
+    eventually("it was compared", async || figure(&page(&host).await, AT).is_some()).await;
+    host.proxy.as_ref().unwrap().away(true);
+    host.restart().await;
+    eventually("it is taken up", async || figure(&page(&host).await, &of_eni("eni_ready", "")) == Some(0.0)).await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(figure(&page(&host).await, AT), None);
+    assert!(host.ask(&["status"]).await.1.contains("\nnot reconciled yet\n"));
+    host.proxy.as_ref().unwrap().away(false);
+    eventually("it is compared", async || figure(&page(&host).await, AT).is_some()).await;
+}
+
+#[tokio::test]
+async fn a_subnet_has_no_figures_before_it_is_filled() {
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let (host, _) = fleet.started(1, &[("EC2_IPAM_RECONCILE_INTERVAL", "1h")]).await;
+    // As another host's first look at a new subnet finds it: the ENI's own row, and no other yet.
+    let unfilled = "DELETE FROM allocation WHERE ip <> '10.77.0.4'";
+    host.sql(unfilled, unfilled).await;
+    for _ in 0..3 {
+        let shown = page(&host).await;
+        assert!(!shown.contains("ec2_ipam_subnet_addresses{"), "{shown}");
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+    host.tell(&["init", SUBNET]).await;
+    let free = format!("ec2_ipam_subnet_addresses{{subnet=\"{SUBNET}\",state=\"free\"}}");
+    says(&host, &free, 250.0).await;
+}
+
+#[tokio::test]
+async fn nobody_keeps_the_port_busy_for_others() {
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let mut host = fleet.host(1);
+    host.set(&[("EC2_IPAM_METRICS", METRICS)]);
+    host.start().await;
+    let mut flood = Vec::new();
+    for _ in 0..200 {
+        flood.push(host.connect_tcp("127.0.0.9", METRICS).await);
+    }
+    let begun = std::time::Instant::now();
+    let url = format!("http://{METRICS}/metrics");
+    let shown = host.program("curl", &["-s", "-m", "5", "--interface", "127.0.0.2", &url]).await;
+    assert!(shown.contains("ec2_ipam_build_info{") && begun.elapsed().as_secs() < 2, "{:?}", begun.elapsed());
+    assert!(host.log().contains("16 connections from 127.0.0.9 at once"), "{}", host.log());
+    drop(flood);
+}
+
 #[tokio::test]
 async fn scrapes_are_answered_where_they_are_wanted_and_nothing_else_is() {
     let fleet = Fleet::new(Kind::Sqlite).await;
@@ -146,6 +199,14 @@ async fn scrapes_are_answered_where_they_are_wanted_and_nothing_else_is() {
         curl(&["-H", "Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5", &metrics]).await,
         format!("200 {open}")
     );
+    for accept in [
+        ["Accept: text/plain;q=0.5", "Accept: APPLICATION/OPENMETRICS-TEXT"],
+        ["Accept: */*;q=0.1", "Accept: application/openmetrics-text;q=0.2"],
+    ] {
+        assert_eq!(curl(&["-H", accept[0], "-H", accept[1], &metrics]).await, format!("200 {open}"), "{accept:?}");
+    }
+    let no = curl(&["-H", "Accept: application/openmetrics-text;q=0,text/plain", &metrics]).await;
+    assert!(no.starts_with("200 text/plain;"), "{no}");
     assert!(curl(&["-I", &metrics]).await.starts_with("200 "));
     assert!(curl(&["-d", "{}", &metrics]).await.starts_with("405 "));
     for path in ["/", "/v1/status", "/Plugin.Activate", "/IpamDriver.RequestAddress", "/metrics/x"] {
@@ -169,10 +230,18 @@ async fn a_port_that_somebody_else_has_keeps_nothing_from_working() {
     host.lease(&pool).await;
     eventually("it says so", async || host.log().contains("EC2_IPAM_METRICS is 127.0.0.1:9809, but that cannot be"))
         .await;
+    let doctor = async || host.ask(&["doctor"]).await.1;
+    let text = doctor().await;
+    assert!(
+        text.contains(&format!("warn  metrics: EC2_IPAM_METRICS is {METRICS}, but that cannot be listened on: ")),
+        "{text}"
+    );
     drop(other);
     let metrics = format!("http://{METRICS}/metrics");
     eventually("it listens", async || host.program("curl", &["-s", &metrics]).await.contains("ec2_ipam_build_info{"))
         .await;
+    let text = doctor().await;
+    assert!(text.contains(&format!("\nok    metrics: at http://{METRICS}/metrics\n")), "{text}");
 }
 
 #[tokio::test]
@@ -199,14 +268,6 @@ async fn promtool_and_prometheus_read_them() {
         socket.display()
     );
     assert_eq!(host.program("sh", &["-c", &check]).await.trim(), "clean");
-    for accept in [
-        ["Accept: text/plain;q=0.5", "Accept: APPLICATION/OPENMETRICS-TEXT"],
-        ["Accept: */*;q=0.1", "Accept: application/openmetrics-text;q=0.2"],
-    ] {
-        assert_eq!(curl(&["-H", accept[0], "-H", accept[1], &metrics]).await, format!("200 {open}"), "{accept:?}");
-    }
-    let no = curl(&["-H", "Accept: application/openmetrics-text;q=0,text/plain", &metrics]).await;
-    assert!(no.starts_with("200 text/plain;"), "{no}");
 
     documented(&host).await;
 
@@ -230,18 +291,10 @@ async fn promtool_and_prometheus_read_them() {
         .map(|target| target["expr"].as_str().unwrap().replace("$__rate_interval", "1m").replace("$instance", ".*"))
         .collect();
     assert!(queries.len() > 15);
-    let doctor = async || host.ask(&["doctor"]).await.1;
-    let text = doctor().await;
-    assert!(
-        text.contains(&format!("warn  metrics: EC2_IPAM_METRICS is {METRICS}, but that cannot be listened on: ")),
-        "{text}"
-    );
     for query in queries {
         let told = prometheus.told(&host, &query).await;
         assert_eq!(told["status"], "success", "{query}: {told}");
     }
-    let text = doctor().await;
-    assert!(text.contains(&format!("\nok    metrics: at http://{METRICS}/metrics\n")), "{text}");
     let samples = prometheus.ask(&host, "scrape_samples_scraped").await;
     assert!(samples.as_str().unwrap().parse::<u32>().unwrap() > 50, "{samples}");
 }
