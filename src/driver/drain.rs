@@ -146,7 +146,9 @@ impl Drainer {
         let enis: BTreeSet<EniId> = own.iter().map(|eni| eni.nic.eni.clone()).chain(listed).collect();
         found.trouble = host.as_ref().err().filter(|_| own.is_empty()).map(ToString::to_string);
         let store = self.outside.store.now();
+        let mut doubted = 0;
         for eni in &enis {
+            doubted += self.outside.journal.of(eni).iter().filter(|holding| holding.doubted).count();
             let read = match &store {
                 Ok(store) => self.served.rows(store, eni, until).await.map_err(Error::from),
                 Err(why) => Err(why.clone()),
@@ -160,6 +162,13 @@ impl Drainer {
                 }
             }
         }
+        let doubted = match doubted {
+            0 => None,
+            1 => Some("1 address is".to_owned()),
+            more => Some(format!("{more} addresses are")),
+        };
+        let doubted = doubted.map(|some| format!("{some} in doubt until Docker has shown its containers"));
+        found.trouble = found.trouble.or(doubted);
         if found.idle + found.pending > 0 {
             found.trouble = found.trouble.or_else(|| own.iter().find_map(|eni| eni.last_error()));
         }

@@ -72,13 +72,16 @@ impl Drain {
         }
     }
 
-    /// From now on nobody gets an address here. Again it changes nothing.
+    /// From now on nobody gets an address here. Again it changes nothing, and writes nothing if the file is there.
     ///
     /// # Errors
     /// The file cannot be written: it would be forgotten at the next start, so it is not begun.
     pub async fn begin(&self, instance: Option<String>) -> io::Result<()> {
         let _changing = self.changing.lock().await;
         let known = self.order().clone();
+        if known.is_some() && self.file.as_deref().is_some_and(Path::exists) {
+            return Ok(());
+        }
         let order = known.unwrap_or_else(|| Order { instance, since: Some(wall().as_secs()) });
         let text = serde_json::to_vec(&order)?;
         self.with_file(move |file| write(file, &text)).await?;
@@ -206,5 +209,21 @@ mod tests {
         assert!(!drain.is_on());
         drain.end().await.unwrap();
         assert!(Drain::open(None).begin(None).await.is_err(), "a process that serves nobody");
+    }
+
+    #[tokio::test]
+    async fn a_repeat_writes_nothing_but_what_somebody_removed() {
+        let (dir, journal) = folder();
+        let (file, drain) = (dir.path().join("state").join(FILE), Drain::open(Some(&journal)));
+        drain.begin(Some("i-a".into())).await.unwrap();
+        let text = std::fs::read(&file).unwrap();
+        // What is written first goes here.
+        std::fs::create_dir(file.with_extension("new")).unwrap();
+        drain.begin(Some("i-a".into())).await.unwrap();
+        std::fs::remove_file(&file).unwrap();
+        drain.begin(None).await.unwrap_err();
+        std::fs::remove_dir(file.with_extension("new")).unwrap();
+        drain.begin(None).await.unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), text);
     }
 }

@@ -80,6 +80,13 @@ async fn without_docker_what_is_in_doubt_stays_so() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(status(&host).await.journal.in_doubt, 1);
+    // Who drains the host is told why it does not end.
+    let (done, text) = host.ask(&["drain", "--wait", "1"]).await;
+    assert!(
+        !done && text.contains("in the way: 1 address is in doubt until Docker has shown its containers"),
+        "{text}"
+    );
+    host.tell(&["drain", "--undo"]).await;
     assert!(host.assigned().contains(&lives), "I2: it is not taken off under its container");
     assert!(host.request(&pool, &lives.to_string()).await.is_err(), "I1: not by its name either");
 }
