@@ -247,6 +247,7 @@ fn told(browser: &mut Browser) -> String {
 async fn a_page_shows_in_a_browser_what_the_table_says() {
     let fleet = Fleet::new(Kind::Mariadb).await;
     let (host, [named, idle]) = bed(&fleet).await;
+    host.tell(&["reserve", "10.77.0.61", "beside-10.77.0.60"]).await;
     let (other, theirs) = fleet.started(2, &[]).await;
     let elsewhere = other.lease_for(&theirs, "db-1").await;
     let unused = unused(&[named, idle, elsewhere]);
@@ -276,6 +277,11 @@ async fn a_page_shows_in_a_browser_what_the_table_says() {
         grounds.push(browser.evaluate("getComputedStyle(document.body).backgroundColor"));
     }
     assert_ne!(grounds[0], grounds[1], "light and dark differ");
+
+    // Whoever it is sent to, wherever that is, reads the same moment.
+    let when = browser.evaluate("document.getElementById('when').textContent");
+    let when = when.as_str().unwrap().strip_prefix("as of ").unwrap().split_once(',').unwrap().0.to_owned();
+    assert!(when.len() == 20 && when.ends_with('Z') && when.as_bytes()[10] == b'T', "{when}");
 
     // A name is text, whatever it holds.
     let told_of = pointed_at(&mut browser, lease);
@@ -324,9 +330,16 @@ async fn a_page_shows_in_a_browser_what_the_table_says() {
         other.instance
     ));
     assert_eq!((veiled(&mut browser, far), veiled(&mut browser, lease)), (json!(false), json!(true)));
-    for (text, found) in
-        [("db-1", 1), ("10.77.0.60", 1), ("10.77.0.16/28", 16), ("10.77", 256), (&host.instance, 3), ("nobody", 0)]
-    {
+    for (text, found) in [
+        ("db-1", 1),
+        ("10.77.0.60", 1),
+        ("10.77.0.6", 1),
+        ("10.77.0.6/32", 1),
+        ("10.77.0.16/28", 16),
+        ("10.77", 256),
+        (&host.instance, 3),
+        ("nobody", 0),
+    ] {
         browser.evaluate(&format!("search.value = '{text}'; search.dispatchEvent(new Event('input'))"));
         assert_eq!(browser.evaluate("matches.length"), found, "{text}");
     }

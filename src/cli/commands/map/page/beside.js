@@ -25,7 +25,8 @@ const duration = (seconds) => {
   const [size, unit] = units.find(([size]) => seconds >= size) || units[3];
   return Math.floor(seconds / size) + " " + unit;
 };
-const clock = (seconds) => new Date(seconds * 1000).toLocaleString();
+// As `history` prints it, whoever looks at it wherever.
+const clock = (seconds) => new Date(seconds * 1000).toISOString().replace(/\.\d+/, "");
 
 const subnets = map.subnets.map((drawn) => {
   const taken = new Array(drawn.squares.length);

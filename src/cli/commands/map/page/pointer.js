@@ -72,7 +72,8 @@ function go(subnet, n) {
 const search = document.getElementById("search");
 let matches = [];
 let next = 0;
-// Digits and dots are an address or the beginning of some, with a slash a block; all else is part of a name.
+// Digits and dots are an address or the beginning of some, with a slash a block; all else is part of a name. A whole address is
+// itself alone, and not each whose holder's name begins like it.
 function range(text) {
   const parts = /^(\d{1,3}(?:\.\d{1,3}){0,3})\.?(?:\/(\d{1,2}))?$/.exec(text);
   if (!parts) return null;
@@ -86,6 +87,8 @@ function range(text) {
 function find() {
   const text = search.value.trim().toLowerCase();
   const within = range(text);
+  const isWhole = within !== null && (text.includes("/") || within[1] - within[0] === 1);
+  const isIn = (name) => isWhole ? name === text : name.includes(text);
   [matches, next] = [[], 0];
   for (const subnet of text ? subnets : []) {
     for (let n = 0; n < subnet.squares.length; n += 1) {
@@ -93,7 +96,7 @@ function find() {
       const eni = eniOf(one);
       const names = one ? [one.holder, eni && eni.eni, eni && eni.instance] : [];
       const inRange = within && subnet.first + n >= within[0] && subnet.first + n < within[1];
-      if (inRange || names.some((name) => name && name.toLowerCase().includes(text))) matches.push({ subnet, n });
+      if (inRange || names.some((name) => name && isIn(name.toLowerCase()))) matches.push({ subnet, n });
     }
   }
   const found = new Set(matches.map(({ subnet, n }) => subnet.first + n));

@@ -1,16 +1,19 @@
 //! The picture on a terminal: a square an address and a line a /28, or, of a large subnet, a square a /28.
 
-use std::cmp::Reverse;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
 use anstyle::{Ansi256Color, AnsiColor, Color, Style};
 
 use super::look::{Colors, Look};
-use crate::domain::map::{Drawn, Eni, Map};
+use crate::domain::map::{Drawn, Map};
 use crate::domain::square::Square;
 use crate::domain::subnet::all_of;
 use crate::plain::plain;
+
+mod interfaces;
+
+use interfaces::interfaces;
 
 /// Addresses of a /28.
 const LINE: usize = 16;
@@ -18,8 +21,6 @@ const LINE: usize = 16;
 const LINES: usize = 64;
 /// As many squares a line has at most where each is a /28: then a line is a /22, and a /16 has 64 of them.
 const BLOCKS: usize = 64;
-/// Interfaces that are listed of a large subnet.
-const INTERFACES: usize = 15;
 /// Between the label of a line and its squares.
 const GAP: usize = 1;
 
@@ -59,7 +60,7 @@ fn draw(text: &mut String, map: &Map, subnet: &Drawn, look: &Look, full: bool) -
     }
     text.push('\n');
     legend(text, subnet, look)?;
-    interfaces(text, map, subnet, &squares, is_whole)
+    interfaces(text, map, subnet, &squares, is_whole, look.columns)
 }
 
 /// A square an address, a line a /28.
@@ -151,88 +152,6 @@ fn legend(text: &mut String, subnet: &Drawn, look: &Look) -> std::fmt::Result {
     }
     text.push('\n');
     Ok(())
-}
-
-/// Which interface and host has what: colours and letters do not tell. This host's come first, then those with most.
-fn interfaces(text: &mut String, map: &Map, subnet: &Drawn, squares: &[Square], is_whole: bool) -> std::fmt::Result {
-    let mut all: Vec<Has<'_>> = map.enis.iter().map(Has::nothing).collect();
-    let taken = squares.iter().filter(|square| square.is_taken());
-    for (one, square) in subnet.taken.iter().zip(taken) {
-        if let Some(has) = one.eni.and_then(|n| all.get_mut(n)) {
-            has.takes(one.ip, *square);
-        }
-    }
-    all.retain(|has| !has.ips.is_empty());
-    if all.is_empty() {
-        return Ok(());
-    }
-    all.sort_by_key(|has| (!has.eni.here, Reverse(has.ips.len())));
-    let shown = if is_whole { all.len() } else { INTERFACES.min(all.len()) };
-    let wide = all.iter().take(shown).map(|has| has.host().chars().count()).max().unwrap_or(0).max(4);
-    let addresses = if is_whole { "  ADDRESSES" } else { "" };
-    writeln!(text, "\n{:<21}  {:<wide$}  LEASE   IDLE  OTHER{addresses}", "INTERFACE", "HOST")?;
-    for has in all.iter().take(shown) {
-        let Has { eni, lease, idle, other, ips } = has;
-        let ips = if is_whole { format!("  {}", spans(ips)) } else { String::new() };
-        let (id, host) = (plain(eni.eni.as_str()), has.host());
-        writeln!(text, "{id:<21}  {host:<wide$}  {lease:>5}  {idle:>5}  {other:>5}{ips}")?;
-    }
-    if all.len() > shown {
-        writeln!(text, "and {} more; --full lists them", all.len() - shown)?;
-    }
-    Ok(())
-}
-
-/// What an interface has of a subnet.
-struct Has<'m> {
-    eni: &'m Eni,
-    lease: usize,
-    idle: usize,
-    other: usize,
-    ips: Vec<Ipv4Addr>,
-}
-
-impl<'m> Has<'m> {
-    fn nothing(eni: &'m Eni) -> Self {
-        Self { eni, lease: 0, idle: 0, other: 0, ips: Vec::new() }
-    }
-
-    fn takes(&mut self, ip: Ipv4Addr, square: Square) {
-        *match square {
-            Square::Lease | Square::LeaseElsewhere => &mut self.lease,
-            Square::Idle | Square::IdleElsewhere => &mut self.idle,
-            Square::Moving | Square::Primary | Square::Foreign | Square::Reserved | Square::Aws => &mut self.other,
-            Square::Free | Square::Absent => &mut self.other,
-        } += 1;
-        self.ips.push(ip);
-    }
-
-    fn host(&self) -> String {
-        let instance = plain(self.eni.instance.as_deref().unwrap_or("-")).into_owned();
-        if self.eni.here { format!("{instance} (this host)") } else { instance }
-    }
-}
-
-/// Addresses in order as a person writes them: `10.0.1.9 .23 .50-.52`.
-fn spans(ips: &[Ipv4Addr]) -> String {
-    let mut spans: Vec<(Ipv4Addr, Ipv4Addr)> = Vec::new();
-    for ip in ips {
-        match spans.last_mut() {
-            Some((_, last)) if u32::from(*last).checked_add(1) == Some(u32::from(*ip)) => *last = *ip,
-            _ => spans.push((*ip, *ip)),
-        }
-    }
-    let mut before: Option<Ipv4Addr> = None;
-    let mut short = |ip: Ipv4Addr| {
-        let is_beside = before.is_some_and(|before| before.octets()[..3] == ip.octets()[..3]);
-        before = Some(ip);
-        if is_beside { format!(".{}", ip.octets()[3]) } else { ip.to_string() }
-    };
-    let written = spans.iter().map(|(first, last)| {
-        let first_written = short(*first);
-        if first == last { first_written } else { format!("{first_written}-{}", short(*last)) }
-    });
-    written.collect::<Vec<_>>().join(" ")
 }
 
 fn widest(ips: &[Ipv4Addr]) -> usize {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::domain::id::{EniId, SubnetId};
-use crate::domain::map::Taken;
+use crate::domain::map::{Eni, Taken};
 
 const PLAIN: Look = Look { colors: Colors::None, columns: usize::MAX, is_utf8: false };
 
@@ -111,13 +111,30 @@ fn a_large_subnet_is_drawn_by_28s_unless_all_is_wanted() {
 }
 
 #[test]
-fn addresses_are_written_as_spans() {
-    for (ips, expected) in [
-        (&["10.0.1.9"][..], "10.0.1.9"),
-        (&["10.0.1.9", "10.0.1.23", "10.0.1.50", "10.0.1.51", "10.0.1.52"], "10.0.1.9 .23 .50-.52"),
-        (&["10.0.1.255", "10.0.2.0", "10.0.2.7"], "10.0.1.255-10.0.2.0 .7"),
-    ] {
-        let ips: Vec<Ipv4Addr> = ips.iter().map(|ip| ip.parse().unwrap()).collect();
-        assert_eq!(spans(&ips), expected);
+fn the_table_of_interfaces_is_as_narrow_as_the_terminal() {
+    let letters: String = "AAAAp".chars().chain("L.".chars().cycle().take(36)).chain("lli".chars()).collect();
+    let map = map("10.77.0.0/26", &letters);
+    let below = |columns| {
+        let text = drawn(&map, &Look { columns, ..PLAIN }, false);
+        text.rsplit_once("\n\n").unwrap().1.to_owned()
+    };
+    let ips = "10.77.0.5 .7 .9 .11 .13 .15 .17 .19 .21 .23 .25 .27 .29 .31 .33 .35 .37 .39";
+    assert_eq!(below(200), below(usize::MAX));
+    assert!(below(200).contains(&format!("     18      0      0  {ips}\n")), "{}", below(200));
+    assert_eq!(
+        below(80),
+        "INTERFACE              HOST                     LEASE   IDLE  OTHER\n\
+         eni-0aaaaaaaaaaaaaa01  i-\\u{1b}[2J (this host)     18      0      0\n  \
+         10.77.0.5 .7 .9 .11 .13 .15 .17 .19 .21 .23 .25 .27 .29 .31 .33 .35 .37 .39\n\
+         eni-0aaaaaaaaaaaaaa02  -                            2      1      0\n  10.77.0.41-.43\n"
+    );
+    assert_eq!(
+        below(26),
+        "eni-0aaaaaaaaaaaaaa01\n  i-\\u{1b}[2J (this host)\n  18 lease, 0 idle, 0\n  other\n  10.77.0.5 .7 .9 .11 .13\n  \
+         .15 .17 .19 .21 .23 .25\n  .27 .29 .31 .33 .35 .37\n  .39\n\
+         eni-0aaaaaaaaaaaaaa02\n  -\n  2 lease, 1 idle, 0 other\n  10.77.0.41-.43\n"
+    );
+    for columns in 21..200 {
+        assert!(below(columns).lines().all(|line| line.chars().count() <= columns), "{columns}: {}", below(columns));
     }
 }
