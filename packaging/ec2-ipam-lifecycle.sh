@@ -2,6 +2,8 @@
 # Drains this host when its auto-scaling group is about to terminate it, and says so to the group, which waits for that.
 # GROUP and HOOK name the group and its lifecycle hook; without HOOK the hook ends by its own timeout.
 set -eu
+# Now, and not when the host is drained already.
+[ -z "${HOOK:-}" ] || [ -n "${GROUP:-}" ] || { echo "HOOK is $HOOK, but GROUP, whose hook it is, is not set" >&2; exit 1; }
 imds=${IMDS:-http://169.254.169.254}/latest
 
 read_imds() {

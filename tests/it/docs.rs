@@ -313,25 +313,29 @@ fn networks_of_compose_are_of_this_driver_or_external() {
 
 #[test]
 fn what_cloud_init_runs_is_shell_and_terraform_fills_in_all_of_it() {
-    let page = Page::new("docs/provisioning.md".into());
-    let of = |language: &str, words: &str| {
-        page.blocks.iter().find(|block| block.language == language && block.text.contains(words)).expect(words)
-    };
-    let block = of("yaml", "#cloud-config");
-    assert!(block.text.starts_with("#cloud-config\n"), "cloud-init looks for this in the first line");
-    let document = yaml(block);
-    for file in document["write_files"].as_vec().unwrap() {
-        assert!(file["path"].as_str().unwrap().starts_with('/') && file["content"].as_str().is_some(), "{file:?}");
-    }
-    let scripts: Vec<&str> = document["runcmd"].as_vec().unwrap().iter().map(|step| step.as_str().unwrap()).collect();
-    assert!(!scripts.is_empty());
-    scripts.iter().for_each(|script| parses_in_shell("sh", script, &block.at));
+    for name in ["docs/provisioning.md", "docs/autoscaling.md"] {
+        let page = Page::new(name.into());
+        let of = |language: &str, words: &str| {
+            page.blocks.iter().find(|block| block.language == language && block.text.contains(words)).expect(words)
+        };
+        let block = of("yaml", "#cloud-config");
+        assert!(block.text.starts_with("#cloud-config\n"), "cloud-init looks for this in the first line");
+        let document = yaml(block);
+        for file in document["write_files"].as_vec().unwrap() {
+            assert!(file["path"].as_str().unwrap().starts_with('/') && file["content"].as_str().is_some(), "{file:?}");
+        }
+        let scripts: Vec<&str> =
+            document["runcmd"].as_vec().unwrap().iter().map(|step| step.as_str().unwrap()).collect();
+        assert!(!scripts.is_empty());
+        scripts.iter().for_each(|script| parses_in_shell("sh", script, &block.at));
 
-    let terraform = &of("hcl", "templatefile").text;
-    let given = terraform.split_once("cloud-init.yaml\", {").unwrap().1.split_once("})").unwrap().0;
-    let given: BTreeSet<&str> = given.lines().filter_map(|line| Some(line.split_once('=')?.0.trim())).collect();
-    let wanted: BTreeSet<&str> = block.text.split("${").skip(1).map(|rest| rest.split_once('}').unwrap().0).collect();
-    assert_eq!(given, wanted);
+        let terraform = &of("hcl", "templatefile").text;
+        let given = terraform.split_once("cloud-init.yaml\", {").unwrap().1.split_once("})").unwrap().0;
+        let given: BTreeSet<&str> = given.lines().filter_map(|line| Some(line.split_once('=')?.0.trim())).collect();
+        let wanted: BTreeSet<&str> =
+            block.text.split("${").skip(1).map(|rest| rest.split_once('}').unwrap().0).collect();
+        assert_eq!(given, wanted);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What a host does before its auto-scaling group terminates it, as far as it can be seen without AWS.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use crate::support::host::{Fleet, Kind, eventually};
 
@@ -57,4 +58,18 @@ async fn the_hook_of_an_auto_scaling_group_drains_stops_and_tells_the_group() {
         vpc_sim::REGION
     );
     assert_eq!(read(), expected);
+}
+
+/// Before anything is stopped for a hook that could not be told.
+#[test]
+fn a_hook_without_its_group_is_noticed_at_once() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/ec2-ipam-lifecycle.sh");
+    // Nobody answers there.
+    let settings = [("HOOK", "drain"), ("IMDS", "http://127.0.0.1:1"), ("EVERY", "0.1")];
+    let done = Command::new("timeout").args(["5", script]).envs(settings).env_remove("GROUP").output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(
+        (done.status.code(), said.as_str()),
+        (Some(1), "HOOK is drain, but GROUP, whose hook it is, is not set\n")
+    );
 }
