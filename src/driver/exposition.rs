@@ -81,7 +81,7 @@ impl Exposition {
         page.truth(
             "store_up",
             "Whether the table's last answer was a good one",
-            store.is_some_and(|store| store.is_up),
+            store.as_ref().is_some_and(|store| store.trouble.is_none()),
         );
         if let Some(store) = store {
             page.time("store_last_success_timestamp", "When the table last did what it was asked", store.last_success);

@@ -169,7 +169,8 @@ impl Roll {
     /// From memory, so that nobody is asked.
     async fn addresses(&self) -> Option<Addresses> {
         let served = self.served.all().await;
-        if served.iter().any(|eni| eni.is_distant()) {
+        let is_server = self.served.distant().is_served() && served.is_empty();
+        if is_server || served.iter().any(|eni| eni.is_distant()) {
             return None;
         }
         let mut addresses = Addresses::default();
@@ -177,6 +178,10 @@ impl Roll {
             addresses.leases += number(tally.lease);
             addresses.warm += number(tally.warm);
             addresses.cooling += number(tally.cooling + tally.doubted);
+        }
+        if self.outside.drain.is_on() {
+            // Nothing is given there.
+            addresses.cooling += std::mem::take(&mut addresses.warm);
         }
         Some(addresses)
     }

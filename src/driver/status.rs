@@ -261,9 +261,12 @@ impl Picture {
                 None => self.outside.links.of_mac(&eni.nic.mac).await.ok(),
             };
             let subnet = eni.subnet.id.to_string();
-            if let Ok(store) = &store {
+            // Of a table that does not answer nothing is known, which is not the same as no rows.
+            if let Ok(store) = &store
+                && let Ok(census) = store.census_lately(&eni.subnet.id, until).await
+            {
                 let mut counts = BTreeMap::new();
-                for count in store.census_lately(&eni.subnet.id, until).await.unwrap_or_default() {
+                for count in census {
                     *counts.entry(count.state).or_default() += count.rows;
                 }
                 status.subnets.insert(subnet.clone(), counts);

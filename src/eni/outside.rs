@@ -66,8 +66,12 @@ impl Outside {
 
     /// What of it does not answer, for a request whose time is up.
     pub fn what_is_missing(&self) -> String {
-        let missing = [self.store.now().err(), self.ec2.now().err()];
-        let missing: Vec<String> = missing.into_iter().flatten().map(|why| why.to_string()).collect();
+        let store = match self.store.now() {
+            Ok(store) => store.health().trouble,
+            Err(why) => Some(why.to_string()),
+        };
+        let ec2 = self.ec2.now().err().map(|why| why.to_string());
+        let missing: Vec<String> = [store, ec2].into_iter().flatten().collect();
         if missing.is_empty() { "the database or EC2 is slow".into() } else { missing.join("; ") }
     }
 }

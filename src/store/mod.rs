@@ -128,10 +128,10 @@ enum Table {
 }
 
 /// How its calls fared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// Whether the last one that ended succeeded.
-    pub is_up: bool,
+    /// Why the last one that ended did not succeed; none: it did.
+    pub trouble: Option<String>,
     /// When one last did.
     pub last_success: Instant,
 }
@@ -144,7 +144,7 @@ macro_rules! either {
             Table::MySql($s) => $call.await,
             Table::Sqlite($s) => $call.await,
         };
-        $store.fared(outcome.is_ok());
+        $store.fared(outcome.as_ref().err());
         outcome
     }};
 }
@@ -163,19 +163,19 @@ impl Store {
             Database::MySql(server) => Table::MySql(mysql::MySql::open(server, until).await?),
             Database::Sqlite(file) => Table::Sqlite(sqlite::Sqlite::open(file, until).await?),
         };
-        let health = Health { is_up: true, last_success: Instant::now() };
+        let health = Health { trouble: None, last_success: Instant::now() };
         Ok(Self { table, health: Mutex::new(health) })
     }
 
     /// How its calls fared.
     pub fn health(&self) -> Health {
-        *self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn fared(&self, well: bool) {
+    fn fared(&self, why: Option<&StoreError>) {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        health.is_up = well;
-        if well {
+        health.trouble = why.map(ToString::to_string);
+        if why.is_none() {
             health.last_success = Instant::now();
         }
     }

@@ -199,7 +199,7 @@ impl Driver {
         let answer = match timeout(QUIET, &mut answer).await {
             Ok(answer) => answer?,
             Err(_) => {
-                note(&format!("waiting for {}", self.who()));
+                note(&self.waits());
                 answer.await?
             }
         };
@@ -211,10 +211,10 @@ impl Driver {
         matches!(self, Self::Here { ipam, .. } if matches!(ipam.settings.database, Database::Sqlite(_)))
     }
 
-    fn who(&self) -> String {
+    fn waits(&self) -> String {
         match self {
-            Self::Running(socket) => format!("the driver on {}", socket.display()),
-            Self::Here { ipam, .. } => ipam.outside.what_is_missing(),
+            Self::Running(socket) => format!("waiting for the driver on {}", socket.display()),
+            Self::Here { ipam, .. } => format!("waiting: {}", ipam.outside.what_is_missing()),
         }
     }
 

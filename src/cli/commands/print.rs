@@ -128,7 +128,7 @@ fn journal(out: &mut impl Write, journal: &JournalStatus) -> anyhow::Result<()> 
         journal;
     let mut parts = vec![match error {
         None => path.clone(),
-        Some(why) => format!("{path} takes no writes, so the database is waited for: {why}"),
+        Some(why) => format!("{path} takes no writes, so the database is waited for: {why}").trim_start().to_owned(),
     }];
     parts.extend(put_aside.as_ref().map(|why| format!("one was put aside as {why}")));
     if let (1.., Some(seconds)) = (unposted, unposted_seconds) {

@@ -21,7 +21,8 @@ pub(super) async fn check_database(
     until: Instant,
     checks: &mut Vec<Check>,
 ) -> Option<Arc<Store>> {
-    let remedy = "see EC2_IPAM_DATABASE_URL, the server, its security group and the database user's rights";
+    let remedy = "see EC2_IPAM_DATABASE_URL, how its user logs in (the check login above), the server, its security group and the user's \
+                  rights";
     let described = match store {
         Ok(store) => store.describe(until).await.map(|d| (store, d)).map_err(Error::from),
         Err(why) => Err(why),
