@@ -62,6 +62,11 @@ aws_id!(
     "eni-"
 );
 aws_id!(
+    /// An instance, `i-…`.
+    InstanceId,
+    "i-"
+);
+aws_id!(
     /// A subnet of a VPC, `subnet-…`.
     SubnetId,
     "subnet-"

@@ -7,17 +7,21 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::{Instant, timeout_at};
 
-use crate::domain::id::EniId;
+use crate::domain::id::{EniId, InstanceId};
 use crate::domain::peer::Peer;
 use crate::domain::subnet::Subnet;
 use crate::driver::interfaces::Interfaces;
+use crate::driver::strangers::Strangers;
 use crate::eni::Outside;
 use crate::error::Error;
+use crate::late::in_time;
+use crate::once::KEPT;
 use crate::outside::ec2::Ec2Error;
 use crate::outside::imds::{Instance, Nic};
 
@@ -25,7 +29,9 @@ use crate::outside::imds::{Instance, Nic};
 const FRESH: Duration = Duration::from_secs(60);
 /// and where it does not answer, for so long: what is idle on an ENI is to be had without it.
 const STALE: Duration = Duration::from_secs(3600);
-/// So many ENIs are remembered; a caller may name any.
+/// So long it is not asked again of what it does not know, has attached to nothing, or has just not answered of.
+const REST: Duration = Duration::from_secs(10);
+/// So many ENIs are remembered.
 const MOST: usize = 10_000;
 
 /// An ENI of another host.
@@ -46,13 +52,44 @@ pub struct Distant {
     outside: Arc<Outside>,
     interfaces: Arc<Interfaces>,
     is_served: bool,
-    known: Mutex<HashMap<EniId, (Instant, Arc<Described>)>>,
+    known: Mutex<HashMap<EniId, Known>>,
+    /// Questions that are under way: who has the same one waits for its answer.
+    asking: Mutex<HashMap<EniId, Weak<AsyncMutex<()>>>>,
+    strangers: Strangers,
+}
+
+/// What EC2 said of one.
+#[derive(Clone)]
+struct Known {
+    said: Result<Arc<Described>, Error>,
+    /// When it was asked.
+    at: Instant,
+    /// It is not asked again until then.
+    until: Instant,
+}
+
+impl Known {
+    fn new(said: Result<Arc<Described>, Error>, at: Instant) -> Self {
+        let rest = match &said {
+            Ok(_) => FRESH,
+            Err(Error::Asked(_)) => REST,
+            // For those who have asked at the same time.
+            Err(_) => KEPT,
+        };
+        let until = if said.is_ok() { at + rest } else { Instant::now() + rest };
+        Self { said, at, until }
+    }
+
+    fn is_of_use(&self) -> bool {
+        self.until > Instant::now() || self.said.is_ok() && self.at.elapsed() < STALE
+    }
 }
 
 impl Distant {
     pub(crate) fn new(outside: &Arc<Outside>, interfaces: &Arc<Interfaces>, is_served: bool) -> Self {
         let (outside, interfaces) = (Arc::clone(outside), Arc::clone(interfaces));
-        Self { outside, interfaces, is_served, known: Mutex::default() }
+        let (known, asking, strangers) = Default::default();
+        Self { outside, interfaces, is_served, known, asking, strangers }
     }
 
     /// Whether they are served at all.
@@ -62,7 +99,7 @@ impl Distant {
 
     /// Whether an ENI is this host's. Where no distant one is served, each is, or is nobody's.
     pub(crate) async fn is_own(&self, eni: &EniId, until: Instant) -> bool {
-        let is_known_elsewhere = self.known().contains_key(eni);
+        let is_known_elsewhere = self.known().get(eni).is_some_and(|known| known.said.is_ok());
         // A server may stand where there is no IMDS: what it does not list is not this host's.
         !self.is_served || !is_known_elsewhere && self.interfaces.nic(eni, until).await.is_ok()
     }
@@ -77,40 +114,92 @@ impl Distant {
                 "{eni} is not attached to this instance, and this driver serves no other: set EC2_IPAM_DISTANT=true where it is to"
             )));
         }
-        let described = self.see(eni, until).await?;
-        may_ask(&described, peer).map_err(|why| {
-            tracing::warn!(%eni, %peer, "{why}");
-            Error::Asked(why)
-        })?;
-        Ok(described)
+        is_named(peer).map_err(Error::Asked)?;
+        let before = self.known().get(eni).cloned();
+        let is_asked = before.as_ref().is_none_or(|known| known.until <= Instant::now());
+        let is_strange = before.and_then(|known| known.said.ok()).is_none_or(|known| may_ask(&known, peer).is_err());
+        if is_asked && is_strange && !self.strangers.may_ask(peer) {
+            return Err(Error::Asked(format!(
+                "{peer} has asked for too many interfaces that are not its own, so EC2 is not asked for {eni} now: try again in \
+                 a minute"
+            )));
+        }
+        let outcome = self.see(eni, until).await.and_then(|described| {
+            may_ask(&described, peer).map_err(Error::Asked)?;
+            Ok(described)
+        });
+        if is_asked && is_strange && !matches!(outcome, Err(Error::Asked(_))) {
+            self.strangers.was_none(peer);
+        }
+        outcome
     }
 
-    /// What EC2 says of it.
+    /// What EC2 says of it. Those who want to know the same at the same time ask once.
     ///
     /// # Errors
     /// It is not there, or attached to nothing; or EC2 does not say.
     pub(crate) async fn see(&self, eni: &EniId, until: Instant) -> Result<Arc<Described>, Error> {
-        let before = self.known().get(eni).cloned();
-        if let Some((at, described)) = &before
-            && at.elapsed() < FRESH
-        {
-            return Ok(Arc::clone(described));
+        if let Some(said) = self.said(eni) {
+            return said;
+        }
+        let turn = self.turn(eni);
+        let Ok(_turn) = timeout_at(in_time(until), turn.lock()).await else {
+            return self.stale(eni).unwrap_or_else(|| Err(Error::Missing("EC2 has not answered yet".into())));
+        };
+        if let Some(said) = self.said(eni) {
+            return said;
         }
         let asked = Instant::now();
-        let described = match (self.ask(eni, until).await, before) {
-            (Ok(described), _) => Arc::new(described),
-            (Err(why), Some((at, described))) if why.may_pass() && at.elapsed() < STALE => {
-                tracing::warn!(%eni, "served by what EC2 said {} s ago: {why}", at.elapsed().as_secs());
-                return Ok(described);
-            }
-            (Err(why), _) => return Err(why),
-        };
+        match self.ask(eni, until).await.map(Arc::new) {
+            Err(why) if why.may_pass() => match self.stale(eni) {
+                Some(stale) => {
+                    tracing::warn!(%eni, "served by what EC2 said before: {why}");
+                    stale
+                }
+                None => self.remember(eni, Known::new(Err(why), asked)),
+            },
+            said => self.remember(eni, Known::new(said, asked)),
+        }
+    }
+
+    /// It left: what was known of it is of no use any more.
+    pub(crate) fn forget(&self, eni: &EniId) {
+        self.known().remove(eni);
+    }
+
+    /// What EC2 said, where it need not be asked again.
+    fn said(&self, eni: &EniId) -> Option<Result<Arc<Described>, Error>> {
+        self.known().get(eni).filter(|known| known.until > Instant::now()).map(|known| known.said.clone())
+    }
+
+    /// What it said before, as it does not answer now. For a while that is good enough for others, too.
+    fn stale(&self, eni: &EniId) -> Option<Result<Arc<Described>, Error>> {
+        let mut all = self.known();
+        let known = all.get_mut(eni).filter(|known| known.said.is_ok() && known.at.elapsed() < STALE)?;
+        known.until = Instant::now() + REST;
+        Some(known.said.clone())
+    }
+
+    fn remember(&self, eni: &EniId, now: Known) -> Result<Arc<Described>, Error> {
         let mut known = self.known();
         if known.len() >= MOST {
-            known.retain(|_, (at, _)| at.elapsed() < STALE);
+            known.retain(|_, known| known.is_of_use());
         }
-        known.insert(eni.clone(), (asked, Arc::clone(&described)));
-        Ok(described)
+        let said = now.said.clone();
+        // A caller may name any.
+        if said.is_ok() || known.len() < MOST || known.contains_key(eni) {
+            known.insert(eni.clone(), now);
+        }
+        said
+    }
+
+    /// Held by whoever asks EC2 of it.
+    fn turn(&self, eni: &EniId) -> Arc<AsyncMutex<()>> {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        asking.retain(|_, turn| turn.strong_count() > 0);
+        let turn = asking.get(eni).and_then(Weak::upgrade).unwrap_or_default();
+        asking.insert(eni.clone(), Arc::downgrade(&turn));
+        turn
     }
 
     async fn ask(&self, eni: &EniId, until: Instant) -> Result<Described, Error> {
@@ -143,10 +232,23 @@ impl Distant {
         Ok(Described { nic, subnet, instance, primaries })
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<EniId, (Instant, Arc<Described>)>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<EniId, Known>> {
         // Nothing in a critical section of this lock can panic half-way through a change.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a caller may be an instance at all, by its certificate; else why it is none.
+fn is_named(peer: &Peer) -> Result<(), String> {
+    let Peer::Remote { address, names: Some(names), .. } = peer else { return Ok(()) };
+    if names.iter().any(|name| name.parse::<InstanceId>().is_ok()) {
+        return Ok(());
+    }
+    let named = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
+    Err(format!(
+        "the certificate of {address} names {named} and no instance, so nothing is looked up for it: issue one with the \
+         instance's id as a DNS name"
+    ))
 }
 
 /// Whether a caller is the instance that has the ENI; else why it is refused.

@@ -24,6 +24,7 @@ pub mod roll;
 pub mod scan;
 pub mod served;
 pub mod status;
+mod strangers;
 mod subnets;
 pub mod take_up;
 pub mod tokens;
