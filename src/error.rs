@@ -37,6 +37,12 @@ pub enum Error {
     /// The same, and nothing that is about to show itself may be it.
     #[error("{0}")]
     NotComing(String),
+    /// Of an ENI of another host, which has a driver of its own; `seen`, `gone`: seconds.
+    #[error(
+        "{instance} has a driver of its own, which was there {seen} s ago, so its addresses are not given here: create networks \
+         with that driver, or remove it and try again {gone} s later"
+    )]
+    Driven { instance: String, seen: u64, gone: u64 },
     /// Something outside is not there yet, or not any more.
     #[error("{0}")]
     Missing(String),
@@ -104,7 +110,7 @@ impl Error {
     /// Why in one word, as the metrics have it.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Asked(_) | Self::Name(_) | Self::Subnet(_) => "asked",
+            Self::Asked(_) | Self::Driven { .. } | Self::Name(_) | Self::Subnet(_) => "asked",
             Self::NoFreeAddress { .. } | Self::Ec2(Ec2Error::SubnetFull { .. } | Ec2Error::NoBlock { .. }) => {
                 "subnet_full"
             }
@@ -131,7 +137,7 @@ impl Error {
             Self::Ec2(why) => why.is_transient(),
             Self::Store(why) => why.may_pass(),
             Self::Late { .. } | Self::Stopping => false,
-            Self::Asked(_) | Self::NotComing(_) | Self::Name(_) | Self::Subnet(_) => false,
+            Self::Asked(_) | Self::Driven { .. } | Self::NotComing(_) | Self::Name(_) | Self::Subnet(_) => false,
             Self::NoFreeAddress { .. }
             | Self::EniFull { .. }
             | Self::HostHasThem { .. }

@@ -120,7 +120,7 @@ impl Addresses {
             match self.interfaces.unless_in_vain(eni, &vain, until).await {
                 Ok(eni) => return eni.release(ip, End::Released).await,
                 // It is not attached to this host, and not about to be.
-                Err(Error::NotComing(why) | Error::Asked(why)) => {
+                Err(why @ (Error::NotComing(_) | Error::Asked(_) | Error::Driven { .. })) => {
                     return tracing::info!(%ip, "nothing to release: {why}");
                 }
                 Err(why) if backoff.failures() == 0 => tracing::warn!(%ip, "a release waits: {why}"),

@@ -56,9 +56,12 @@ impl Served {
         sent_for
     }
 
-    /// Why ENIs that were served here are not any more: they are not this instance's.
+    /// Why ENIs of this host that were served here are not any more: they are not this instance's. Those of other hosts come and
+    /// go.
     pub async fn lost(&self) -> Vec<String> {
-        let mut lost: Vec<String> = self.enis.lock().await.values().filter_map(|eni| eni.lost()).collect();
+        let enis = self.enis.lock().await;
+        let mut lost: Vec<String> =
+            enis.values().filter(|eni| !eni.is_distant()).filter_map(|eni| eni.lost()).collect();
         lost.sort();
         lost
     }
@@ -92,6 +95,26 @@ impl Served {
             Some(true) => self.interfaces.is_back(nic, host).await,
             None => true,
         }
+    }
+
+    /// Whether this one is served now.
+    pub(crate) async fn serves(&self, eni: &EniId) -> bool {
+        self.enis.lock().await.get(eni).is_some_and(|eni| eni.lost().is_none())
+    }
+
+    /// Distant ENIs that left are forgotten: which they are.
+    pub(crate) async fn forget_gone(&self) -> Vec<EniId> {
+        let mut gone = Vec::new();
+        self.enis.lock().await.retain(|id, eni| {
+            let is_gone = eni.is_distant() && eni.has_ended();
+            if is_gone {
+                // What was known of it is not so any more.
+                self.distant.forget(id);
+                gone.push(id.clone());
+            }
+            !is_gone
+        });
+        gone
     }
 
     /// Lost ENIs of which this host has no network any more are forgotten.
@@ -136,7 +159,7 @@ impl Served {
     /// A distant one that nobody asks for now.
     ///
     /// # Errors
-    /// EC2's, the store's, or [`Error::Asked`]: its host has a driver of its own.
+    /// EC2's, the store's, or [`Error::Driven`]: its host has a driver of its own.
     pub(crate) async fn serve_distant(&self, id: &EniId, until: Instant) -> Result<Arc<Eni>, Error> {
         let described = self.distant.see(id, until).await?;
         self.serve_described(&described, until).await
@@ -145,7 +168,7 @@ impl Served {
     /// A distant one, served from now on if it is not yet.
     ///
     /// # Errors
-    /// The store's, or [`Error::Asked`]: its host has a driver of its own.
+    /// The store's, or [`Error::Driven`]: its host has a driver of its own.
     pub(crate) async fn serve_described(&self, described: &Described, until: Instant) -> Result<Arc<Eni>, Error> {
         let Described { nic, subnet, instance, .. } = described;
         let is_served = |eni: &Eni| eni.lost().is_none() && eni.instance() == instance.id;

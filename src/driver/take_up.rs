@@ -1,6 +1,7 @@
 //! Taking up: the ENIs of this host that the table knows as ours are served even if no container starts, and by a server those
 //! that another one has left.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
 use crate::domain::address::{Row, Status};
+use crate::domain::id::EniId;
 use crate::driver::interfaces::Interfaces;
 use crate::driver::served::Served;
 use crate::eni::Outside;
@@ -28,8 +30,24 @@ const SHORT: Duration = Duration::from_secs(600);
 /// Between two of them, for EC2 is asked a few things about each.
 const PACE: Duration = Duration::from_secs(1);
 
+/// So many of those that left are tried again in each round. A fleet that goes to the plugin leaves all of them.
+const AGAIN: usize = 10;
+
 /// So many times in a row the ENIs of this host are looked for with no more than seconds in between.
 const BRISK: u32 = 12;
+
+/// Distant ENIs that left, and when that was seen: those come first that were not tried for longest.
+#[derive(Default)]
+struct Left(VecDeque<(EniId, Instant)>);
+
+impl Left {
+    fn note(&mut self, gone: Vec<EniId>) {
+        for eni in gone {
+            self.0.retain(|(known, _)| *known != eni);
+            self.0.push_back((eni, Instant::now()));
+        }
+    }
+}
 
 impl TakeUp {
     pub(crate) fn new(
@@ -52,9 +70,10 @@ impl TakeUp {
 
     /// Distant ENIs that another server has left, so that what it had begun is settled though nobody asks for anything.
     async fn take_up_distant(&self) {
-        let mut within = LONG;
+        let (mut within, mut left) = (LONG, Left::default());
         loop {
-            match self.distant_round(within).await {
+            left.note(self.served.forget_gone().await);
+            match self.distant_round(within, &mut left).await {
                 Ok(()) => within = SHORT,
                 Err(why) => tracing::debug!("not taken up yet: {why}"),
             }
@@ -63,19 +82,32 @@ impl TakeUp {
     }
 
     #[tracing::instrument(level = "error", skip_all, fields(round = "take-up"))]
-    async fn distant_round(&self, within: Duration) -> Result<(), Error> {
-        let until = || Instant::now() + self.outside.request_timeout;
-        for eni in self.outside.store(until()).await?.senderless(within, until()).await? {
-            if self.served.has(&eni).await {
-                continue;
+    async fn distant_round(&self, within: Duration, left: &mut Left) -> Result<(), Error> {
+        let until = Instant::now() + self.outside.request_timeout;
+        for eni in self.outside.store(until).await?.senderless(within, until).await? {
+            self.take_up_one(&eni, "took up what another server left").await;
+        }
+        for _ in 0..left.0.len().min(AGAIN) {
+            let Some((eni, since)) = left.0.pop_front() else { break };
+            if since.elapsed() < LONG && !self.take_up_one(&eni, "took up what had left, and is back").await {
+                left.0.push_back((eni, since));
             }
-            match self.served.serve_distant(&eni, until()).await {
-                Ok(_) => tracing::info!(%eni, "took up what another server left"),
-                Err(why) => tracing::debug!(%eni, "not taken up: {why}"),
-            }
-            sleep(PACE).await;
         }
         Ok(())
+    }
+
+    /// Whether it is served now.
+    async fn take_up_one(&self, eni: &EniId, done: &str) -> bool {
+        if self.served.serves(eni).await {
+            return true;
+        }
+        let outcome = self.served.serve_distant(eni, Instant::now() + self.outside.request_timeout).await;
+        match &outcome {
+            Ok(_) => tracing::info!(%eni, "{done}"),
+            Err(why) => tracing::debug!(%eni, "not taken up: {why}"),
+        }
+        sleep(PACE).await;
+        outcome.is_ok()
     }
 
     async fn take_up_own(&self) {

@@ -85,12 +85,24 @@ impl Place {
     }
 
     fn leave(&self, why: Error) {
-        tracing::warn!(eni = %self.nic.eni, "{why}");
-        let _ = self.lost.set(why);
+        if self.lost.set(why.clone()).is_ok() {
+            let eni = &self.nic.eni;
+            if let Error::Driven { instance, .. } = why {
+                tracing::info!(%eni, "{eni} is served here no more, as {instance} has a driver of its own");
+            } else if self.is_distant {
+                // Hosts come and go.
+                tracing::info!(%eni, "{why}");
+            } else {
+                tracing::warn!(%eni, "{why}");
+            }
+        }
         self.left.cancel();
     }
 
     pub(super) fn refusal(&self, word: &Word) -> Error {
+        if self.is_distant {
+            return Error::Absent(format!("{} is served here no more, as {}", self.nic.eni, word.of(&self.instance)));
+        }
         Error::Absent(format!(
             "{} is {word}, so nothing of it is granted, released or given back here: attach it to this instance, or create \
              the network for another interface",
@@ -127,10 +139,17 @@ impl Place {
         if word.may_give_up() {
             return Ok(());
         }
-        Err(Error::Missing(format!(
-            "IMDS and EC2 do not both say that {} is attached to this instance, so nothing of it is given up: try again",
-            self.nic.eni
-        )))
+        let eni = &self.nic.eni;
+        Err(Error::Missing(if self.is_distant {
+            format!(
+                "EC2 does not say that {eni} is attached to {}, so nothing of it is given up: try again",
+                self.instance
+            )
+        } else {
+            format!(
+                "IMDS and EC2 do not both say that {eni} is attached to this instance, so nothing of it is given up: try again"
+            )
+        }))
     }
 
     async fn ask_imds(&self) -> Option<bool> {
@@ -167,7 +186,7 @@ impl Shared {
     }
 
     fn heed<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
-        if let Err(why @ Error::Asked(_)) = &outcome {
+        if let Err(why @ Error::Driven { .. }) = &outcome {
             self.place.leave(why.clone());
         }
         outcome
@@ -226,6 +245,11 @@ impl Eni {
     /// EC2 has it attached to another instance.
     pub fn leaves_for(&self, instance: &str) {
         self.judge(&Word { imds: None, ec2: Some(Attachment::of(Some(instance), self.instance())) });
+    }
+
+    /// Whether it is served no more, and nothing of that life is left.
+    pub fn has_ended(&self) -> bool {
+        self.wants.is_closed()
     }
 
     /// Its task is gone, and its lock free.

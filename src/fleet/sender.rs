@@ -53,7 +53,7 @@ impl Sender {
     /// Whether it is this one, or has become so now: nobody else was.
     ///
     /// # Errors
-    /// The store's, or [`Error::Asked`]: the ENI's host has a driver of its own.
+    /// The store's, or [`Error::Driven`]: the ENI's host has a driver of its own.
     pub async fn is_this(&self, store: &Store, until: Instant) -> Result<bool, Error> {
         self.was_within(FRESH, store, until).await
     }
@@ -74,7 +74,7 @@ impl Sender {
     /// nothing that a server may have given.
     ///
     /// # Errors
-    /// The store's, or [`Error::Asked`]: it has one.
+    /// The store's, or [`Error::Driven`]: it has one.
     pub async fn is_driverless(&self, age: Duration, store: &Store, until: Instant) -> Result<(), Error> {
         let before = self.seen().driverless;
         if before.is_some_and(|at| at.elapsed() < age) {
@@ -82,13 +82,8 @@ impl Sender {
         }
         let asked = Instant::now();
         if let Some(seen) = store.host_seen(&self.instance, until).await?.filter(|seen| *seen < gone_age()) {
-            return Err(Error::Asked(format!(
-                "{} has a driver of its own, which was there {} s ago, so its addresses are not given here: create networks with \
-                 that driver, or remove it and try again {} s later",
-                self.instance,
-                seen.as_secs(),
-                gone_age().as_secs()
-            )));
+            let (instance, seen, gone) = (self.instance.clone(), seen.as_secs(), gone_age().as_secs());
+            return Err(Error::Driven { instance, seen, gone });
         }
         // Between two looks that are farther apart one may have come and gone.
         if before.is_none_or(|at| at.elapsed() > look_age()) {

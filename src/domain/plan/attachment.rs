@@ -64,6 +64,17 @@ impl Word {
         }
     }
 
+    /// What was said of another host's ENI, which was attached to that instance.
+    pub fn of(&self, instance: &str) -> String {
+        match &self.ec2 {
+            Some(Attachment::Here) => format!("it is attached to {instance}"),
+            Some(Attachment::Elsewhere(other)) => format!("it is attached to {other} and not to {instance} any more"),
+            Some(Attachment::Nothing) => format!("it is not attached to {instance} any more, nor to another one"),
+            Some(Attachment::Deleted) => "EC2 does not know it any more".to_owned(),
+            None => "EC2 does not answer".to_owned(),
+        }
+    }
+
     /// Whether an address of it may be given up: one says that the ENI is here, and the other one does not deny it.
     pub fn may_give_up(&self) -> bool {
         let is_here = self.ec2.as_ref().map(|attachment| *attachment == Attachment::Here);
@@ -113,6 +124,18 @@ mod tests {
             let word = Word { imds, ec2 };
             let whose = [Duration::ZERO, settle_age()].map(|doubted| word.whose(doubted));
             assert_eq!((whose, word.may_give_up()), ([at_first, later], may_give_up), "{word:?}");
+        }
+    }
+
+    #[test]
+    fn what_became_of_another_hosts_is_said_of_that_host() {
+        use Attachment::{Deleted, Elsewhere, Nothing};
+        for (attachment, said) in [
+            (Elsewhere("i-2".to_owned()), "it is attached to i-2 and not to i-1 any more"),
+            (Nothing, "it is not attached to i-1 any more, nor to another one"),
+            (Deleted, "EC2 does not know it any more"),
+        ] {
+            assert_eq!(Word { imds: None, ec2: Some(attachment) }.of("i-1"), said);
         }
     }
 
