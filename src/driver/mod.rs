@@ -27,4 +27,5 @@ pub mod status;
 mod strangers;
 mod subnets;
 pub mod take_up;
+pub mod tls_watch;
 pub mod tokens;

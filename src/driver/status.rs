@@ -15,6 +15,7 @@ use crate::driver::interfaces::Interfaces;
 use crate::driver::reconcile::Reconciler;
 use crate::driver::scan::Scanner;
 use crate::driver::served::Served;
+use crate::driver::tls_watch::TlsWatch;
 use crate::eni::Outside;
 use crate::error::Error;
 use crate::store::Database;
@@ -156,6 +157,8 @@ pub struct Picture {
     docker: Arc<DockerWatch>,
     reconciler: Arc<Reconciler>,
     scanner: Arc<Scanner>,
+    /// The files of https.
+    pub tls: TlsWatch,
     database: Database,
     /// Why nothing is done.
     wrong: Option<String>,
@@ -179,6 +182,7 @@ impl Picture {
             docker: Arc::clone(docker),
             reconciler: Arc::clone(reconciler),
             scanner: Arc::clone(scanner),
+            tls: TlsWatch::default(),
             database,
             wrong,
         }
@@ -192,7 +196,16 @@ impl Picture {
         let journal = self.outside.journal.state().why().filter(|_| self.outside.journal.is_somewhere());
         let journal = journal
             .map(|why| format!("the journal takes no writes, so that each start and stop waits for the table: {why}"));
-        self.wrong.iter().cloned().chain(journal).chain(of_rows).chain(self.served.lost().await).chain(denied).collect()
+        let tls = self.tls.problems();
+        self.wrong
+            .iter()
+            .cloned()
+            .chain(journal)
+            .chain(tls)
+            .chain(of_rows)
+            .chain(self.served.lost().await)
+            .chain(denied)
+            .collect()
     }
 
     /// The picture now.

@@ -1,6 +1,7 @@
 //! The files of TLS together: the certificate and its key, which must fit each other, and whose certificates clients must have.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -9,6 +10,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
 
 use super::pem::PemFile;
+use super::validity;
 use crate::config::TlsFiles;
 
 /// The files, by the settings that name them.
@@ -45,6 +47,21 @@ impl Files {
             key: self.key.read()?,
             client_ca: self.client_ca.as_ref().map(PemFile::read).transpose()?,
         })
+    }
+
+    /// The certificate's setting, and its file.
+    pub(super) fn cert(&self) -> String {
+        self.cert.name()
+    }
+
+    /// When the first of the certificates ends that are shown to clients.
+    pub(super) fn end(&self, texts: &Texts) -> Option<SystemTime> {
+        self.cert.certificates(&texts.cert).ok()?.iter().filter_map(validity::end).min()
+    }
+
+    /// Why the key is no secret, where it is none.
+    pub(super) fn exposed(&self) -> Option<String> {
+        self.key.exposed()
     }
 
     /// TLS with what they have.

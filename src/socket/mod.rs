@@ -17,4 +17,5 @@ mod span;
 mod stream;
 mod tls;
 mod unread;
+mod validity;
 mod wire;

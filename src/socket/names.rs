@@ -12,7 +12,7 @@ pub(super) fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
 
 /// `SET OF`, `SEQUENCE` and the texts of DER that are UTF-8 (X.690, 8.1.2 and 8.23).
 const SET: u8 = 0x31;
-const SEQUENCE: u8 = 0x30;
+pub(super) const SEQUENCE: u8 = 0x30;
 const TEXTS: [u8; 3] = [0x0c, 0x13, 0x16];
 /// `id-at-commonName`, 2.5.4.3 (RFC 5280, appendix A.1), as an `OBJECT IDENTIFIER`.
 const COMMON_NAME: [u8; 5] = [0x06, 0x03, 0x55, 0x04, 0x03];
@@ -39,7 +39,7 @@ fn text(der: &[u8]) -> Option<String> {
 }
 
 /// An element's tag, what is in it, and what follows it.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = der.split_first()?;
     let (length, rest) = match *rest {
         [0x82, high, low, ref rest @ ..] => (usize::from(u16::from_be_bytes([high, low])), rest),

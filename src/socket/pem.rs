@@ -3,6 +3,7 @@
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use rustls::pki_types::pem::PemObject;
@@ -10,6 +11,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// Far beyond a certificate's chain, or all authorities there are.
 const LARGEST: u64 = 1 << 20;
+/// Of a file's mode: others than its owner and its group may read or write it.
+const OTHERS: u32 = 0o006;
 
 /// A file that a setting names.
 pub(super) struct PemFile {
@@ -22,9 +25,26 @@ impl PemFile {
         Self { setting, path }
     }
 
+    /// The setting, and the file that it names.
+    pub(super) fn name(&self) -> String {
+        format!("{} is {:?}", self.setting, self.path)
+    }
+
+    /// Why it is no secret, where it is none.
+    pub(super) fn exposed(&self) -> Option<String> {
+        let mode = std::fs::metadata(&self.path).ok()?.permissions().mode();
+        (mode & OTHERS != 0).then(|| {
+            format!(
+                "{}: everybody on the host may read or change it (mode {:04o}): chmod 600",
+                self.name(),
+                mode & 0o7777
+            )
+        })
+    }
+
     /// The sentence of what is wrong with it.
     pub(super) fn wrong(&self, why: impl Display) -> String {
-        format!("{} is {:?}, but {why}", self.setting, self.path)
+        format!("{}, but {why}", self.name())
     }
 
     /// Its text.

@@ -36,8 +36,8 @@ struct Server {
 pub async fn serve(listeners: Listeners, ipam: Arc<Ipam>, tasks: TaskTracker, stop: CancellationToken) {
     let Listeners { all, tls, metrics, .. } = listeners;
     if let Some(tls) = tls {
-        let stop = stop.clone();
-        let following = async move { stop.run_until_cancelled(tls.follow_files()).await };
+        let (stop, picture) = (stop.clone(), Arc::clone(&ipam.picture));
+        let following = async move { stop.run_until_cancelled(tls.follow_files(&picture.tls)).await };
         tasks.spawn(supervised("reading the TLS files", following));
     }
     let limits = Limits::of_process(all.iter().any(Listener::is_tcp), metrics.is_some());

@@ -16,6 +16,7 @@ use tokio_rustls::server::TlsStream;
 use super::certificates::{Files, Read, Texts};
 use super::names::names;
 use crate::config::TlsFiles;
+use crate::driver::tls_watch::{TlsSeen, TlsWatch};
 
 /// A handshake has two round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -61,20 +62,30 @@ impl Tls {
     }
 
     /// Reads the files anew when they change, for as long as it is let.
-    pub(super) async fn follow_files(&self) {
+    pub(super) async fn follow_files(&self, watch: &TlsWatch) {
         let mut looks = Looks { used: self.first.clone(), seen: None, told: None };
+        let mut unusable = None;
         loop {
-            sleep(LOOK).await;
             let files = Arc::clone(&self.files);
-            let Ok(read) = tokio::task::spawn_blocking(move || files.read()).await else { continue };
-            match looks.look(read, |texts| self.files.config(texts)) {
-                Some(Ok(config)) => {
-                    *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
-                    tracing::info!("the TLS files have changed: new connections go by what they have now");
+            let read = tokio::task::spawn_blocking(move || (files.read(), files.exposed())).await;
+            if let Ok((read, exposed)) = read {
+                match looks.look(read, |texts| self.files.config(texts)) {
+                    Some(Ok(config)) => {
+                        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+                        tracing::info!("the TLS files have changed: new connections go by what they have now");
+                    }
+                    Some(Err(why)) => {
+                        let why = format!("{why}; what the TLS files had before stays in use");
+                        tracing::error!("{why}");
+                        unusable = Some(why);
+                    }
+                    None => {}
                 }
-                Some(Err(why)) => tracing::error!("{why}; what the TLS files had before stays in use"),
-                None => {}
+                unusable = unusable.filter(|_| looks.told.is_some());
+                let (cert, ends) = (self.files.cert(), self.files.end(&looks.used));
+                watch.note(TlsSeen { cert, ends, unusable: unusable.clone(), exposed });
             }
+            sleep(LOOK).await;
         }
     }
 }

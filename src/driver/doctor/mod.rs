@@ -27,6 +27,7 @@ mod interface;
 mod login;
 mod metrics;
 mod table;
+mod tls;
 
 use check::warning;
 pub use check::{Check, Verdict};
@@ -35,6 +36,7 @@ use interface::{check_eni, check_metadata, check_permissions};
 use login::check_login;
 use metrics::Metrics;
 use table::{check_database, check_subnet};
+use tls::check_tls;
 
 const CORRECT: &str = "correct it: docker plugin disable -f PLUGIN, docker plugin set PLUGIN NAME=VALUE (NAME= for the default), docker plugin \
                        enable PLUGIN";
@@ -146,6 +148,7 @@ impl Doctor {
         if self.serves_distant {
             self.check_distant(ec2.as_ref().ok(), enis.is_empty(), &mut checks).await;
         }
+        checks.extend(check_tls(self.picture.tls.seen()));
         checks.push(self.check_docker(host.ok().as_ref()).await);
         checks.extend(
             self.docker.warnings().into_iter().map(|found| {

@@ -141,6 +141,61 @@ async fn certificates_are_exchanged_while_it_runs() {
     let _ = text(&bed.own.key);
 }
 
+/// The next start would fail, or no Engine takes the server's certificate: nobody is to learn of it only then.
+#[tokio::test]
+async fn what_is_of_no_use_or_at_its_end_is_a_problem() {
+    let mut bed = Bed::new("https://127.0.0.1:8031").await;
+    let key = text(&bed.own.key).to_owned();
+    bed.host.start().await;
+    let doctor = async |bed: &Bed| bed.host.ask(&["doctor"]).await.1;
+    let told = doctor(&bed).await;
+    let cert = text(&bed.own.cert).to_owned();
+    assert!(told.contains(&format!("ok    TLS: EC2_IPAM_TLS_CERT is {cert:?}, which ends in 2")), "{told}");
+    assert!(bed.host.ask(&["status"]).await.0);
+
+    let whole = std::fs::read(&bed.own.cert).unwrap();
+    std::fs::write(&bed.own.cert, "bad").unwrap();
+    let problem =
+        format!("EC2_IPAM_TLS_CERT is {cert:?}, but has no certificate: it is no PEM file; what the TLS files had");
+    let shows = async |bed: &Bed, text: &str| bed.host.ask(&["status"]).await.1.contains(&format!("PROBLEM   {text}"));
+    eventually("it is a problem", async || shows(&bed, &problem).await).await;
+    assert!(!bed.host.ask(&["status"]).await.0);
+    let told = doctor(&bed).await;
+    assert!(told.contains(&format!("FAIL  TLS: {problem}")), "{told}");
+    assert_eq!(bed.call_by_tls(&bed.ca, None).await.unwrap().status, 200, "what it had before stays in use");
+    std::fs::write(&bed.own.cert, &whole).unwrap();
+    eventually("it is none any more", async || bed.host.ask(&["status"]).await.0).await;
+
+    // It ends within days.
+    let again = |days: &str, name: &str| {
+        let by = "-CA ca.pem -CAkey ca.key -CAcreateserial -extfile extensions";
+        bed.ca.openssl(&format!("x509 -req -in own.csr {by} {days} -out {name}"));
+        replace(&bed.files.path().join(name), &bed.own.cert);
+    };
+    again("-days 3", "soon.pem");
+    eventually("it is warned of", async || doctor(&bed).await.contains("warn  TLS: EC2_IPAM_TLS_CERT is ")).await;
+    let told = doctor(&bed).await;
+    assert!(told.contains("which ends in 2 days"), "{told}");
+    assert!(bed.host.ask(&["status"]).await.0, "it is of use still");
+    assert!(bed.host.log().contains("WARN EC2_IPAM_TLS_CERT is "), "{}", bed.host.log());
+
+    // It has ended.
+    again("-days -1", "ended.pem");
+    eventually("it is a problem", async || shows(&bed, &format!("EC2_IPAM_TLS_CERT is {cert:?}, which ended ")).await)
+        .await;
+    let told = doctor(&bed).await;
+    assert!(told.contains("FAIL  TLS: EC2_IPAM_TLS_CERT is "), "{told}");
+    assert!(bed.host.log().contains("ERROR EC2_IPAM_TLS_CERT is "), "{}", bed.host.log());
+
+    // A key that is no secret.
+    assert!(!told.contains("everybody on the host"), "{told}");
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let exposed =
+        format!("warn  TLS: EC2_IPAM_TLS_KEY is {key:?}: everybody on the host may read or change it (mode 0644)");
+    eventually("it is warned of", async || doctor(&bed).await.contains(&exposed)).await;
+    bed.tells_no_key();
+}
+
 /// Nobody would begin it anew.
 #[cfg(feature = "fail-points")]
 #[tokio::test]
