@@ -146,7 +146,7 @@ impl Doctor {
         checks.extend(self.check_journal().await);
         checks.extend(self.check_history());
         if self.serves_distant {
-            self.check_distant(ec2.as_ref().ok(), enis.is_empty(), &mut checks).await;
+            self.check_distant(ec2.as_ref().ok(), host.as_ref().ok(), enis.is_empty(), &mut checks).await;
         }
         checks.extend(check_tls(self.picture.tls.seen()));
         checks.push(self.check_docker(host.ok().as_ref()).await);
