@@ -70,6 +70,12 @@ impl Tcp {
     }
 }
 
+/// Whether nobody can listen on both: the address of all interfaces has each, and that of IPv6 those of IPv4 too.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let has = |all: SocketAddr, one: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one.port() == other.port() && (one.ip() == other.ip() || has(one, other) || has(other, one))
+}
+
 impl Typed<'_> {
     pub(super) fn listen(&self) -> anyhow::Result<Listen> {
         let (unix, tcp) = addresses(self.listen)?;
@@ -80,8 +86,13 @@ impl Typed<'_> {
                  for a loopback address, or has to be meant (EC2_IPAM_LISTEN_PLAIN=true)"
             );
         }
+        for (n, one) in tcp.iter().enumerate() {
+            if let Some(before) = tcp.iter().take(n).find(|before| overlap(before.at, one.at)) {
+                bail!("{NAME} has \"{one}\", but \"{before}\" has it too: leave one of them out");
+            }
+        }
         let metrics = self.metrics()?;
-        if let Some(other) = tcp.iter().find(|tcp| Some(tcp.at) == metrics) {
+        if let Some(other) = tcp.iter().find(|tcp| metrics.is_some_and(|at| overlap(tcp.at, at))) {
             bail!("{METRICS} is {:?}, but must be another address than {NAME} has: \"{other}\"", self.metrics);
         }
         Ok(Listen { unix, tls: self.tls(tcp.iter().find(|tcp| tcp.is_tls))?, tcp, metrics })

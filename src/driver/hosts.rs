@@ -35,7 +35,9 @@ impl From<KnownHost> for ListedHost {
     fn from(host: KnownHost) -> Self {
         let (state, seen) = (host.standing(), host.seen);
         let told = host.entry.told.as_ref();
-        let addresses = told.and_then(|told| told.addresses);
+        // A server without an ENI of its own has none to count.
+        let is_nobodys = told.is_some_and(|told| told.server) && host.entry.enis.is_empty();
+        let addresses = told.and_then(|told| told.addresses).filter(|_| !is_nobodys);
         Self {
             address: told.and_then(|told| told.address),
             state,

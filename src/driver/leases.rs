@@ -24,7 +24,7 @@ pub struct Leased {
     pub ip: Ipv4Addr,
     /// The ENI that it is on.
     pub eni: String,
-    /// The instance that has the ENI; none where the ENI is not served here.
+    /// The instance that has the ENI; none where neither this driver nor another one serves the ENI.
     pub instance: Option<String>,
     /// The container, where its Engine names it (29 and newer).
     pub holder: Option<String>,
@@ -64,15 +64,21 @@ impl Leases {
         }
         rows.retain(|row| row.state() == State::Lease && row.claimed.is_none_or(|given| given >= age));
         rows.sort_by_key(|row| (std::cmp::Reverse(row.claimed), row.ip));
-        let leased = |row: &Row| {
-            let instance = served.iter().find(|eni| row.iface.as_ref() == Some(&eni.nic.eni)).map(|eni| eni.instance());
-            Leased {
-                ip: row.ip,
-                eni: row.iface.as_ref().map(ToString::to_string).unwrap_or_default(),
-                instance: instance.map(str::to_owned),
-                holder: row.endpoint().map(str::to_owned),
-                seconds: row.claimed.map(|given| given.as_secs()),
-            }
+        // Those that others serve: each driver enters itself and its ENIs.
+        let is_elsewhere = |row: &Row| served.iter().all(|eni| row.iface.as_ref() != Some(&eni.nic.eni));
+        let hosts = if rows.iter().any(is_elsewhere) { store.hosts(until).await? } else { Vec::new() };
+        let instance_of = |eni: &EniId| {
+            let served = served.iter().find(|served| served.nic.eni == *eni).map(|served| served.instance().to_owned());
+            let other =
+                || hosts.iter().find(|host| host.entry.enis.contains(eni)).map(|host| host.entry.instance.clone());
+            served.or_else(other)
+        };
+        let leased = |row: &Row| Leased {
+            ip: row.ip,
+            eni: row.iface.as_ref().map(ToString::to_string).unwrap_or_default(),
+            instance: row.iface.as_ref().and_then(instance_of),
+            holder: row.endpoint().map(str::to_owned),
+            seconds: row.claimed.map(|given| given.as_secs()),
         };
         Ok(rows.iter().map(leased).collect())
     }
@@ -87,7 +93,15 @@ impl Leases {
         let Some(eni) = row.and_then(|row| row.iface) else {
             return Err(Error::Asked(format!("{ip} is no container's by the table: there is nothing to let go of")));
         };
-        let Some(eni) = self.served(&eni, until).await? else {
+        let served = match self.served(&eni, until).await {
+            Err(Error::Driven { instance, .. }) => {
+                return Err(Error::Asked(format!(
+                    "{ip} is on {eni} of {instance}, which has a driver of its own: run this there"
+                )));
+            }
+            outcome => outcome?,
+        };
+        let Some(eni) = served else {
             return Err(Error::Asked(format!(
                 "{ip} is on {eni}, which is not served here: ask the driver of its host, or the server that serves it"
             )));
@@ -105,6 +119,9 @@ impl Leases {
     /// A server that was started since may not have been asked for it yet.
     async fn served(&self, id: &EniId, until: Instant) -> Result<Option<Arc<Eni>>, Error> {
         let known = self.served.all().await.into_iter().find(|eni| eni.nic.eni == *id);
+        if let Some(eni) = known.as_ref().filter(|eni| eni.is_distant()) {
+            eni.is_driverless().await?;
+        }
         if known.is_some() || self.served.distant().is_own(id, until).await {
             return Ok(known);
         }

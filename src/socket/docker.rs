@@ -97,7 +97,13 @@ fn release_pool(ipam: &Ipam, body: &[u8], peer: &Peer) -> Result<Reply, Error> {
     if peer.is_here() {
         ipam.pools.release(&asked.pool_id);
     }
-    Ok(Reply { done: Some(format!("Docker let go of pool {:?}", asked.pool_id)), ..json!({}).into() })
+    let done = if peer.is_here() {
+        format!("Docker let go of pool {:?}", asked.pool_id)
+    } else {
+        // Whoever it is: nothing depends on it.
+        format!("{peer} says that it uses pool {:?} no more; nothing is kept here of that", asked.pool_id)
+    };
+    Ok(Reply { done: Some(done), ..json!({}).into() })
 }
 
 async fn request_address(ipam: &Arc<Ipam>, body: &[u8], peer: &Peer, until: Instant) -> Result<Reply, Error> {

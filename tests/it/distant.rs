@@ -16,6 +16,7 @@ use crate::support::proxy::Fate;
 
 mod gone;
 mod strangers;
+mod words;
 
 const SERVER: [(&str, &str); 5] = [
     ("EC2_IPAM_DISTANT", "true"),

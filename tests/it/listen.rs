@@ -173,6 +173,11 @@ async fn an_address_that_cannot_be_listened_on_is_named() {
     for (listen, plain, says) in [
         ("http://0.0.0.0:8031", "", "has \"http://0.0.0.0:8031\", but must have https there"),
         ("http://127.0.0.1:8033", "", "has \"http://127.0.0.1:8033\", but another program listens there"),
+        (
+            "http://0.0.0.0:8034,http://127.0.0.1:8034",
+            "true",
+            "has \"http://127.0.0.1:8034\", but \"http://0.0.0.0:8034\" has it too",
+        ),
         ("http://192.0.2.1:8031", "true", "has \"http://192.0.2.1:8031\", but that is no address of this host"),
         ("https://127.0.0.1:8031", "", "has \"https://127.0.0.1:8031\", but EC2_IPAM_TLS_CERT is not set"),
         ("http://localhost:8031", "", "has \"http://localhost:8031\", but must have an IP address and a port"),

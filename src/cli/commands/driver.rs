@@ -146,6 +146,9 @@ impl Driver {
                  --database-url mysql://…"
             );
         }
+        if matches!(cli.command, Command::Release { .. }) {
+            bail!("{absence}, and a driver alone may do that, the one that serves the address: {START}");
+        }
         // A driver's own, which may begin at any moment.
         let settings = Settings { journal: None, ..cli.given.settings()? };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());

@@ -112,7 +112,7 @@ pub(super) fn status(out: &mut impl Write, status: &Status) -> anyhow::Result<()
         line(out, &format!("PROBLEM   {problem}"))?;
     }
     if status.enis.is_empty() {
-        line(out, "no interface is served yet: create a network")?;
+        line(out, "no interface is served yet: each is once a network on it is made, or a container of one starts")?;
     }
     for eni in &status.enis {
         self::eni(out, eni)?;
@@ -142,7 +142,7 @@ fn journal(out: &mut impl Write, journal: &JournalStatus) -> anyhow::Result<()> 
 
 fn docker(out: &mut impl Write, docker: Option<&DockerStatus>) -> anyhow::Result<()> {
     let Some(docker) = docker else {
-        return line(out, "Docker    is not read: EC2_IPAM_DOCKER_SOCKET is empty");
+        return line(out, "Docker    is not read, as EC2_IPAM_DOCKER_SOCKET says");
     };
     let seen = match (docker.addresses, docker.age_seconds) {
         (Some(addresses), Some(0)) => Some(format!("{addresses} addresses in use by containers")),
