@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::FromArgMatches;
@@ -106,6 +107,7 @@ async fn serve(mut settings: Settings, plugin: bool, log: &Log) -> anyhow::Resul
     } else {
         ipam.work_by_itself();
     }
+    let addresses = Arc::clone(&ipam.addresses);
     let serving = tokio::spawn(supervised("serving", server::serve(listeners, ipam, tasks.clone(), stop.clone())));
 
     let which = tokio::select! {
@@ -122,7 +124,12 @@ async fn serve(mut settings: Settings, plugin: bool, log: &Log) -> anyhow::Resul
     match drained {
         Ok(()) => tracing::info!("stopped"),
         // Nothing depends on a clean end: the next life settles what is left.
-        Err(_) => tracing::warn!("stopped with work unfinished"),
+        Err(_) => {
+            for (eni, ip) in addresses.unreleased() {
+                tracing::warn!("this release is lost, as it is not in the table: {ip} of {eni}");
+            }
+            tracing::warn!("stopped with work unfinished");
+        }
     }
     Ok(())
 }

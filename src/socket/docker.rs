@@ -130,7 +130,7 @@ async fn release_address(ipam: &Arc<Ipam>, body: &[u8], peer: &Peer) -> Result<R
     let asked: ReleaseAddress = parse(body)?;
     note("pool", &asked.pool_id);
     note("address", &asked.address);
-    ipam.addresses.release(&asked.pool_id, &asked.address, peer).await;
+    ipam.addresses.release(&asked.pool_id, &asked.address, peer).await?;
     Ok(json!({}).into())
 }
 

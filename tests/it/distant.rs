@@ -14,6 +14,7 @@ use crate::support::authority::Authority;
 use crate::support::host::{Fleet, Host, Kind, SUBNET, UNASSIGN, eventually, ip, on_both, request};
 use crate::support::proxy::Fate;
 
+mod away;
 mod gone;
 mod strangers;
 mod words;
