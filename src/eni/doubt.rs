@@ -191,10 +191,11 @@ impl Shared {
         let _ = journal
             .change(&ips, |holding| {
                 let row = rows.iter().find(|row| row.ip == holding.ip && row.iface.as_ref() == Some(eni));
-                let leased = row.filter(|row| row.state() == State::Lease).and_then(|row| row.claim.clone());
+                let leased = row.filter(|row| row.state() == State::Lease);
+                let leased = leased.and_then(|row| Some((row.claim.clone()?, row.holder.clone())));
                 match (&holding.held, leased) {
-                    (Held::Idle | Held::Lease(_), Some(claim)) => {
-                        (holding.held, holding.posted) = (Held::Lease(claim), true);
+                    (Held::Idle | Held::Lease(_), Some((claim, holder))) => {
+                        (holding.held, holding.holder, holding.posted) = (Held::Lease(claim), holder, true);
                     }
                     (Held::Idle, None) => holding.doubted = true,
                     (Held::Lease(_), None) | (Held::Leaving(_), _) => {}

@@ -105,7 +105,11 @@ impl Task {
         } else if self.outside.in_use.contains(ip) {
             let lease = Held::Lease(claim);
             let let_go = journal.now().before(row.idle);
-            let (eni, subnet, holder) = (self.nic.eni.clone(), row.subnet.clone(), row.holder.clone());
+            let (eni, subnet) = (self.nic.eni.clone(), row.subnet.clone());
+            // The row may name who had it before: Docker says who has it. For whom an operator keeps it, it stays kept.
+            let shown = self.outside.in_use.name(ip);
+            let stays = row.kept_for().is_some() || row.endpoint() == shown.as_deref();
+            let holder = if stays { row.holder.clone() } else { shown };
             let holding = Holding { ip, eni, subnet, held: lease, holder, let_go, posted: false, doubted: false };
             // One that is being given back never comes back.
             if self.shared.holding(ip).is_some_and(|holding| matches!(holding.held, Held::Leaving(_))) {

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use super::line::{Line, Number, Untold};
+use crate::domain::address::KEPT;
 use crate::domain::history::{Ended, Shown, Use};
 use crate::domain::holding::{Held, Holding};
 use crate::domain::id::Claim;
@@ -92,7 +93,9 @@ impl Uses {
             return;
         }
         self.ends(ip, Ended::Gone, now);
-        let holder = given.unwrap_or(holding.holder.as_deref());
+        // Who an operator keeps it for need not be who has it.
+        let of_before = holding.holder.as_deref().filter(|holder| !holder.starts_with(KEPT));
+        let holder = given.unwrap_or(of_before);
         let begins = Use::begins(token.clone(), ip, holding.eni.clone(), holder, now);
         let of = Use { was_found: given.is_none(), ..begins };
         let number = self.next;
@@ -292,6 +295,15 @@ mod tests {
         assert!(!uses.has_unwritten(), "it is no news");
         uses.follow(&Line::End(holding(Held::Idle), Ended::Released), 5);
         assert_eq!(name(&uses).as_deref(), Some("web"), "it is kept");
+    }
+
+    #[test]
+    fn whom_an_address_is_kept_for_need_not_be_who_is_found_with_it() {
+        for (holder, name) in [("web", Some("web")), ("fixed:web", Some("web")), ("fixed:reserved:web", None)] {
+            let mut uses = Uses::default();
+            uses.follow(&Line::Put(Holding { holder: Some(holder.into()), ..lease() }), 1);
+            assert_eq!(uses.all_in_memory()[0].name.as_deref(), name, "{holder}");
+        }
     }
 
     #[test]
