@@ -403,7 +403,7 @@ impl Store {
         either!(self, s => s.close_uses(tokens, quiet, until))
     }
 
-    /// Forgets some of the uses of which nothing was told for so long and that are over, and says whether there may be more.
+    /// Forgets some of the uses that were over for so long, or were told to be, and says whether there may be more.
     pub async fn forget_uses(&self, kept: Duration, until: Instant) -> Result<bool> {
         Ok(either!(self, s => s.forget_uses(kept, until))? >= PAGE)
     }

@@ -127,13 +127,15 @@ pub(super) async fn close(pool: &Arc<Pool>, tokens: &[Claim], quiet: Duration, u
     count(pool, &close, until).await
 }
 
-/// A few of those that were over for so long, by KEY over.
+/// A few of those that were over for so long, by KEY open; and, whatever the clock of their host says, of those that were told for
+/// so long that they are, by KEY over.
 pub(super) async fn forget(pool: &Arc<Pool>, kept: Duration, until: Instant) -> Result<u64> {
-    let forget = format!(
-        "DELETE FROM history WHERE told<NOW()-INTERVAL {} SECOND AND ended IS NOT NULL ORDER BY told LIMIT {PAGE}",
-        kept.as_secs()
+    let kept = kept.as_secs();
+    let over = format!("DELETE FROM history WHERE ended<{NOW}-{kept}*1000 ORDER BY ended LIMIT {PAGE}");
+    let told = format!(
+        "DELETE FROM history WHERE told<NOW()-INTERVAL {kept} SECOND AND ended IS NOT NULL ORDER BY told LIMIT {PAGE}"
     );
-    count(pool, &forget, until).await
+    Ok(count(pool, &over, until).await? + count(pool, &told, until).await?)
 }
 
 async fn count(pool: &Arc<Pool>, statement: &str, until: Instant) -> Result<u64> {

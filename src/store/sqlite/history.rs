@@ -94,8 +94,8 @@ pub(super) fn close(file: &mut Connection, tokens: &[String], quiet: Duration) -
 
 pub(super) fn forget(file: &Connection, kept: Duration) -> Result<u64, Trouble> {
     let forget = format!(
-        "DELETE FROM history WHERE token IN (SELECT token FROM history WHERE told < unixepoch() - ?1 AND ended IS NOT NULL \
-         ORDER BY told LIMIT {PAGE})"
+        "DELETE FROM history WHERE token IN (SELECT token FROM history WHERE ended IS NOT NULL \
+         AND (told < unixepoch() - ?1 OR ended < {NOW} - ?1 * 1000) LIMIT {PAGE})"
     );
     Ok(count(file.execute(&forget, [seconds(kept)])?))
 }

@@ -1,6 +1,7 @@
 //! Uses of addresses in the table.
 
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, UNIX_EPOCH};
 
 use ec2_ipam::domain::history::{Ended, Shown, Use};
 use ec2_ipam::domain::id::{Claim, Kind};
@@ -14,10 +15,12 @@ on_all! {
     what_nobody_tells_of_any_more_is_closed_unless_somebody_does
 }
 
+static NOW: LazyLock<Duration> = LazyLock::new(|| UNIX_EPOCH.elapsed().unwrap());
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn used(bed: &Bed, number: u64, name: &str) -> Use {
-    let begun = 1_795_694_400_000 + number;
+    // An hour ago, by a clock that does not move.
+    let begun = u64::try_from(NOW.as_millis()).unwrap() - 3_600_000 + number;
     let begins = Use::begins(bed.claim(number, Kind::Lease), ip(10), eni(1), Some(name), begun);
     Use { instance: Some("i-1".into()), ..begins }
 }
@@ -83,6 +86,19 @@ async fn what_is_old_and_over_is_forgotten(bed: Bed) {
     assert_eq!(bed.store.uses_of(ip(10), soon()).await.unwrap().len(), 2);
     age(&bed, 2).await;
     assert!(!bed.store.forget_uses(24 * HOUR, soon()).await.unwrap(), "there are no more");
+    assert_eq!(bed.store.uses_of(ip(10), soon()).await.unwrap(), std::slice::from_ref(&open));
+    // What was over long ago is not kept anew because it is told now, and a clock that is ahead keeps nothing for ever.
+    let day = 86_400_000;
+    let moved = |of: Use, by: i64| {
+        let begun = of.begun.saturating_add_signed(by);
+        over(&Use { begun, ..of })
+    };
+    let (late, ahead) = (moved(used(&bed, 3, "late"), -25 * 3_600_000), moved(used(&bed, 4, "ahead"), 365 * day));
+    bed.store.tell_uses(&[late, ahead.clone()], soon()).await.unwrap();
+    assert!(!bed.store.forget_uses(24 * HOUR, soon()).await.unwrap());
+    assert_eq!(bed.store.uses_of(ip(10), soon()).await.unwrap(), [ahead, open.clone()]);
+    age(&bed, 25).await;
+    assert!(!bed.store.forget_uses(24 * HOUR, soon()).await.unwrap());
     assert_eq!(bed.store.uses_of(ip(10), soon()).await.unwrap(), [open]);
     let many: Vec<Use> = (10..1510).map(|number| over(&used(&bed, number, "job"))).collect();
     bed.store.tell_uses(&many, soon()).await.unwrap();
