@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Arg, ColorChoice, CommandFactory, Parser, Subcommand};
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Arg, ArgGroup, ColorChoice, CommandFactory, Parser, Subcommand};
 
 use crate::cli::conformance::Asked;
 use crate::config::Given;
@@ -136,12 +137,12 @@ pub enum Command {
         json: bool,
     },
     /// Show who had an address when, or what a container had; times are UTC
+    #[command(group = ArgGroup::new("of").required(true).args(["ip", "container"]))]
     History {
         /// The address
-        #[arg(required_unless_present = "container")]
         ip: Option<Ipv4Addr>,
         /// A container's name to the letter, or the first digits of its id
-        #[arg(long, conflicts_with = "ip")]
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         container: Option<String>,
         /// Who had it then: 2026-11-26T08:14:05Z, the same with +01:00, 2026-11-26 08:14 in UTC, or 2h for two hours ago
         #[arg(long, value_name = "TIME", value_parser = when::parse)]
