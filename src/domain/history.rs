@@ -3,6 +3,8 @@
 //! Times are those of the wall clock of the host that gave the address, as it was at that moment, in Unix milliseconds. A clock
 //! that was set back may have a use end before it begins: it is shown as it was written.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -135,10 +137,24 @@ impl Use {
             }
     }
 
+    /// Whether no container ever had it.
+    pub fn was_taken_back(&self) -> bool {
+        matches!(self.end, Some((_, Ended::TakenBack)))
+    }
+
     /// Whether it is of this container: its name to the letter, or the beginning of its id.
     pub fn is_of(&self, container: &str) -> bool {
         let named = [&self.name, &self.renamed].into_iter().flatten().any(|name| name == container);
         named || is_part_of_an_id(container) && self.container.as_deref().is_some_and(|id| id.starts_with(container))
+    }
+
+    /// Of one that was found in use, `told` may know more.
+    fn with_its_beginning(self, told: &Self) -> Self {
+        if !self.was_found || told.begun >= self.begun {
+            return self;
+        }
+        let name = self.name.or_else(|| told.name.clone());
+        Self { begun: told.begun, was_found: told.was_found, is_named: told.is_named, name, ..self }
     }
 
     /// The name to show.
@@ -174,14 +190,35 @@ pub enum Then<'a> {
     Before,
 }
 
+/// What a host's journal and the table say, put together. The journal's word on a use outweighs what the table was told of it, but
+/// for when it began: a journal that was lost has found it. The last first: those of one host as they came, whatever its clock did.
+pub fn merged(journal: Vec<Use>, table: Vec<Use>) -> Vec<Use> {
+    let mut told: HashMap<Claim, Use> = table.into_iter().map(|it| (it.token.clone(), it)).collect();
+    let mut all: Vec<Use> = journal
+        .into_iter()
+        .map(|own| match told.remove(&own.token) {
+            Some(told) => own.with_its_beginning(&told),
+            None => own,
+        })
+        .collect();
+    if !told.is_empty() {
+        all.extend(told.into_values());
+        all.sort_by_key(|it| Reverse(it.begun));
+    }
+    all
+}
+
 /// Who of these had their address at that time; `since`: when history begins, in Unix milliseconds.
 pub fn at(uses: &[Use], at: u64, since: u64) -> Then<'_> {
     let had: Vec<&Use> = uses.iter().filter(|it| it.covers(at)).collect();
     if !had.is_empty() {
         return Then::Had(had);
     }
-    let is_real = |it: &&Use| !matches!(it.end, Some((_, Ended::TakenBack)));
-    let last = uses.iter().filter(is_real).filter(|it| it.begun <= at).max_by_key(|it| it.end.map(|(end, _)| end));
+    let last = uses
+        .iter()
+        .filter(|it| !it.was_taken_back())
+        .filter(|it| it.begun <= at)
+        .max_by_key(|it| it.end.map(|(end, _)| end));
     match uses.iter().filter(|it| it.begun > at).min_by_key(|it| it.begun) {
         Some(next) if next.was_found => Then::Perhaps(next),
         _ if at < since && last.is_none() => Then::Before,
@@ -191,10 +228,13 @@ pub fn at(uses: &[Use], at: u64, since: u64) -> Then<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::domain::id::{Boot, Kind};
 
     const SINCE: u64 = 1000;
+    static SAME: LazyLock<Claim> = LazyLock::new(|| Boot::random().unwrap().claim(0, Kind::Lease));
 
     fn used(begun: u64, end: Option<(u64, Ended)>) -> Use {
         let token = Boot::random().unwrap().claim(begun, Kind::Lease);
@@ -227,6 +267,33 @@ mod tests {
             (&[], 5, Then::Before),
         ] {
             assert_eq!(at(uses, time, SINCE), expected, "{time}");
+        }
+    }
+
+    #[test]
+    fn what_a_journal_found_began_when_the_table_was_told_it_did() {
+        let (first, second, third) = (used(2000, None), used(3000, None), used(4000, None));
+        let found =
+            Use { begun: 5000, was_found: true, name: None, end: Some((6000, Ended::Released)), ..first.clone() };
+        let whole = Use { end: found.end, ..first.clone() };
+        let over = Use { end: Some((3500, Ended::Found)), ..second.clone() };
+        for (journal, table, expected) in [
+            (vec![found.clone()], vec![first.clone()], vec![whole.clone()]),
+            (
+                vec![found.clone()],
+                vec![Use { was_found: true, ..first.clone() }],
+                vec![Use { was_found: true, ..whole.clone() }],
+            ),
+            (vec![found.clone()], vec![found.clone()], vec![found.clone()]),
+            (vec![found.clone()], vec![], vec![found.clone()]),
+            (vec![over.clone()], vec![second.clone()], vec![over.clone()]),
+            (vec![third.clone(), found], vec![first, second.clone()], vec![third, second, whole]),
+            // As they came.
+            (vec![used(1, None), over.clone()], vec![], vec![used(1, None), over]),
+        ] {
+            let brief =
+                |uses: &[Use]| -> Vec<_> { uses.iter().map(|it| Use { token: SAME.clone(), ..it.clone() }).collect() };
+            assert_eq!(brief(&merged(journal, table)), brief(&expected));
         }
     }
 

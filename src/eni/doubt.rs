@@ -66,6 +66,31 @@ impl Shared {
         self.holding(ip).is_some_and(|holding| holding.doubted)
     }
 
+    /// Whether the table has said who spoke for the ENI last.
+    pub(super) fn is_compared(&self) -> bool {
+        self.place.is_distant || self.doubt.is_compared.try_lock().is_ok_and(|is_compared| *is_compared)
+    }
+
+    /// Whether a container may have it of which the journal knows nothing yet. `row`: as the table has it.
+    pub(super) fn may_have(&self, ip: Ipv4Addr, row: Option<&Row>) -> bool {
+        if self.place.is_distant {
+            return false;
+        }
+        let is_of_this = row.is_some_and(|row| row.iface.as_ref() == Some(&self.place.nic.eni) && !row.primary);
+        match self.holding(ip) {
+            Some(holding) if matches!(holding.held, Held::Lease(_)) => false,
+            Some(holding) => holding.doubted || self.outside.in_use.contains(ip),
+            None => {
+                is_of_this
+                    && row.is_some_and(|row| match row.state() {
+                        State::Lease => true,
+                        State::Ready | State::On => !self.is_compared() || self.is_in_doubt(),
+                        State::Free | State::Off | State::Foreign | State::Reserved => self.outside.in_use.contains(ip),
+                    })
+            }
+        }
+    }
+
     /// As the service of the ENI begins: what the journal has of it.
     pub(super) fn begins(&self) {
         // Their Unassign may still land.

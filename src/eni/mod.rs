@@ -291,6 +291,21 @@ impl Eni {
         Known { leases: leases.collect(), recent: memory.doubted(), prefixes: shown.prefixes() }
     }
 
+    /// Whether a container may have it of which the journal knows nothing yet. `row`: as the table has it.
+    pub fn may_have(&self, ip: Ipv4Addr, row: Option<&Row>) -> bool {
+        self.shared.may_have(ip, row)
+    }
+
+    /// Whether there may be any such container.
+    pub fn is_in_doubt(&self) -> bool {
+        self.shared.is_in_doubt() || self.shared.journal().of(&self.nic.eni).iter().any(|holding| holding.doubted)
+    }
+
+    /// Whether the table has said if this journal is the one that spoke for the ENI last.
+    pub fn is_compared(&self) -> bool {
+        self.shared.is_compared()
+    }
+
     /// Addresses whose rows do not say yet what the journal says: to be asked before rows are read.
     pub fn behind(&self) -> Vec<Ipv4Addr> {
         self.shared.behind()

@@ -1,7 +1,5 @@
 //! Who had an address when: this host's journal and the table asked together.
 
-use std::cmp::Reverse;
-use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,18 +7,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
-use crate::domain::history::{Use, millis};
-use crate::domain::id::Claim;
-use crate::domain::roll::serving;
+use crate::domain::history::{Use, merged, millis};
 use crate::driver::served::Served;
 use crate::eni::Outside;
 use crate::error::Error;
 
 mod answer;
+mod standing;
 mod tell;
 
 pub(crate) use answer::rfc3339;
-use answer::{Elsewhere, Known};
+use answer::{Known, Scope};
 pub(crate) use tell::Teller;
 
 /// What is asked.
@@ -138,13 +135,24 @@ impl History {
             _ => return Err(Error::Asked("name an address, or a container by --container: one of the two".into())),
         };
         let now = millis(self.outside.journal.now().wall);
-        let time = |when: When| match when {
-            When::SecondsAgo(seconds) => now.saturating_sub(seconds.saturating_mul(1000)),
-            When::Millis(at) => at,
+        let time = |when: When| {
+            let at = match when {
+                When::SecondsAgo(seconds) => now.saturating_sub(seconds.saturating_mul(1000)),
+                When::Millis(at) => at,
+            };
+            if at > now { Err(Error::Asked(in_the_future(at, now))) } else { Ok(at) }
         };
-        let at = asked.at.map_or(now, time);
-        let until = self.outside.at_most_a_request(until).min(Instant::now() + PATIENCE);
-        let (journal, table) = tokio::join!(self.journal(&subject, until), self.table(&subject, until));
+        let at = asked.at.map_or(Ok(now), time)?;
+        let begin = asked.since.map(time).transpose()?;
+        let patience = || self.outside.at_most_a_request(until).min(Instant::now() + PATIENCE);
+        let table_until = patience();
+        let table = self.table(&subject, table_until).await;
+        let standing = match subject {
+            Subject::Address(ip) => self.standing(ip, table_until).await,
+            Subject::Container(_) => self.standing_of_containers().await,
+        };
+        // The last: what is not in doubt any more by now is in it.
+        let journal = self.journal(&subject, patience()).await;
         let mut sources = Vec::new();
         let mut say = |of: &str, word: Result<Word, String>| {
             let (uses, since, error) = match word {
@@ -160,27 +168,29 @@ impl History {
             // Nobody else is to be asked.
             None => drop(table.as_ref().map_err(Error::clone)?),
         }
+        let is_unheard = table.is_err() && self.outside.untold.kept.is_some();
         let (of_table, since_table) = say("table", table.map_err(|why| why.to_string()));
         uses = merged(uses, of_table);
-        since = since.into_iter().chain(since_table).min();
-        if let Some(since) = asked.since.map(time) {
-            uses.retain(|it| it.end.is_none_or(|(end, _)| end >= since));
-        }
-        let elsewhere = match subject {
-            Subject::Address(ip) => self.elsewhere(ip, until).await,
-            Subject::Container(_) => None,
+        // Of the fleet nothing is known from before the table had it, whatever this host knows of itself.
+        let of_fleet = since_table.filter(|since| *since <= at);
+        let scope = match of_fleet {
+            Some(_) => Scope::Fleet,
+            None if is_unheard => Scope::Unheard,
+            None => Scope::Host,
         };
-        let is_of_the_fleet = since_table.is_some_and(|since| since <= at);
-        let known = Known { uses: &uses, since, at, now, is_of_the_fleet, elsewhere };
+        let since = of_fleet.or_else(|| since.into_iter().chain(since_table).min());
+        let known = Known { uses: &uses, since, at, now, scope, standing };
         let (answer, then) = match &subject {
             Subject::Address(ip) => known.of_address(*ip),
             Subject::Container(name) => known.of_container(name),
         };
+        // What is left out is known all the same.
+        let is_shown = |it: &&Use| begin.is_none_or(|begin| it.end.is_none_or(|(end, _)| end >= begin));
         Ok(Past {
             at: rfc3339(at),
             answer,
             then: then.into_iter().map(Told::from).collect(),
-            uses: uses.iter().map(Told::from).collect(),
+            uses: uses.iter().filter(is_shown).map(Told::from).collect(),
             sources,
         })
     }
@@ -206,28 +216,10 @@ impl History {
             Subject::Address(ip) => store.uses_of(*ip, until).await?,
             Subject::Container(name) => store.uses_of_container(name, until).await?,
         };
-        Ok(Word { uses, since: store.uses_since(until).await? })
-    }
-
-    /// Whose the address is now, by the table, where that is another host's.
-    async fn elsewhere(&self, ip: Ipv4Addr, until: Instant) -> Option<Elsewhere> {
-        let store = self.outside.store.now().ok()?;
-        let row = store.row(ip, until).await.ok()??;
-        let eni = row.iface.clone()?;
-        let served = self.served.all().await;
-        if served.iter().any(|own| own.nic.eni == eni && !own.is_distant()) {
-            return None;
-        }
-        let distant = served.iter().find(|own| own.nic.eni == eni).map(|own| own.instance().to_owned());
-        let is_served_here = distant.is_some();
-        let instance = match distant {
-            Some(instance) => Some(instance),
-            None => {
-                let hosts = store.hosts(until).await.unwrap_or_default();
-                serving(&hosts).get(&eni).map(|host| host.entry.instance.clone())
-            }
-        };
-        Some(Elsewhere { row, eni, instance, is_served_here })
+        let told = store.uses_since(until).await?;
+        // What lasts is kept for longer than what was over at that time.
+        let oldest = self.outside.untold.kept.map(|kept| millis(self.outside.journal.now().wall.saturating_sub(kept)));
+        Ok(Word { uses, since: told.map(|since| since.max(oldest.unwrap_or_default())) })
     }
 }
 
@@ -252,15 +244,10 @@ impl Subject {
     }
 }
 
-/// What the journal says of a lease outweighs what the table was told of it. The last first: those of one host as they came,
-/// whatever its clock did.
-fn merged(journal: Vec<Use>, table: Vec<Use>) -> Vec<Use> {
-    let known: HashSet<&Claim> = journal.iter().map(|it| &it.token).collect();
-    let others: Vec<Use> = table.into_iter().filter(|it| !known.contains(&it.token)).collect();
-    let mut all = journal;
-    if !others.is_empty() {
-        all.extend(others);
-        all.sort_by_key(|it| Reverse(it.begun));
-    }
-    all
+fn in_the_future(at: u64, now: u64) -> String {
+    format!(
+        "{} is in the future: now it is {}. A time without an offset is UTC; local time is written with its own, such as +02:00",
+        rfc3339(at),
+        rfc3339(now)
+    )
 }

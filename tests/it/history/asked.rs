@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use super::{answer, ends, history, of, watched};
 use crate::support::host::{Fleet, Host, Kind, eni, eventually, ip, on_both, request};
 
-on_both! { each_use_of_an_address_is_known_from_its_beginning_to_its_end }
+on_both! {
+    each_use_of_an_address_is_known_from_its_beginning_to_its_end
+    what_no_container_can_have_is_told_as_what_it_is
+}
 
 async fn each_use_of_an_address_is_known_from_its_beginning_to_its_end(kind: Kind) {
     let fleet = Fleet::new(kind).await;
@@ -69,7 +72,6 @@ async fn who_had_it_then_is_answered_for_any_time() {
         ("0s", "is in use by no container of this host and idle since 20"),
         ("1d", "nothing is known of "),
         ("2020-01-01", "nothing is known of "),
-        ("2090-01-01T00:00+02:00", "is in use by no container of this host"),
     ] {
         let told = answer(&host, &[&text, "--at", at]).await;
         assert!(told.contains(expected), "{at}: {told}");
@@ -77,8 +79,27 @@ async fn who_had_it_then_is_answered_for_any_time() {
     assert!(answer(&host, &["--container", "web", "--at", "2h"]).await.starts_with(&format!("web had {ip} at 20")));
     let printed = host.tell(&["history", &text, "--at", "2h"]).await;
     assert!(!printed.contains("FROM"), "one moment is asked for: {printed}");
-    assert_eq!(history(&host, &[&text, "--since", "30m"]).await["uses"], json!([]));
-    assert_eq!(history(&host, &[&text, "--since", "2h"]).await["uses"].as_array().unwrap().len(), 1);
+    // What is left out of the list is known all the same.
+    let of_name = ["--container", "web"];
+    for (words, begins) in [
+        (&[text.as_str(), "--at", "2h"][..], format!("{text} was in use by web at 20")),
+        (&[&text], format!("{text} is in use by no container of this host and idle since 20")),
+        (&of_name, format!("web has no address; it had {text} last: from 20")),
+        (&[of_name[0], of_name[1], "--at", "2h"], format!("web had {text} at 20")),
+    ] {
+        let whole = history(&host, words).await;
+        assert_eq!(whole["uses"].as_array().unwrap().len(), 1);
+        for (since, count) in [("30m", 0), ("2h", 1)] {
+            let less = history(&host, &[words, &["--since", since]].concat()).await;
+            assert!(less["answer"][0].as_str().unwrap().starts_with(&begins), "{words:?} {since}: {less}");
+            assert_eq!((&less["then"], less["uses"].as_array().unwrap().len()), (&whole["then"], count), "{words:?}");
+        }
+    }
+    // Who takes local time for UTC is not answered with now.
+    for words in [[text.as_str(), "--at", "2090-01-01T00:00+02:00"], [&text, "--since", "2090-01-01"]] {
+        let (done, told) = host.run(&[&["history"], &words[..]].concat()).await;
+        assert!(!done && told.contains(" is in the future: now it is 20"), "{words:?}: {told}");
+    }
 }
 
 #[tokio::test]
@@ -86,7 +107,8 @@ async fn what_cannot_be_asked_is_refused_with_what_can() {
     let fleet = Fleet::new(Kind::Sqlite).await;
     let mut host = fleet.host(1);
     for (words, says) in [
-        (&["history"][..], "required"),
+        (&["history"][..], "<IP|--container <CONTAINER>>"),
+        (&["history", "--container", ""], "a value is required for '--container <CONTAINER>'"),
         (&["history", "10.77.0.256"], "invalid value '10.77.0.256'"),
         (&["history", "10.77.0.9", "--at", "yesterday"], "2h for two hours ago"),
         (&["history", "10.77.0.9", "--since", "12:00"], "2h for two hours ago"),
@@ -108,7 +130,7 @@ async fn what_cannot_be_asked_is_refused_with_what_can() {
     }
     // An address of nobody's, and names that are none.
     let told = answer(&host, &["192.0.2.1"]).await;
-    assert!(told.contains("in use by no container of this host, and was not before: history begins at 20"), "{told}");
+    assert_eq!(told, "192.0.2.1 is none of the table's addresses, and no container's of its hosts");
     for name in ["nobody", "%", "'; --", "\u{1b}[2J", &"x".repeat(5000)] {
         let (done, text) = host.ask(&["history", "--container", name]).await;
         assert!(done && text.starts_with("nothing is known of a container ") && !text.contains('\u{1b}'), "{text}");
@@ -166,13 +188,32 @@ async fn what_no_container_ever_had_is_not_said_to_be_anybodys() {
     let fleet = Fleet::new(Kind::Sqlite).await;
     let (host, pool) = fleet.started(1, &[]).await;
     // Whoever asks hangs up before he is answered.
-    let body = json!({ "PoolID": pool, "Address": "10.77.0.50", "Options": null }).to_string();
+    let options = json!({ "com.docker.network.endpoint.name": "gone" });
+    let body = json!({ "PoolID": pool, "Address": "10.77.0.50", "Options": options }).to_string();
     let mut wire = host.connect().await;
     wire.send(&request("/IpamDriver.RequestAddress", &body)).await;
     drop(wire);
     eventually("it is taken back", async || ends(&host, ip(50)).await == ["taken back"]).await;
     let told = answer(&host, &["10.77.0.50"]).await;
     assert!(told.starts_with("10.77.0.50 is in use by no container of this host, and was not before"), "{told}");
+    let told = answer(&host, &["--container", "gone"]).await;
+    assert!(told.starts_with("gone has no address, and none before: 10.77.0.50 was meant for it at 20"), "{told}");
+    assert!(told.ends_with(", and taken back: the answer did not reach Docker"), "{told}");
+}
+
+async fn what_no_container_can_have_is_told_as_what_it_is(kind: Kind) {
+    let fleet = Fleet::new(kind).await;
+    let (host, pool) = fleet.started(1, &[]).await;
+    host.lease(&pool).await;
+    let rows = host.rows().await;
+    let primary = rows.iter().find(|row| row.primary).expect("the ENI's own").ip;
+    for (ip, is) in [
+        (primary, format!("is the primary address of {}, and no container's", eni(1))),
+        (ip(1), "is kept back by AWS, and no container's".to_owned()),
+        ("192.0.2.1".parse().unwrap(), "is none of the table's addresses, and no container's of its hosts".to_owned()),
+    ] {
+        assert_eq!(answer(&host, &[&ip.to_string()]).await, format!("{ip} {is}"));
+    }
 }
 
 /// Each field of the JSON as its document writes it.

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 use serde_json::json;
 
-use super::{ends, in_journal, journal, of, watched};
+use super::{answer, ends, history, in_journal, journal, of, watched};
 use crate::support::host::{Fleet, Host, Kind, eventually};
 
 /// So many uses of one address in the journal of a driver that does not run, each over by now.
@@ -56,9 +56,44 @@ async fn a_journal_that_is_lost_begins_history_anew() {
     let past = of(&host, ip).await;
     assert_eq!((&past["uses"][0]["found"], &past["uses"][0]["name"]), (&json!(true), &json!("web")));
     assert!(past["answer"][0].as_str().unwrap().contains("at the latest, when it was found"), "{past}");
-    let before = super::answer(&host, &[&ip.to_string(), "--at", "1m"]).await;
+    let before = answer(&host, &[&ip.to_string(), "--at", "1m"]).await;
     assert!(before.contains("is not known: ") && before.contains("was found with it at"), "{before}");
     assert!(ends(&host, over).await.is_empty());
+}
+
+/// A grant of which neither the table nor the new journal has heard.
+#[tokio::test]
+async fn what_a_lost_journal_knew_is_not_known_until_docker_has_shown_it() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let (mut host, docker, pool) = watched(&fleet, &[("EC2_IPAM_RECONCILE_INTERVAL", "1s")]).await;
+    let ip = host.lease_for(&pool, "one").await;
+    let text = ip.to_string();
+    host.release(&pool, ip).await;
+    host.rows().await;
+    host.proxy.as_ref().unwrap().away(true);
+    assert_eq!(host.lease_for(&pool, "run").await, ip);
+    docker.with(|docker| drop(docker.names.insert(ip, "run".to_owned())));
+    docker.runs(&[ip]);
+    host.kill();
+    host.lose_journal();
+    host.proxy.as_ref().unwrap().away(false);
+    host.start().await;
+    let (mut of_address, mut of_name) = (Vec::new(), Vec::new());
+    eventually("it is found", async || {
+        of_name.push(answer(&host, &["--container", "run"]).await);
+        of_address.push(answer(&host, &[&text]).await);
+        of_address.last().unwrap().starts_with(&format!("{ip} is in use by run"))
+    })
+    .await;
+    of_address.pop();
+    of_name.pop();
+    assert!(of_address.iter().all(|told| told.contains(" is not known")), "{of_address:#?}");
+    assert!(of_address.iter().any(|told| told.contains(" is not known yet: ")), "{of_address:#?}");
+    assert!(of_name.iter().any(|told| told.starts_with("what run has is not known yet: ")), "{of_name:#?}");
+    // Whoever had it before is somebody else.
+    let named = &of(&host, ip).await["uses"][0];
+    assert_eq!((&named["name"], &named["renamed"], &named["found"]), (&json!("run"), &json!(null), &json!(true)));
+    assert_eq!(history(&host, &["--container", "one"]).await["uses"], json!([]));
 }
 
 /// A driver without history wrote the file: what it has stays what it is, and history begins.
@@ -94,7 +129,7 @@ async fn what_was_over_a_month_ago_is_forgotten_and_what_lasts_is_not() {
     host.restart().await;
     eventually("it is forgotten", async || ends(&host, over).await.is_empty()).await;
     assert_eq!(ends(&host, lasts).await, [""]);
-    let old = super::answer(&host, &[&over.to_string(), "--at", "30d 2h"]).await;
+    let old = answer(&host, &[&over.to_string(), "--at", "30d 2h"]).await;
     assert!(old.starts_with("nothing is known of "), "{old}");
     host.kill();
     assert_eq!(in_journal(&host, "SELECT count(*) FROM history"), 1);

@@ -1,10 +1,12 @@
 //! The table keeps it for the fleet, where it is set to.
 
+use std::time::Duration;
+
 use mysql_async::prelude::Queryable;
 use serde_json::{Value, json};
 
 use super::{answer, ends, of};
-use crate::support::host::{Fleet, Host, Kind, eventually, on_both};
+use crate::support::host::{Fleet, Host, Kind, eventually, ip, on_both};
 
 const SETTINGS: [(&str, &str); 3] =
     [("EC2_IPAM_HISTORY", "30d"), ("EC2_IPAM_COOLDOWN", "0s"), ("EC2_IPAM_SETTLE_AGE", "1s")];
@@ -23,7 +25,7 @@ async fn count(host: &Host, which: &str) -> i64 {
         }
         None => {
             let file = rusqlite::Connection::open(host.dir.path().join("state/ipam.db")).unwrap();
-            file.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
+            file.busy_timeout(Duration::from_secs(30)).unwrap();
             file.query_row(&sql, [], |row| row.get(0)).unwrap()
         }
     }
@@ -63,6 +65,75 @@ async fn any_host_tells_of_another_ones_address() {
     b.kill();
     let (done, past): (bool, Value) = b.run_json(&["history", &text, "--json"]).await;
     assert!(done && past["uses"][0]["name"] == "web" && past["sources"][0]["of"] == "table", "{past}");
+}
+
+/// What a journal has lost the table knows, and the host that lost it says the same as any other.
+#[tokio::test]
+async fn a_host_that_lost_its_journal_tells_what_the_table_knows() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let ((mut a, pool), (b, _)) = (fleet.started(1, &SETTINGS).await, fleet.started(2, &SETTINGS).await);
+    let ip = a.lease_for(&pool, "web").await;
+    eventually("it is told", async || count(&a, "name='web'").await == 1).await;
+    let begun = of(&a, ip).await["uses"][0]["from"].as_str().unwrap().to_owned();
+    a.rows().await;
+    a.kill();
+    a.lose_journal();
+    a.start().await;
+    eventually("the new journal has it", async || {
+        let (_, status): (bool, Value) = a.ask_json(&["status"]).await;
+        status["journal"]["history"] == json!(1)
+    })
+    .await;
+    for host in [&a, &b] {
+        let told = answer(host, &[&ip.to_string(), "--at", &begun]).await;
+        assert!(told.starts_with(&format!("{ip} was in use by web at {begun}: from {begun} on, for ")), "{told}");
+        let told = answer(host, &["--container", "web", "--at", &begun]).await;
+        assert!(told.starts_with(&format!("web had {ip} at {begun}: from {begun} on, for ")), "{told}");
+        assert_eq!(of(host, ip).await["uses"][0]["found"], json!(false));
+    }
+}
+
+/// Of a table that is to know of all hosts and is not there, nothing is made up.
+#[tokio::test]
+async fn while_the_table_is_away_nobody_is_said_to_have_nothing() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    let ((a, pool), (b, other)) = (fleet.started(1, &SETTINGS).await, fleet.started(2, &SETTINGS).await);
+    let (ip, own) = (a.lease_for(&pool, "web").await, b.lease_for(&other, "db").await);
+    eventually("it is told", async || count(&b, "name='web' OR name='db'").await == 2).await;
+    b.proxy.as_ref().unwrap().away(true);
+    let past = of(&b, ip).await;
+    let told = past["answer"][0].as_str().unwrap();
+    let unheard = "is not known: the table has the history of all hosts, and does not answer";
+    assert!(told.starts_with(&format!("who has {ip} {unheard}; ")), "{told}");
+    assert!(past["sources"][1]["error"].is_string(), "{past}");
+    let told = answer(&b, &["--container", "web"]).await;
+    assert!(told.starts_with(&format!("what web has {unheard}; ")), "{told}");
+    assert!(answer(&b, &[&own.to_string()]).await.starts_with(&format!("{own} is in use by db: from ")));
+}
+
+/// What this host knows of before that it knows of itself alone.
+#[tokio::test]
+async fn for_the_fleet_history_begins_with_the_table() {
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let (mut host, pool) = fleet.started(1, &[]).await;
+    host.lease_for(&pool, "web").await;
+    host.kill();
+    // The table counts whole seconds.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    host.set(&SETTINGS);
+    host.start().await;
+    eventually("it is told", async || count(&host, "name='web'").await == 1).await;
+    let past = of(&host, ip(200)).await;
+    let (journal, table) = (&past["sources"][0]["since"], &past["sources"][1]["since"]);
+    assert!(journal.as_str().unwrap() < table.as_str().unwrap(), "{past}");
+    let told = past["answer"][0].as_str().unwrap();
+    let nobody = "is in use by nobody, and was not before: history begins at";
+    assert_eq!(told, format!("{} {nobody} {}", ip(200), table.as_str().unwrap()));
+    // What lasts was told long ago; what was over then is not kept.
+    host.sql("", "UPDATE history SET told=told-90*86400").await;
+    let since = of(&host, ip(200)).await["sources"][1]["since"].as_str().unwrap().to_owned();
+    let told = answer(&host, &[&ip(200).to_string(), "--at", "31d"]).await;
+    assert!(told.starts_with("nothing is known of ") && told.contains(&since[..10]), "{since}: {told}");
 }
 
 #[tokio::test]
