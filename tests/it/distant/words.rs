@@ -37,6 +37,7 @@ async fn a_lease_of_another_driver_is_let_go_there() {
     host.start().await;
     let held = host.lease(&host.pool().await).await;
     eventually("it is in the table", async || state(&server, held).await.0 == State::Lease).await;
+    eventually("the server sees the driver", async || pool_of(&server, &host).await.is_err()).await;
     let (done, text) = server.ask(&["release", &held.to_string(), "--yes"]).await;
     let said = format!("{held} is on {} of {}, which has a driver of its own: run this there", host.eni, host.instance);
     assert!(!done && text.contains(&said), "{text}");
