@@ -24,7 +24,7 @@ pub struct Leased {
     pub ip: Ipv4Addr,
     /// The ENI that it is on.
     pub eni: String,
-    /// The instance that has the ENI; none where neither this driver nor another one serves the ENI.
+    /// The instance that has the ENI; none where the ENI is not served here.
     pub instance: Option<String>,
     /// The container, where its Engine names it (29 and newer).
     pub holder: Option<String>,
@@ -64,21 +64,15 @@ impl Leases {
         }
         rows.retain(|row| row.state() == State::Lease && row.claimed.is_none_or(|given| given >= age));
         rows.sort_by_key(|row| (std::cmp::Reverse(row.claimed), row.ip));
-        // Those that others serve: each driver enters itself and its ENIs.
-        let is_elsewhere = |row: &Row| served.iter().all(|eni| row.iface.as_ref() != Some(&eni.nic.eni));
-        let hosts = if rows.iter().any(is_elsewhere) { store.hosts(until).await? } else { Vec::new() };
-        let instance_of = |eni: &EniId| {
-            let served = served.iter().find(|served| served.nic.eni == *eni).map(|served| served.instance().to_owned());
-            let other =
-                || hosts.iter().find(|host| host.entry.enis.contains(eni)).map(|host| host.entry.instance.clone());
-            served.or_else(other)
-        };
-        let leased = |row: &Row| Leased {
-            ip: row.ip,
-            eni: row.iface.as_ref().map(ToString::to_string).unwrap_or_default(),
-            instance: row.iface.as_ref().and_then(instance_of),
-            holder: row.endpoint().map(str::to_owned),
-            seconds: row.claimed.map(|given| given.as_secs()),
+        let leased = |row: &Row| {
+            let instance = served.iter().find(|eni| row.iface.as_ref() == Some(&eni.nic.eni)).map(|eni| eni.instance());
+            Leased {
+                ip: row.ip,
+                eni: row.iface.as_ref().map(ToString::to_string).unwrap_or_default(),
+                instance: instance.map(str::to_owned),
+                holder: row.endpoint().map(str::to_owned),
+                seconds: row.claimed.map(|given| given.as_secs()),
+            }
         };
         Ok(rows.iter().map(leased).collect())
     }
