@@ -210,9 +210,7 @@ impl Server {
 
     /// One statement of root's that is about all of the server.
     pub async fn set(&self, sql: &str) {
-        let mut root = self.root(None).await;
-        root.query_drop(sql).await.unwrap();
-        root.disconnect().await.unwrap();
+        run(self.root(None).await, sql).await;
     }
 
     /// One value, as root is told it.
@@ -249,9 +247,7 @@ impl Db {
     pub async fn on(server: &'static Server) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("t{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let mut root = server.root(None).await;
-        root.query_drop(format!("CREATE DATABASE {name}")).await.unwrap();
-        root.disconnect().await.unwrap();
+        server.set(&format!("CREATE DATABASE {name}")).await;
         Self { name, server }
     }
 
@@ -291,8 +287,18 @@ impl Db {
     }
 
     pub async fn exec(&self, sql: &str) {
-        let mut conn = self.session().await;
-        conn.query_drop(sql).await.unwrap();
-        conn.disconnect().await.unwrap();
+        run(self.session().await, sql).await;
     }
+}
+
+/// Does a statement again that Galera ended for what another node had committed before: a deadlock to one of its rows,
+/// an interruption to one that changes a table and had not begun yet.
+async fn run(mut session: Conn, sql: &str) {
+    loop {
+        match session.query_drop(sql).await {
+            Err(mysql_async::Error::Server(why)) if matches!(why.code, 1213 | 1317) => {}
+            done => break done.unwrap(),
+        }
+    }
+    session.disconnect().await.unwrap();
 }
