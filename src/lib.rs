@@ -69,7 +69,8 @@
 //! - I3 No change in EC2 without a committed claim or lease.
 //! - I4 No transaction and no connection held across a call to EC2, IMDS or Docker; and no grant of a warm address, and no
 //!   release, waits for the database, EC2 or IMDS.
-//! - I5 Every UPDATE names the status, ENI, claim and holder that it expects. Not found means that somebody else moved: look again.
+//! - I5 Every UPDATE names the status, ENI, claim, holder and `in_block` that it expects. Not found means that somebody else
+//!   moved: look again.
 //! - I6 From any crash, within two reconciles begun after the settle age rows, EC2 and Docker agree; nothing stays lost.
 //! - I7 Primary, reserved, gateway and the host's own addresses are never given; what is reserved for a name is, to the
 //!   container of that name and to whoever asks for the address itself.

@@ -47,6 +47,7 @@ impl Table {
         let db = Db::new().await;
         let store = open(&db).await;
         let row = |n| NewRow {
+            in_block: false,
             ip: Ipv4Addr::from(0x0a00_0000 + n),
             status: Status::Free,
             iface: None,

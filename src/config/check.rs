@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 
+use crate::domain::plan::blocks::Policy;
+
 /// A request keeps its last second and a half for its answer, so in less than twice that nothing that asks EC2 is granted.
 const SHORTEST_REQUEST: Duration = Duration::from_secs(3);
 /// Then Docker gives up.
@@ -70,6 +72,15 @@ pub(super) fn flag(name: &str, text: &str) -> anyhow::Result<bool> {
         "" | "false" => Ok(false),
         "true" => Ok(true),
         _ => bail!("{name} is {text:?}, but must be true or false"),
+    }
+}
+
+pub(super) fn blocks(name: &str, text: &str) -> anyhow::Result<Policy> {
+    match text {
+        "" | "never" => Ok(Policy::Never),
+        "auto" => Ok(Policy::Auto),
+        "always" => Ok(Policy::Always),
+        _ => bail!("{name} is {text:?}, but must be never, auto or always"),
     }
 }
 

@@ -18,10 +18,11 @@ mod listen;
 mod original;
 
 use crate::domain::plan::Warmth;
+use crate::domain::plan::blocks::Policy;
 use crate::outside::ec2::StaticKeys;
 use crate::store::Database;
 use crate::telemetry::{Format, format, levels};
-use check::{check_aws, duration, flag, folder, interface, interval, keeping, number, request_timeout, socket};
+use check::{blocks, check_aws, duration, flag, folder, interface, interval, keeping, number, request_timeout, socket};
 use listen::Typed;
 pub use listen::{Listen, Tcp, TlsFiles};
 use original::Original;
@@ -91,6 +92,10 @@ pub struct Given {
     /// Idle addresses to keep per ENI at most [8]
     #[arg(long, global = true, env = "EC2_IPAM_WARM_MAX", default_value = "", hide_default_value = true)]
     pub warm_max: String,
+
+    /// Whether ENIs take whole /28 blocks, sixteen addresses for one slot: never, auto or always [never]
+    #[arg(long, global = true, env = "EC2_IPAM_BLOCKS", default_value = "", hide_default_value = true)]
+    pub blocks: String,
 
     /// How long a released address rests before another container gets it [60s]
     #[arg(long, global = true, env = "EC2_IPAM_COOLDOWN", default_value = "", hide_default_value = true)]
@@ -164,6 +169,8 @@ pub struct Settings {
     pub listen: Listen,
     /// Idle addresses to hold, and how long they rest.
     pub warmth: Warmth,
+    /// Whether ENIs take blocks.
+    pub blocks: Policy,
     /// The bound of every request.
     pub request_timeout: Duration,
     /// Period of the reconciler.
@@ -245,6 +252,7 @@ impl Given {
             ("EC2_IPAM_METRICS", &mut self.metrics),
             ("EC2_IPAM_WARM_TARGET", &mut self.warm_target),
             ("EC2_IPAM_WARM_MAX", &mut self.warm_max),
+            ("EC2_IPAM_BLOCKS", &mut self.blocks),
             ("EC2_IPAM_COOLDOWN", &mut self.cooldown),
             ("EC2_IPAM_REQUEST_TIMEOUT", &mut self.request_timeout),
             ("EC2_IPAM_RECONCILE_INTERVAL", &mut self.reconcile_interval),
@@ -303,6 +311,7 @@ impl Given {
                 max: warm_max,
                 cooldown: duration("EC2_IPAM_COOLDOWN", &self.cooldown, 60)?,
             },
+            blocks: blocks("EC2_IPAM_BLOCKS", &self.blocks)?,
             request_timeout: request_timeout("EC2_IPAM_REQUEST_TIMEOUT", &self.request_timeout, 20)?,
             reconcile_interval: interval("EC2_IPAM_RECONCILE_INTERVAL", &self.reconcile_interval, 60)?,
             scan_interval: interval("EC2_IPAM_SCAN_INTERVAL", &self.scan_interval, 600)?,

@@ -133,6 +133,7 @@ impl Holding {
             status,
             iface: Some(self.eni.clone()),
             primary: false,
+            in_block: false,
             holder: self.holder.clone(),
             idle: self.let_go.age(now),
             claimed: claim.as_ref().map(|_| Duration::ZERO),
@@ -140,9 +141,9 @@ impl Holding {
         }
     }
 
-    /// The same where this row is. What an operator has let go there is nobody's in particular from then on.
+    /// The same where this row is, which knows best whether it is one of a block's. What an operator has let go there is nobody's in particular from then on.
     pub fn row_in_place_of(&self, row: &Row, now: &Moment) -> Row {
-        let mut wanted = self.row(now);
+        let mut wanted = Row { in_block: row.in_block, ..self.row(now) };
         if let (Some(name), None) = (wanted.kept_for(), row.kept_for()) {
             wanted.holder = Some(format!("{FIXED}{name}"));
         }
@@ -200,6 +201,7 @@ mod tests {
             status,
             iface: Some(EniId::stored("eni-0123456789abcdef0".into())),
             primary: false,
+            in_block: false,
             claim,
             holder: None,
             idle: Duration::from_secs(100),

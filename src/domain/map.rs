@@ -181,6 +181,7 @@ mod tests {
             status,
             iface: iface.map(eni),
             primary: false,
+            in_block: false,
             claim: kind.map(|kind| Boot::random().unwrap().claim(1, kind)),
             holder: None,
             idle: Duration::from_secs(100),

@@ -1,6 +1,7 @@
 //! Values and decisions: no IO, no async.
 
 pub mod address;
+pub mod block;
 pub mod history;
 pub mod holding;
 pub mod id;

@@ -199,6 +199,7 @@ mod tests {
             status,
             iface: Some(eni(of)),
             primary: false,
+            in_block: false,
             holder: None,
             idle: Duration::ZERO,
             claim: claim.map(|claim| Claim::stored(claim.into())),

@@ -124,6 +124,7 @@ mod tests {
             status,
             iface: Some(EniId::stored("eni-0123456789abcdef0".into())),
             primary: false,
+            in_block: false,
             claim: kind.map(|kind| Boot::random().unwrap().claim(1, kind)),
             holder: None,
             idle: Duration::from_secs(100),

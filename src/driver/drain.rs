@@ -10,7 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::domain::address::State;
+use crate::domain::address::{Row, State};
+use crate::domain::block::Block;
 use crate::domain::id::EniId;
 use crate::driver::interfaces::Interfaces;
 use crate::driver::served::Served;
@@ -38,7 +39,7 @@ pub struct Drained {
     pub drained_seconds: Option<u64>,
     /// Addresses that containers have.
     pub leases: usize,
-    /// Idle ones, on the ENIs still.
+    /// Idle ones, on the ENIs still. Those of a block of which a container has another stay as long as that, and do not count.
     pub idle: usize,
     /// Those of which EC2 has not said whether they are on the ENI.
     pub pending: usize,
@@ -154,7 +155,13 @@ impl Drainer {
                 Err(why) => Err(why.clone()),
             };
             match read {
-                Ok(rows) => rows.iter().filter(|row| !row.primary).for_each(|row| found.count(row.state())),
+                Ok(rows) => {
+                    let is_lease = |row: &&Row| row.in_block && row.state() == State::Lease;
+                    let used: BTreeSet<Block> = rows.iter().filter(is_lease).map(|row| Block::of(row.ip)).collect();
+                    let stays =
+                        |row: &Row| row.in_block && row.state() == State::Ready && used.contains(&Block::of(row.ip));
+                    rows.iter().filter(|row| !row.primary && !stays(row)).for_each(|row| found.count(row.state()));
+                }
                 Err(why) => {
                     let journal = &self.outside.journal;
                     journal.of(eni).iter().for_each(|holding| found.count(holding.row(&journal.now()).state()));

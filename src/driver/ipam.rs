@@ -137,6 +137,7 @@ impl Ipam {
             imds,
             links: Links::new()?,
             warmth: settings.warmth,
+            blocks: settings.blocks,
             claims: Claims::new(Boot::random()?),
             in_use: Arc::default(),
             counts: Counts::default(),

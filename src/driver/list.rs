@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::domain::address::{Row, State};
+use crate::domain::block::Block;
 use crate::domain::id::SubnetId;
 use crate::driver::served::Served;
 use crate::eni::Outside;
@@ -25,6 +26,9 @@ pub struct Listed {
     #[serde(default)]
     pub host: Option<String>,
     pub primary: bool,
+    /// The block that it is on the interface with, such as `10.0.1.16/28`; none: it is there by itself.
+    #[serde(default)]
+    pub block: Option<String>,
     /// The container that uses it, or used it last; or who reserved it.
     pub holder: Option<String>,
     /// Whether it was named: by that container (`--ip`), or as a network's auxiliary address.
@@ -74,6 +78,7 @@ impl Lister {
                 subnet: row.subnet.to_string(),
                 iface: row.iface.as_ref().map(ToString::to_string),
                 primary: row.primary,
+                block: row.in_block.then(|| Block::of(row.ip).to_string()),
                 holder: self.holder(&row),
                 named: row.is_fixed() && row.kept_for().is_none(),
                 reserved: row.kept_for().is_some(),

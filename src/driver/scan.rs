@@ -16,7 +16,7 @@ use crate::domain::address::Change;
 use crate::domain::id::{EniId, SubnetId};
 use crate::domain::plan::drain_age;
 use crate::domain::plan::ledger::Ledger;
-use crate::domain::plan::scan::{Finding, What, compare, limit, unseen};
+use crate::domain::plan::scan::{Finding, What, compare, freed, limit, unseen};
 use crate::domain::subnet::Subnet;
 use crate::driver::found::{Found, Manner};
 use crate::driver::interfaces::Interfaces;
@@ -171,7 +171,7 @@ impl Scanner {
         }
         ledger.note(findings.iter().map(Finding::sight), |_| false, now);
         let due: Vec<Finding> = findings.into_iter().filter(|finding| ledger.is_due(&finding.sight(), now)).collect();
-        let freed = due.iter().filter(|finding| finding.frees()).count();
+        let freed = freed(&due);
         // In a table of this host alone, an address that was freed wrongly costs no more than an Assign that EC2 refuses.
         if freed > limit(rows) && manner != Manner::Forced && !store.is_private() {
             return Err(Error::WouldFree { subnet: subnet.id.clone(), freed, rows });

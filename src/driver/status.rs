@@ -129,8 +129,14 @@ pub struct EniStatus {
     pub addresses: BTreeMap<State, u64>,
     /// Of the idle ones, those that have cooled.
     pub warm: usize,
-    /// How many addresses the instance type allows it, the primary included.
+    /// How many addresses the instance type allows it, the primary included; a block counts as one,
     pub limit: Option<usize>,
+    /// and how many it has so counted, as of the last look.
+    #[serde(default)]
+    pub slots: Option<usize>,
+    /// How many of those are blocks.
+    #[serde(default)]
+    pub blocks: usize,
     /// Requests that wait for EC2.
     pub waiting: usize,
     /// Why nothing is granted yet, until rows and EC2 were compared once.
@@ -294,6 +300,8 @@ impl Picture {
                 warm: rows.iter().filter(|row| self.outside.warmth.is_warm(row)).count(),
                 addresses,
                 limit: eni.limit(),
+                slots: eni.tally().slots,
+                blocks: eni.blocks(),
                 waiting: eni.waiting(),
                 not_ready: eni.not_ready(),
                 last_error: eni.last_error(),

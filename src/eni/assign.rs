@@ -26,7 +26,7 @@ impl Task {
         let leaving = self.shared.leaving();
         let request = Acquire {
             eni: &self.nic.eni,
-            subnet: &self.subnet.id,
+            subnet: &self.subnet,
             wanted,
             on: claims.next(Kind::On),
             off: claims.next(Kind::Off),

@@ -124,7 +124,7 @@ impl Shared {
             }
             // The original gave it. That it is on the ENI EC2 has to say.
             State::Foreign if claim.is_none() && !row.primary => {
-                Event::Adopt { claim: self.outside.claims.next(Kind::On) }
+                Event::Adopt { claim: self.outside.claims.next(Kind::On), in_block: row.in_block }
             }
             State::Lease | State::Foreign | State::Free | State::On | State::Off | State::Ready | State::Reserved => {
                 return Ok(Some(false));

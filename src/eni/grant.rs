@@ -12,6 +12,7 @@ use super::queue::{Order, Want};
 use super::{Eni, Lease, Shared, WhyNot};
 use crate::counts::How;
 use crate::domain::address::{FIXED, Row, State};
+use crate::domain::block::Block;
 use crate::domain::holding::Held;
 use crate::domain::id::{EniId, Kind};
 use crate::domain::plan::next::Wish;
@@ -180,7 +181,23 @@ impl Eni {
     fn not_given(&self, ip: Ipv4Addr, state: State, row: Option<&Row>) -> Error {
         let named = row.and_then(Row::endpoint).map(|name| format!(" ({name})")).unwrap_or_default();
         let eni = row.and_then(|row| row.iface.as_ref()).map_or("another interface", EniId::as_str);
-        let why = match state {
+        let block = row.filter(|row| row.in_block).map(|row| Block::of(row.ip));
+        let why = match (state, block) {
+            (State::Ready | State::On | State::Off, Some(block))
+                if row.is_none_or(|row| row.iface.as_ref() != Some(&self.nic.eni)) =>
+            {
+                format!(
+                    "it is one of the block {block} of {eni}, which keeps all sixteen until no container there has any of them: \
+                     choose another, and reserve addresses that are to move between hosts while they are free"
+                )
+            }
+            (state, _) => self.not_given_alone(ip, state, row, eni, &named),
+        };
+        Error::NotGiven { ip, why }
+    }
+
+    fn not_given_alone(&self, ip: Ipv4Addr, state: State, row: Option<&Row>, eni: &str, named: &str) -> String {
+        match state {
             State::Reserved if self.subnet.is_aws_reserved(ip) => {
                 "AWS reserves the first four addresses and the last one of every subnet".to_owned()
             }
@@ -201,8 +218,7 @@ impl Eni {
                 self.subnet.id
             ),
             State::Free => "other requests for it were quicker; try again".to_owned(),
-        };
-        Error::NotGiven { ip, why }
+        }
     }
 
     /// idle -> lease.
@@ -216,7 +232,8 @@ impl Eni {
         self.shared.may_serve().await?;
         let parent = self.link_now().await;
         let token = self.shared.outside.claims.next(Kind::Lease);
-        let wanted = Wanted { eni: &self.nic.eni, sub_pool, choices, token: &token, holder };
+        let blocks = self.shared.memory.blocks();
+        let wanted = Wanted { eni: &self.nic.eni, sub_pool, choices, blocks: &blocks, token: &token, holder };
         let may_give = |ip| self.shared.memory.may_give(ip, parent.as_ref().ok()).is_ok();
         if self.shared.place.is_distant {
             return self.shared.give_by_table(&wanted, may_give, until).await;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::locked;
 use crate::domain::address::{Row, State};
+use crate::domain::block::Block;
 use crate::domain::id::EniId;
 use crate::domain::on_eni::OnEni;
 use crate::domain::plan::settle_age;
@@ -44,6 +45,8 @@ struct Facts {
     touched: HashMap<Ipv4Addr, Instant>,
     /// When this life took addresses off the ENI: a list that has them may be one from before.
     taken_off: HashMap<Ipv4Addr, Instant>,
+    /// The ENI's blocks, by its rows as they were last read, and by EC2's answers since.
+    blocks: BTreeSet<Block>,
 }
 
 /// Why an address is not given now.
@@ -131,6 +134,21 @@ impl Memory {
         self.facts().listed.contains(&ip)
     }
 
+    /// All of the ENI's rows, as they were just read.
+    pub(super) fn read_blocks_of(&self, rows: &[Row]) {
+        self.facts().blocks = blocks_of(rows);
+    }
+
+    /// These are on the ENI from now on.
+    pub(super) fn has_blocks_of(&self, rows: &[Row]) {
+        self.facts().blocks.extend(blocks_of(rows));
+    }
+
+    /// The ENI's own blocks.
+    pub(super) fn blocks(&self) -> BTreeSet<Block> {
+        self.facts().blocks.clone()
+    }
+
     /// What the first looks of this life list. `missing`: what is idle by its row, and not listed.
     pub(super) fn surveyed(&self, listed: &OnEni, missing: &[Row]) {
         let mut facts = self.facts();
@@ -201,6 +219,12 @@ impl Memory {
     pub(super) fn sub_pool(&self) -> Option<Option<Ipv4Net>> {
         self.facts().sub_pool
     }
+}
+
+/// Those that containers may have addresses of.
+fn blocks_of(rows: &[Row]) -> BTreeSet<Block> {
+    let is_ours = |row: &&Row| row.in_block && matches!(row.state(), State::Ready | State::Lease | State::On);
+    rows.iter().filter(is_ours).map(|row| Block::of(row.ip)).collect()
 }
 
 impl Facts {
@@ -297,7 +321,7 @@ mod tests {
         let ((memory, _dir), link) = (memory(), link(&[]));
         memory.put_on(&[IP]);
         memory.taken_off(&[IP]);
-        memory.surveyed(&OnEni { primary: None, secondary: vec![IP] }, &[]);
+        memory.surveyed(&OnEni { primary: None, secondary: vec![IP], ..OnEni::default() }, &[]);
         assert_eq!(memory.may_give(IP, Some(&link)), Err(WhyNot::NotListed), "the list may be from before");
         memory.put_on(&[IP]);
         assert_eq!(memory.may_give(IP, Some(&link)), Ok(()));

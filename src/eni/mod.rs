@@ -12,7 +12,6 @@ use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ipnet::Ipv4Net;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -20,6 +19,7 @@ use crate::domain::address::Row;
 use crate::domain::holding::Held;
 use crate::domain::id::Claim;
 use crate::domain::on_eni::OnEni;
+use crate::domain::plan::blocks::Policy;
 use crate::domain::plan::reconcile::{Finding, What};
 use crate::domain::plan::{brief_age, settle_age};
 use crate::domain::subnet::Subnet;
@@ -32,6 +32,7 @@ use crate::supervise::supervised;
 
 mod assign;
 mod attached;
+mod blocks;
 mod by_table;
 mod doubt;
 mod grant;
@@ -129,8 +130,6 @@ pub struct Known {
     pub leases: HashMap<Ipv4Addr, Claim>,
     /// Addresses that went on or off the ENI so recently that no list can be believed about them.
     pub recent: HashSet<Ipv4Addr>,
-    /// The ENI's prefixes.
-    pub prefixes: Vec<Ipv4Net>,
 }
 
 impl Shared {
@@ -275,20 +274,24 @@ impl Eni {
     /// of the ENI began was given by a life that is over: a container that got it then is shown by now, and EC2 is asked again
     /// for the address before it is granted.
     pub fn is_due_early(&self, finding: &Finding) -> bool {
-        finding.what == What::Unused
+        matches!(finding.what, What::Unused { .. })
             && self.shared.place.began.elapsed() >= brief_age()
             && self.shared.memory.was_found(finding.ip)
     }
 
+    /// Whether a prefix that it finds on the ENI, and that nothing uses, becomes its own.
+    pub fn adopts(&self) -> bool {
+        self.shared.outside.blocks != Policy::Never
+    }
+
     /// What this life knows beside the rows.
     pub fn known(&self) -> Known {
-        let Shared { memory, shown, .. } = &*self.shared;
         let leases = self.shared.journal().of(&self.nic.eni).into_iter();
         let leases = leases.filter_map(|holding| match holding.held {
             Held::Lease(claim) => Some((holding.ip, claim)),
             Held::Idle | Held::Leaving(_) => None,
         });
-        Known { leases: leases.collect(), recent: memory.doubted(), prefixes: shown.prefixes() }
+        Known { leases: leases.collect(), recent: self.shared.memory.doubted() }
     }
 
     /// Whether a container may have it of which the journal knows nothing yet. `row`: as the table has it.
@@ -345,7 +348,12 @@ impl Eni {
 
     /// The instance type's limit of addresses per ENI, the primary included.
     pub fn limit(&self) -> Option<usize> {
-        self.shared.shown.limit()
+        self.shared.shown.limits().map(|limits| limits.addresses)
+    }
+
+    /// How many blocks are its own.
+    pub fn blocks(&self) -> usize {
+        self.shared.memory.blocks().len()
     }
 
     /// Nothing is granted before rows and EC2 were compared once, so that idle rows are known to be on the ENI (I2), unless

@@ -15,6 +15,7 @@ use crate::counts::Counts;
 use crate::domain::history::Use;
 use crate::domain::id::{Boot, Claim, Kind};
 use crate::domain::plan::Warmth;
+use crate::domain::plan::blocks::Policy;
 use crate::eni::in_use::InUse;
 use crate::error::Error;
 use crate::journal::{Drain, Journal};
@@ -34,6 +35,7 @@ pub struct Outside {
     pub imds: Imds,
     pub links: Links,
     pub warmth: Warmth,
+    pub blocks: Policy,
     pub claims: Claims,
     pub in_use: Arc<InUse>,
     pub counts: Counts,

@@ -170,6 +170,7 @@ mod tests {
             status: Status::Ready,
             iface: None,
             primary: false,
+            in_block: false,
             claim: None,
             holder: None,
             idle: Duration::from_secs(idle),

@@ -1,7 +1,6 @@
 //! More addresses for the ENI: which, and how many.
 
 use std::net::Ipv4Addr;
-use std::slice;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,6 +10,7 @@ use super::task::{Task, Then};
 use crate::domain::address::{Event, Row};
 use crate::domain::id::Kind;
 use crate::domain::plan::assign::Wanted;
+use crate::domain::plan::blocks::{Fetch, Outlook};
 use crate::domain::plan::next::{Refill, Slot};
 use crate::error::Error;
 use crate::fleet::fill;
@@ -36,11 +36,11 @@ impl Task {
             return Ok(Then::Again);
         };
         let claim = self.outside.claims.next(Kind::On);
-        let can_be_had = row.on(Event::Claim { eni: self.nic.eni.clone(), claim }).is_ok();
+        let can_be_had = row.on(Event::Claim { eni: self.nic.eni.clone(), claim, in_block: false }).is_ok();
         match slot {
             // Room is made only for an address that can be had.
             Slot::Taken(idle) if can_be_had => {
-                return self.give_up(slice::from_ref(&*idle)).await.map(|()| Then::Again);
+                return self.give_up(&idle).await.map(|()| Then::Again);
             }
             Slot::Full if can_be_had => match self.shared.full(rows).await {
                 Ok(rest) => return Ok(Then::Rest(rest)),
@@ -79,8 +79,9 @@ impl Task {
         rows: &[Row],
         now: Instant,
     ) -> Result<Then, Error> {
-        let Refill { sub_pool, cooldown, waiting, lacking, capacity } = wanted;
+        let Refill { sub_pool, cooldown, waiting, lacking, .. } = wanted;
         self.was_asked_for(now);
+        let outlook = self.outlook(&wanted, rows, now).await?;
         let mut size = waiting;
         if let Some(lacking) = lacking {
             let free = self.fleet.census(&self.subnet.id, STORE_TIME).await?;
@@ -88,7 +89,14 @@ impl Task {
                 size = self.burst.refill(waiting + lacking, waiting > 0, now);
             }
         }
-        let acquired = self.acquire(Wanted::Free { count: size.min(capacity), sub_pool, cooldown }).await?;
+        let count = match outlook.fetch(size) {
+            Fetch::Singles(count) => count,
+            Fetch::Blocks(count) => match self.fetch_blocks(&wanted, count).await? {
+                Some(then) => return Ok(then),
+                None => Outlook { possible: false, ..outlook }.singles(size),
+            },
+        };
+        let acquired = self.acquire(Wanted::Free { count, sub_pool, cooldown }).await?;
         if acquired.asked.is_empty() {
             // No rows is not none free: the table may be new, or a restored backup.
             if self.fill(ec2, false).await? {

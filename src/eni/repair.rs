@@ -1,13 +1,15 @@
 //! What is found wrong, put right: what reconciling saw twice, by guarded changes of rows and by EC2 where an address is not
 //! where it should be, and leases by what this life itself knows of them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use tokio::time::Instant;
 
 use super::STORE_TIME;
 use super::task::Task;
-use crate::domain::address::{Change, NewRow, Row};
+use crate::domain::address::{Change, NewRow, Row, State};
+use crate::domain::block::{Block, Unit};
 use crate::domain::holding::{Held, Holding};
 use crate::domain::id::Claim;
 use crate::domain::plan;
@@ -78,15 +80,16 @@ impl Task {
         self.store()?.insert_missing(&self.subnet.id, &unknown, until).await?;
         point("reconcile:inserted").await;
         repaired.done.extend(unknown.iter().map(|row| row.ip));
-        let wanted: Vec<Change> = changes.iter().map(|(_, change)| change.clone()).collect();
-        let done = self.store()?.apply(&wanted, until).await?;
+        let changes = together(changes);
+        let wanted: Vec<Vec<Change>> =
+            changes.iter().map(|group| group.iter().map(|(_, change)| change.clone()).collect()).collect();
+        let done = self.store()?.apply_together(&wanted, until).await?;
         point("reconcile:changed").await;
-        for ((finding, _), done) in changes.iter().zip(done) {
-            if done {
-                repaired.done.push(finding.ip);
-                self.remember(finding);
-            }
+        for (finding, _) in changes.iter().zip(done).filter(|(_, done)| *done).flat_map(|(group, _)| group) {
+            repaired.done.push(finding.ip);
+            self.remember(finding);
         }
+        self.with_their_blocks(&mut missing, &mut cut_off).await?;
         if !missing.is_empty() {
             repaired.done.extend(missing.iter().map(|row| row.ip));
             self.give_up(&missing).await?;
@@ -95,6 +98,32 @@ impl Task {
             self.assign_again(cut_off, &mut repaired).await?;
         }
         Ok(repaired)
+    }
+
+    /// A block that left the ENI is assigned again if a container has one of its addresses, else all of it is given up.
+    async fn with_their_blocks(&self, missing: &mut Vec<Row>, cut_off: &mut Vec<Row>) -> Result<(), Error> {
+        let blocks: BTreeSet<Block> =
+            missing.iter().chain(&*cut_off).filter(|row| row.in_block).map(|row| Block::of(row.ip)).collect();
+        missing.retain(|row| !row.in_block);
+        cut_off.retain(|row| !row.in_block);
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let rows = self.rows().await?;
+        for block in blocks {
+            let all = rows.iter().filter(|row| row.in_block && block.contains(row.ip));
+            // A call for it may be under way.
+            let (on, other): (Vec<&Row>, Vec<&Row>) = all
+                .filter(|row| row.state() != State::Foreign)
+                .partition(|row| matches!(row.state(), State::Ready | State::Lease));
+            if !other.is_empty() {
+                continue;
+            }
+            let is_used = on.iter().any(|row| self.shared.memory.has_container(row.ip));
+            let all = on.into_iter().cloned();
+            if is_used { cut_off.extend(all) } else { missing.extend(all) }
+        }
+        Ok(())
     }
 
     /// A container has it, and its row does not say so. Docker may have let go of it since.
@@ -134,18 +163,20 @@ impl Task {
 
     /// The next step settles what was claimed, as an Assign proves that it is on the ENI.
     fn remember(&mut self, finding: &Finding) {
-        if matches!(finding.what, What::Unused | What::Lost { .. }) {
+        if matches!(finding.what, What::Unused { .. } | What::Lost { .. }) {
             self.pace.settle_now(Instant::now());
         }
     }
 
     /// Leases that left the ENI.
     async fn assign_again(&mut self, cut_off: Vec<Row>, repaired: &mut Repaired) -> Result<(), Error> {
-        for row in cut_off {
-            let mut acquired = self.acquire(Wanted::Leased(row.clone())).await?;
+        let mut units: BTreeMap<Unit, Vec<Row>> = BTreeMap::new();
+        cut_off.into_iter().for_each(|row| units.entry(row.unit()).or_default().push(row));
+        for (unit, rows) in units {
+            let mut acquired = self.acquire(Wanted::Leased(rows.clone())).await?;
             // An idle address must not keep a container's own off the ENI.
             if matches!(acquired.trouble, Some(Ec2Error::EniFull { .. })) && self.makes_room().await? {
-                acquired = self.acquire(Wanted::Leased(row.clone())).await?;
+                acquired = self.acquire(Wanted::Leased(rows.clone())).await?;
             }
             point("reconcile:assigned").await;
             if !acquired.asked.is_empty() {
@@ -156,8 +187,20 @@ impl Task {
             repaired.done.extend(on_eni);
             if let Some(why) = &acquired.trouble {
                 // Found again by the next look.
-                tracing::warn!(eni = %self.nic.eni, ip = %row.ip, "{} is not assigned again yet: {why}", row.ip);
+                tracing::warn!(eni = %self.nic.eni, "{unit} is not assigned again yet: {why}");
             }
+            let leases = || rows.iter().filter(|row| row.state() == State::Lease);
+            repaired.hopeless.extend(acquired.refused_blocks.iter().flat_map(|_| leases()).map(|row| {
+                let why = format!(
+                    "{} is in use by a container of this host ({}), but its block {unit} left {} and EC2 does not give it back: \
+                     stop the container, and see what took the block's addresses",
+                    row.ip,
+                    row.endpoint().unwrap_or("docker ps shows its network"),
+                    self.nic.eni
+                );
+                (row.ip, why)
+            }));
+            let Some(row) = rows.first().filter(|row| !row.in_block) else { continue };
             let taken = acquired.refused.into_iter().filter_map(|refused| match refused.why {
                 Why::Taken(holder) => Some(holder.unwrap_or_else(|| "another interface".into())),
                 Why::Never(_) => None,
@@ -179,7 +222,20 @@ impl Task {
     async fn makes_room(&mut self) -> Result<bool, Error> {
         let rows = self.rows().await?;
         let has_container = |row: &Row| self.shared.memory.has_container(row.ip);
-        let Some(idle) = plan::give_way(&rows, has_container).cloned() else { return Ok(false) };
-        Ok(!self.unassign(std::slice::from_ref(&idle)).await?.freed.is_empty())
+        let Some(idle) = plan::give_way(&rows, has_container) else { return Ok(false) };
+        Ok(!self.unassign(&idle).await?.freed.is_empty())
     }
+}
+
+/// What goes all or none: a prefix is adopted whole, anything else by itself.
+fn together(changes: Vec<(Finding, Change)>) -> Vec<Vec<(Finding, Change)>> {
+    let mut groups: BTreeMap<Unit, Vec<(Finding, Change)>> = BTreeMap::new();
+    for (finding, change) in changes {
+        let unit = match finding.what {
+            What::Unused { in_block: true } => Unit::Block(Block::of(finding.ip)),
+            _ => Unit::Single(finding.ip),
+        };
+        groups.entry(unit).or_default().push((finding, change));
+    }
+    groups.into_values().collect()
 }

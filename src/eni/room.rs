@@ -42,7 +42,12 @@ impl Room {
 impl Shared {
     /// How many more addresses the ENI takes by its rows, beside what EC2 has shown of it.
     pub(super) fn room(&self, rows: &[Row]) -> usize {
-        self.shown.limit().unwrap_or(ENI_LIMIT).saturating_sub(used(rows, &self.shown.prefixes()))
+        self.limit().saturating_sub(used(rows, &self.shown.prefixes()))
+    }
+
+    /// How many addresses the ENI takes in all, the primary and each block as one.
+    pub(super) fn limit(&self) -> usize {
+        self.shown.limits().map_or(ENI_LIMIT, |limits| limits.addresses)
     }
 
     /// The ENI is full: how long to wait, or the refusal.

@@ -19,6 +19,7 @@ impl Task {
         let parent = self.shared.parent().await.ok();
         let now = self.shared.journal().now();
         let (mut entered, mut granted, mut given) = (Vec::new(), Vec::new(), Vec::new());
+        self.shared.memory.has_blocks_of(&rows);
         for row in &rows {
             self.shared.memory.put_on(&[row.ip]);
             // A lease that the table lost and that was claimed again, or one that left the ENI: it stands.
@@ -86,8 +87,8 @@ impl Task {
             let token = self.outside.claims.next(Kind::Lease);
             let holder = order.holder();
             let choices = &[Choice::This(row.ip)];
-            let wanted =
-                Wanted { eni: &self.nic.eni, sub_pool: None, choices, token: &token, holder: holder.as_deref() };
+            let (eni, blocks) = (&self.nic.eni, &self.shared.memory.blocks());
+            let wanted = Wanted { eni, sub_pool: None, choices, blocks, token: &token, holder: holder.as_deref() };
             let may_give = |ip| self.shared.memory.may_give(ip, Some(&parent)).is_ok();
             if self.shared.place.is_distant {
                 let until = Instant::now() + STORE_TIME;

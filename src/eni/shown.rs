@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use ipnet::Ipv4Net;
 
 use super::{Eni, Shared, locked};
-use crate::outside::ec2::{Action, Interface};
+use crate::outside::ec2::{Action, Interface, Limits};
 
 /// As EC2 last showed it.
 #[derive(Default)]
@@ -17,10 +17,10 @@ pub(super) struct Shown(Mutex<Last>);
 struct Last {
     /// The Elastic IPs of its addresses but the primary one.
     elastic: HashMap<Ipv4Addr, Ipv4Addr>,
-    /// Its prefixes, of 16 addresses and one slot each. They are somebody else's.
+    /// Its prefixes, of 16 addresses and one slot each. Those that the table does not know are somebody else's.
     prefixes: Vec<Ipv4Net>,
-    /// The instance type's limit of addresses per ENI, the primary included.
-    limit: Option<usize>,
+    /// What the instance type lets it have.
+    limits: Option<Limits>,
 }
 
 impl Shown {
@@ -33,12 +33,17 @@ impl Shown {
         locked(&self.0).prefixes.iter().any(|prefix| prefix.contains(&ip))
     }
 
-    pub(super) fn limit(&self) -> Option<usize> {
-        locked(&self.0).limit
+    /// These addresses went off the ENI, and with them its prefixes that have them.
+    pub(super) fn went_off(&self, ips: &[Ipv4Addr]) {
+        locked(&self.0).prefixes.retain(|prefix| !ips.iter().any(|ip| prefix.contains(ip)));
     }
 
-    pub(super) fn has_limit(&self, limit: usize) {
-        locked(&self.0).limit = Some(limit);
+    pub(super) fn limits(&self) -> Option<Limits> {
+        locked(&self.0).limits
+    }
+
+    pub(super) fn has_limits(&self, limits: Limits) {
+        locked(&self.0).limits = Some(limits);
     }
 }
 

@@ -9,21 +9,22 @@ use tokio::time::Instant;
 use super::STORE_TIME;
 use super::task::{Task, Witness};
 use crate::domain::address::{Row, State};
+use crate::domain::block::Block;
 use crate::domain::on_eni::OnEni;
 use crate::domain::plan::attachment::{Attachment, Word};
 use crate::domain::plan::reconcile::{Look, Mend, compare};
 use crate::domain::plan::settle_age;
 use crate::error::Error;
 use crate::fail_point::point;
-use crate::outside::ec2::{Action, Ec2, Ec2Error};
+use crate::outside::ec2::{Action, Ec2, Ec2Error, Limits};
 
 impl Task {
     /// Compares and puts right; says who was asked.
     pub(super) async fn survey(&mut self) -> Result<Witness, Error> {
         let ec2 = self.outside.ec2.now();
-        let limit = async { self.limit(ec2.as_ref().ok()?).await };
+        let limits = async { self.limits(ec2.as_ref().ok()?).await };
         // At once: EC2 may be slow.
-        let (listed, limit) = tokio::join!(self.listed(&ec2), limit);
+        let (listed, limits) = tokio::join!(self.listed(&ec2), limits);
         let (listed, witness) = listed?;
         let until = Instant::now() + STORE_TIME;
         let store = self.store()?;
@@ -40,7 +41,7 @@ impl Task {
             here: &HashSet::new(),
             leases: &HashMap::new(),
             on_link: &[],
-            prefixes: &[],
+            adopts: false,
             recent: &HashSet::new(),
         });
         let (mut missing, mut unknown, mut changes) = (Vec::new(), Vec::new(), Vec::new());
@@ -67,7 +68,11 @@ impl Task {
         self.shared.take_in(&rows).await;
         // IMDS's word is not enough to give anything up, and neither is the table's before Docker has said what its
         // containers have (I1): reconciling looks again.
-        let unused: Vec<Row> = missing.into_iter().filter(|row| !self.shared.memory.has_container(row.ip)).collect();
+        let mut unused: Vec<Row> =
+            missing.into_iter().filter(|row| !self.shared.memory.has_container(row.ip)).collect();
+        let is_other = |row: &&Row| row.in_block && row.iface.as_ref() == Some(&self.nic.eni) && !unused.contains(row);
+        let stays: HashSet<Block> = rows.iter().filter(is_other).map(|row| Block::of(row.ip)).collect();
+        unused.retain(|row| !row.in_block || !stays.contains(&Block::of(row.ip)));
         // Of a distant one nobody will ever say more than the table.
         let is_told = self.outside.in_use.count().is_some() || self.shared.place.is_distant;
         let is_known = is_told && !self.shared.is_in_doubt();
@@ -75,8 +80,8 @@ impl Task {
             let given = self.unassign(&unused).await?;
             self.note(Action::Unassign, given.trouble.as_ref());
         }
-        match limit {
-            Some(Ok(limit)) => self.shared.shown.has_limit(limit),
+        match limits {
+            Some(Ok(limits)) => self.shared.shown.has_limits(limits),
             Some(Err(why)) => tracing::warn!(
                 "the address limit of {} is not known, EC2's refusals will show it: {why}",
                 self.instance_type
@@ -89,7 +94,7 @@ impl Task {
     /// What this life of the ENI finds.
     fn began(&self, listed: &OnEni, rows: &[Row]) {
         let is_known = |ip| rows.iter().any(|row| row.ip == ip && !matches!(row.state(), State::Free | State::Foreign));
-        let found = listed.secondary.iter().copied().filter(|ip| !self.shared.shown.in_prefix(*ip) && !is_known(*ip));
+        let found = listed.secondary.iter().copied().filter(|ip| !is_known(*ip));
         let found = found.collect();
         self.shared.memory.began(found);
     }
@@ -134,11 +139,11 @@ impl Task {
         Err(self.shared.place.refusal(&word))
     }
 
-    /// The address limit; none where it is known already.
-    async fn limit(&self, ec2: &Ec2) -> Option<Result<usize, Ec2Error>> {
-        if self.shared.shown.limit().is_some() {
+    /// What the instance type lets it have; none where it is known already.
+    async fn limits(&self, ec2: &Ec2) -> Option<Result<Limits, Ec2Error>> {
+        if self.shared.shown.limits().is_some() {
             return None;
         }
-        Some(ec2.address_limit(&self.instance_type).await)
+        Some(ec2.limits(&self.instance_type).await)
     }
 }

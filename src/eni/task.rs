@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::blocks::Blocks;
 use super::pace::Pace;
 use super::queue::{Queue, Want};
 use super::room::Room;
@@ -59,6 +60,7 @@ pub(super) struct Task {
     pub(super) pace: Pace,
     pub(super) room: Room,
     pub(super) burst: Burst,
+    pub(super) blocks: Blocks,
 }
 
 /// Who said which addresses an ENI has.
@@ -109,6 +111,7 @@ impl Task {
             pace: Pace::new(now),
             room: Room::default(),
             burst: Burst::none(now),
+            blocks: Blocks::default(),
         }
     }
 
@@ -297,6 +300,7 @@ impl Task {
         self.shared.has_seen(&rows, now).await;
         self.shared.as_journal_has(&mut rows, &behind);
         self.shared.were_read(&rows);
+        memory.read_blocks_of(&rows);
         let holdings = self.shared.journal().of(&self.nic.eni);
         let link = self.shared.parent().await.ok();
         let which = |may: &dyn Fn(Ipv4Addr) -> bool| rows.iter().map(|row| row.ip).filter(|ip| may(*ip)).collect();
@@ -372,7 +376,8 @@ impl Task {
     /// Serves those who wait with what EC2 has on the ENI now; then what stood in the way of the rest decides.
     pub(super) async fn outcome(&mut self, acquired: Acquired) -> Result<Then, Error> {
         let progress = !acquired.on_eni.is_empty();
-        self.shared.memory.doubt(&acquired.asked);
+        let asked: Vec<Ipv4Addr> = acquired.asked.iter().flat_map(|unit| unit.addresses()).collect();
+        self.shared.memory.doubt(&asked);
         self.scan_wanted |= acquired.refused.iter().any(|refused| matches!(refused.why, Why::Taken(_)));
         self.confirm(acquired.on_eni).await?;
         self.note(Action::Assign, acquired.trouble.as_ref());

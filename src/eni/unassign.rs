@@ -1,5 +1,6 @@
 //! Idle addresses that the ENI gives back to the subnet.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use tokio::time::Instant;
@@ -7,6 +8,7 @@ use tokio::time::Instant;
 use super::task::Task;
 use super::{Recycled, STORE_TIME};
 use crate::domain::address::{Change, Event, Row, State};
+use crate::domain::block::{Block, Unit};
 use crate::domain::holding::Held;
 use crate::domain::id::Kind;
 use crate::domain::plan::next::Because;
@@ -44,14 +46,21 @@ impl Task {
         let token = self.outside.claims.next(Kind::Off);
         // In the journal first, so that nothing can grant it: what became a lease meanwhile stays.
         let journal = self.shared.journal();
-        let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
-        let (leaving, recorded) = journal.leave(&ips, &token).await;
+        let mut units: BTreeMap<Unit, Vec<Ipv4Addr>> = BTreeMap::new();
+        rows.iter().for_each(|row| units.entry(row.unit()).or_default().push(row.ip));
+        let units: Vec<Vec<Ipv4Addr>> = units.into_values().collect();
+        let (leaving, recorded) = journal.leave(&units, &token).await;
         if recorded == Recorded::InMemory {
             self.shared.post().await?;
         }
-        let goes = |row: &&Row| leaving.contains(&row.ip) || self.shared.holding(row.ip).is_none();
-        let rows: Vec<Row> = rows.iter().filter(goes).cloned().collect();
-        let rows = self.ready(rows).await?;
+        let goes = |ip: &Ipv4Addr| leaving.contains(ip) || self.shared.holding(*ip).is_none();
+        let going: Vec<Ipv4Addr> = units.into_iter().filter(|ips| ips.iter().all(goes)).flatten().collect();
+        let rows: Vec<Row> = rows.iter().filter(|row| going.contains(&row.ip)).cloned().collect();
+        let mut rows = self.ready(rows).await?;
+        // A block goes whole.
+        let is_left_behind = |ip: &Ipv4Addr| going.contains(ip) && rows.iter().all(|row| row.ip != *ip);
+        let torn: BTreeSet<Block> = going.iter().filter(|ip| is_left_behind(ip)).map(|ip| Block::of(*ip)).collect();
+        rows.retain(|row| !row.in_block || !torn.contains(&Block::of(row.ip)));
         let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
         self.shared.memory.taken_off(&ips);
         let request = GiveBack { eni: &self.nic.eni, rows: &rows, token, budget: STORE_TIME };
@@ -65,6 +74,7 @@ impl Task {
             && !given.freed.is_empty()
         {
             self.room.was_made();
+            self.shared.shown.went_off(&given.freed);
             let _ =
                 self.shared.journal().strike(&given.freed, |holding| matches!(holding.held, Held::Leaving(_))).await;
         }

@@ -1,18 +1,25 @@
 //! Addresses for an ENI: claimed, assigned, and what cannot be had recorded.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::slice;
 use std::time::Duration;
 
 use super::{Fleet, by, said};
 use crate::domain::address::{Event, Row};
+use crate::domain::block::{Block, Unit};
 use crate::domain::id::{Claim, EniId, SubnetId};
-use crate::domain::plan::assign::{Batch, Holder, Refused, Standing, Wanted, Why, in_doubt, judge};
+use crate::domain::plan::assign::{
+    Batch, Holder, Judged, Refused, Standing, Wanted, Why, in_doubt, judge, judge_blocks, needs_look,
+};
+use crate::domain::subnet::Subnet;
 use crate::error::Error;
 use crate::fail_point::point;
 use crate::outside::ec2::{Ec2, Ec2Error};
-use crate::store::FreeClaim;
+use crate::store::{BlockClaim, FreeClaim};
+
+/// Whole blocks that are looked for: so many that hosts which look at once find others.
+const WINDOW: usize = 64;
 
 /// Addresses that an ENI wants.
 #[derive(Debug, Clone)]
@@ -20,7 +27,7 @@ pub struct Acquire<'a> {
     /// The ENI.
     pub eni: &'a EniId,
     /// Its subnet.
-    pub subnet: &'a SubnetId,
+    pub subnet: &'a Subnet,
     /// Which.
     pub wanted: Wanted,
     /// An `on` token, for what this claims.
@@ -39,11 +46,13 @@ pub struct Acquire<'a> {
 #[derive(Debug, Default)]
 pub struct Acquired {
     /// What EC2 was asked for. Empty: none was free, or the named one was not any more.
-    pub asked: Vec<Ipv4Addr>,
+    pub asked: Vec<Unit>,
     /// On the ENI now, by EC2's word. Their rows keep their claims until they are posted.
     pub on_eni: Vec<Row>,
     /// Addresses that cannot be had.
     pub refused: Vec<Refused>,
+    /// Blocks that cannot be had now.
+    pub refused_blocks: Vec<Block>,
     /// What stood in the way of the others. Those that may be on the ENI all the same stay claimed, to be settled.
     pub trouble: Option<Ec2Error>,
 }
@@ -59,23 +68,21 @@ impl Fleet {
         if rows.is_empty() {
             return Ok(Acquired::default());
         }
-        let mut acquired = Acquired { asked: rows.iter().map(|row| row.ip).collect(), ..Acquired::default() };
+        let mut acquired = Acquired { asked: units(&rows), ..Acquired::default() };
         let mut changes = Vec::new();
-        let mut batches = vec![rows];
+        let mut batches = batches(rows, standing);
         while let Some(rows) = batches.pop() {
-            let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
-            let answer = ec2.assign(request.eni, &ips).await;
-            point("assign:answered").await;
-            let said = said::to_assign(&answer);
-            let holders = holders(&ec2, request.subnet, &in_doubt(&rows, &said)).await;
             let batch = Batch { eni: request.eni, rows, standing, doubted: &request.doubted, off: &request.off };
-            let judged = judge(batch, &said, &holders);
+            let asked = units(&batch.rows);
+            let (judged, why) = assign(&ec2, request.subnet, batch).await;
             acquired.on_eni.extend(judged.on_eni);
             acquired.refused.extend(judged.refused);
+            acquired.refused_blocks.extend(judged.refused_blocks);
             changes.extend(judged.changes);
             batches.extend(judged.again);
-            if let Err(why) = answer {
-                tracing::debug!(eni = %request.eni, "assigning {ips:?}: {why}");
+            if let Some(why) = why {
+                let asked: Vec<String> = asked.iter().map(Unit::to_string).collect();
+                tracing::debug!(eni = %request.eni, "assigning {}: {why}", asked.join(", "));
                 if judged.is_trouble {
                     acquired.trouble = Some(why);
                 }
@@ -100,6 +107,7 @@ impl Fleet {
         Ok(match &request.wanted {
             Wanted::Free { count, sub_pool, cooldown } => {
                 let (sub_pool, cooldown, count) = (*sub_pool, *cooldown, *count);
+                let subnet = &subnet.id;
                 let wanted = FreeClaim { subnet, eni, sub_pool, cooldown, except: leaving, count, claim: on };
                 let claimed = self.store.now()?.claim_free(&wanted, until).await?;
                 if !claimed.is_empty() {
@@ -107,8 +115,21 @@ impl Fleet {
                 }
                 (claimed, Standing::Fresh)
             }
+            Wanted::Blocks { count, sub_pool, cooldown, except } => {
+                let (sub_pool, cooldown, count) = (*sub_pool, *cooldown, *count);
+                let store = self.store.now()?;
+                let mut candidates = store.whole_blocks(&subnet.id, sub_pool, WINDOW, until).await?;
+                let is_leaving = |block: &Block| leaving.iter().any(|ip| block.contains(*ip));
+                candidates.retain(|block| block.may_be_in(subnet) && !except.contains(block) && !is_leaving(block));
+                let claim = BlockClaim { subnet: &subnet.id, eni, candidates: &candidates, cooldown, count, claim: on };
+                let claimed = store.claim_blocks(&claim, until).await?;
+                if !claimed.is_empty() {
+                    point("refill:claimed").await;
+                }
+                (claimed, Standing::Fresh)
+            }
             Wanted::Named(row) => {
-                let event = Event::Claim { eni: (*eni).clone(), claim: on.clone() };
+                let event = Event::Claim { eni: (*eni).clone(), claim: on.clone(), in_block: false };
                 let Ok(change) = row.on(event) else { return Ok((Vec::new(), Standing::Fresh)) };
                 if self.store.now()?.apply(slice::from_ref(&change), until).await? != [true] {
                     return Ok((Vec::new(), Standing::Fresh));
@@ -118,13 +139,62 @@ impl Fleet {
             }
             // Their claims are committed already.
             Wanted::Settled(rows) => (rows.clone(), Standing::Unsettled),
-            Wanted::Leased(row) => {
-                // Its row stays a lease, which is the claim that this call needs.
-                let now = self.store.now()?.row(row.ip, until).await?;
-                (now.into_iter().filter(|now| now.guard() == row.guard()).collect(), Standing::Leased)
+            Wanted::Leased(rows) => {
+                // They stay leases, which is the claim that this call needs.
+                let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
+                let mut now = self.store.now()?.rows_at(&ips, until).await?;
+                now.retain(|now| rows.iter().any(|row| row.ip == now.ip && row.guard() == now.guard()));
+                (now, Standing::Leased)
             }
         })
     }
+}
+
+/// What takes a slot each.
+fn units(rows: &[Row]) -> Vec<Unit> {
+    rows.iter().map(Row::unit).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// What goes into one call each: single addresses together, blocks together as long as none of them may be on the ENI already.
+fn batches(rows: Vec<Row>, standing: Standing) -> Vec<Vec<Row>> {
+    let (of_blocks, singles): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.in_block);
+    let mut batches = vec![singles];
+    if standing == Standing::Fresh {
+        batches.push(of_blocks);
+    } else {
+        let mut blocks: BTreeMap<Block, Vec<Row>> = BTreeMap::new();
+        of_blocks.into_iter().for_each(|row| blocks.entry(Block::of(row.ip)).or_default().push(row));
+        batches.extend(blocks.into_values());
+    }
+    batches.retain(|rows| !rows.is_empty());
+    batches
+}
+
+/// One call, and what its answer means.
+async fn assign(ec2: &Ec2, subnet: &Subnet, batch: Batch<'_>) -> (Judged, Option<Ec2Error>) {
+    let (eni, rows) = (batch.eni, &batch.rows);
+    let asked = units(rows);
+    let blocks: Vec<Block> = asked
+        .iter()
+        .filter_map(|unit| match unit {
+            Unit::Block(block) => Some(*block),
+            Unit::Single(_) => None,
+        })
+        .collect();
+    if blocks.is_empty() {
+        let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
+        let answer = ec2.assign(eni, &ips).await;
+        point("assign:answered").await;
+        let said = said::to_assign(&answer);
+        let holders = holders(ec2, &subnet.id, &in_doubt(rows, &said)).await;
+        return (judge(batch, &said, &holders), answer.err());
+    }
+    let answer = ec2.assign_blocks(eni, &blocks).await;
+    point("assign:answered").await;
+    let said = said::to_assign_of_blocks(&answer);
+    let listed = if needs_look(batch.standing, &said) { ec2.interface(eni).await.ok() } else { None };
+    let listed = listed.as_ref().map(|interface| interface.prefixes.as_slice());
+    (judge_blocks(batch, &said, listed), answer.err())
 }
 
 /// Who has them, as far as EC2 shows it.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::domain::address::{AWS, Change, Event, NewRow, Row, State, Status};
-use crate::domain::plan::scan::Assigned;
+use crate::domain::plan::scan::{Assigned, Holder};
 use crate::domain::subnet::Subnet;
 use crate::error::Error;
 use crate::fail_point::point;
@@ -69,7 +69,8 @@ pub(crate) fn assigned(interfaces: &[Interface], subnet: &Subnet) -> Assigned {
     let mut assigned = HashMap::new();
     for interface in interfaces {
         for ip in interface.held().filter(|ip| subnet.contains(*ip)) {
-            assigned.insert(ip, (interface.id.clone(), interface.primary() == Some(ip)));
+            let (primary, in_block) = (interface.primary() == Some(ip), interface.in_prefix(ip));
+            assigned.insert(ip, Holder { eni: interface.id.clone(), primary, in_block });
         }
     }
     assigned
@@ -85,9 +86,9 @@ fn fresh_rows(subnet: &Subnet, assigned: &Assigned) -> Vec<NewRow> {
             (false, Some(_)) => Status::Occupied,
             (false, None) => Status::Free,
         };
-        let iface = holder.map(|(eni, _)| eni.clone());
-        let primary = holder.is_some_and(|(_, primary)| *primary);
-        NewRow { ip, status, iface, primary, holder: aws.then(|| AWS.to_owned()) }
+        let iface = holder.map(|holder| holder.eni.clone());
+        let (primary, in_block) = holder.map_or((false, false), |holder| (holder.primary, holder.in_block));
+        NewRow { ip, status, iface, primary, holder: aws.then(|| AWS.to_owned()), in_block }
     };
     subnet.addresses().map(fresh).collect()
 }
@@ -96,8 +97,10 @@ fn fresh_rows(subnet: &Subnet, assigned: &Assigned) -> Vec<NewRow> {
 fn change(row: &Row, subnet: &Subnet, assigned: &Assigned) -> Option<Change> {
     let event = match (row.state(), assigned.get(&row.ip)) {
         (State::Free, _) if subnet.is_aws_reserved(row.ip) => Event::Reserve { holder: Some(AWS.to_owned()) },
-        (State::Free, Some((eni, primary))) => Event::Foreign { eni: Some(eni.clone()), primary: *primary },
-        (State::Foreign | State::Ready, Some((eni, true))) if !row.primary && row.iface.as_ref() == Some(eni) => {
+        (State::Free, Some(holder)) => holder.event(),
+        (State::Foreign | State::Ready, Some(holder))
+            if holder.primary && !row.primary && row.iface.as_ref() == Some(&holder.eni) =>
+        {
             Event::MarkPrimary
         }
         _ => return None,

@@ -4,16 +4,20 @@
 //! Unassign of it may still land: it would take the address from whoever has it by then. Hence a row that was left off is
 //! tried again only once its claim is older than the settle age, and every attempt renews the claim.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::said::{Off, to_unassign};
+use super::said::{Off, to_unassign, to_unassign_of_blocks};
 use super::sender::BRIEF;
 use super::{Fleet, by};
 use crate::domain::address::{Change, Event, Row};
+use crate::domain::block::{Block, Unit};
 use crate::domain::id::{Claim, EniId};
+use crate::domain::plan::settle_age;
 use crate::error::Error;
 use crate::fail_point::point;
 use crate::outside::ec2::{Ec2, Ec2Error};
@@ -23,7 +27,8 @@ use crate::outside::ec2::{Ec2, Ec2Error};
 pub struct GiveBack<'a> {
     /// The ENI.
     pub eni: &'a EniId,
-    /// Idle ones, or ones left off long ago, as they were seen. What is neither stays.
+    /// Idle ones, or ones left off long ago, as they were seen. What is neither stays. Of a block: every row that is the ENI's,
+    /// which are fewer than sixteen only if the block is not on it any more.
     pub rows: &'a [Row],
     /// An `off` token of this request alone.
     pub token: Claim,
@@ -42,6 +47,23 @@ pub struct GivenBack {
     pub trouble: Option<Ec2Error>,
 }
 
+/// Blocks whose Unassign EC2 refused, and that it did not show on the ENI: since when.
+#[derive(Debug, Default)]
+pub(super) struct Unlisted(Mutex<HashMap<Block, Instant>>);
+
+impl Unlisted {
+    /// It is not shown; says whether it was not so long ago either that no list can have lagged all the time.
+    fn seen(&self, block: Block) -> bool {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.retain(|_, at| at.elapsed() < settle_age() * 10);
+        let is_old = since.entry(block).or_insert_with(Instant::now).elapsed() >= settle_age();
+        if is_old {
+            since.remove(&block);
+        }
+        is_old
+    }
+}
+
 impl Fleet {
     /// Unassigns these rows' addresses with as few calls as EC2 lets us, and frees what is gone.
     ///
@@ -53,27 +75,76 @@ impl Fleet {
         self.may_unassign(budget).await?;
         let given_up =
             |row: &Row| row.on(Event::GiveUp { claim: token.clone() }).ok().map(|change| (change.after(row), change));
-        let (off, changes): (Vec<Row>, Vec<Change>) = rows.iter().filter_map(given_up).unzip();
-        let done = self.store.now()?.apply(&changes, by(budget)).await?;
+        // A block goes whole: a row of it that has changed keeps all of it here.
+        let groups: Vec<(Vec<Row>, Vec<Change>)> =
+            units(rows).iter().map(|rows| rows.iter().filter_map(given_up).unzip()).collect();
+        let (off, changes): (Vec<Vec<Row>>, Vec<Vec<Change>>) =
+            groups.into_iter().filter(|(_, changes)| !changes.is_empty()).unzip();
+        let done = self.store.now()?.apply_together(&changes, by(budget)).await?;
         // I3: only what the table now says is given up may leave the ENI.
-        let off: Vec<Row> = off.into_iter().zip(done).filter_map(|(row, done)| done.then_some(row)).collect();
+        let off: Vec<Row> = off.into_iter().zip(done).filter(|(_, done)| *done).flat_map(|(rows, _)| rows).collect();
         if off.is_empty() {
             return Ok(GivenBack::default());
         }
         point("off:claimed").await;
         let off = self.still_off(off, budget).await?;
-        let ips: Vec<Ipv4Addr> = off.iter().map(|row| row.ip).collect();
-        let (gone, trouble) = unassign(&ec2, eni, &ips).await;
+        let (of_blocks, singles): (Vec<&Row>, Vec<&Row>) = off.iter().partition(|row| row.in_block);
+        let ips: Vec<Ipv4Addr> = singles.iter().map(|row| row.ip).collect();
+        let (mut gone, mut trouble) = unassign(&ec2, eni, &ips).await;
+        let blocks: BTreeSet<Block> = of_blocks.iter().map(|row| Block::of(row.ip)).collect();
+        if !blocks.is_empty() {
+            let (blocks, why) = self.unassign_blocks(&ec2, eni, blocks.into_iter().collect()).await;
+            gone.extend(blocks.into_iter().flat_map(Block::addresses));
+            trouble = trouble.or(why);
+        }
         point("off:unassigned").await;
-        let freed: Vec<Change> =
-            off.iter().filter(|row| gone.contains(&row.ip)).filter_map(|row| row.on(Event::Gone).ok()).collect();
-        let done = self.store.now()?.apply(&freed, by(budget)).await?;
+        let freed: Vec<Row> = off.iter().filter(|row| gone.contains(&row.ip)).cloned().collect();
+        let (rows, changes): (Vec<Vec<Row>>, Vec<Vec<Change>>) = units(&freed)
+            .into_iter()
+            .map(|rows| {
+                let changes = rows.iter().filter_map(|row| row.on(Event::Gone).ok()).collect();
+                (rows, changes)
+            })
+            .unzip();
+        let done = self.store.now()?.apply_together(&changes, by(budget)).await?;
         point("off:freed").await;
         let freed: Vec<Ipv4Addr> =
-            freed.iter().zip(done).filter_map(|(change, done)| done.then_some(change.ip)).collect();
+            rows.iter().zip(done).filter(|(_, done)| *done).flat_map(|(rows, _)| rows).map(|row| row.ip).collect();
         let count = freed.len();
         tracing::info!(%eni, freed = count, "gave {count} of {} addresses back to the subnet", off.len());
         Ok(GivenBack { freed, pending: off.len() - count, trouble })
+    }
+
+    /// Which of the blocks are off the ENI for certain, and what is in the way of the others. How EC2 refuses one that is not there
+    /// is not known for certain, so that after any clear refusal the ENI itself is looked at: what two looks do not show, farther
+    /// apart than its lists lag, is gone.
+    async fn unassign_blocks(&self, ec2: &Ec2, eni: &EniId, blocks: Vec<Block>) -> (Vec<Block>, Option<Ec2Error>) {
+        let answer = ec2.unassign_blocks(eni, &blocks).await;
+        match to_unassign_of_blocks(&answer) {
+            Off::Gone => return (blocks, None),
+            Off::Perhaps => return (Vec::new(), answer.err()),
+            Off::NotAll => {}
+        }
+        let listed = match ec2.interface(eni).await {
+            Ok(interface) => interface.prefixes,
+            Err(Ec2Error::NoSuchEni { .. }) => return (blocks, None),
+            Err(why) => return (Vec::new(), Some(why)),
+        };
+        let alone = blocks.len() == 1;
+        let (mut gone, mut trouble) = (Vec::new(), None);
+        for block in blocks {
+            if !listed.contains(&block.net()) {
+                gone.extend(self.unlisted.seen(block).then_some(block));
+            } else if alone {
+                trouble = answer.as_ref().err().cloned();
+            } else {
+                match ec2.unassign_blocks(eni, &[block]).await {
+                    Ok(()) => gone.push(block),
+                    Err(why) => trouble = Some(why),
+                }
+            }
+        }
+        (gone, trouble)
     }
 
     /// Those that are to be unassigned still, by a look of this moment. Of a distant ENI another server may have settled them while
@@ -92,6 +163,13 @@ impl Fleet {
         off.retain(|row| now.iter().any(|now| now.ip == row.ip && now.guard() == row.guard()));
         Ok(off)
     }
+}
+
+/// Rows that move together: each single one by itself, those of a block with each other.
+fn units(rows: &[Row]) -> Vec<Vec<Row>> {
+    let mut units: BTreeMap<Unit, Vec<Row>> = BTreeMap::new();
+    rows.iter().for_each(|row| units.entry(row.unit()).or_default().push(row.clone()));
+    units.into_values().collect()
 }
 
 /// Which of the addresses are off the ENI for certain, and what is in the way of the others.

@@ -30,6 +30,7 @@ mod said;
 mod sender;
 
 pub use acquire::{Acquire, Acquired};
+use give_back::Unlisted;
 pub use give_back::{GiveBack, GivenBack};
 pub use read::Posted;
 pub use sender::Sender;
@@ -45,12 +46,13 @@ pub struct Fleet {
     ec2: Late<Ec2>,
     /// Of an ENI that other servers may serve too.
     sender: Option<Sender>,
+    unlisted: Arc<Unlisted>,
 }
 
 impl Fleet {
     /// On the table and EC2, once they are there.
     pub fn new(store: Late<Arc<Store>>, ec2: Late<Ec2>, sender: Option<Sender>) -> Self {
-        Self { store, ec2, sender }
+        Self { store, ec2, sender, unlisted: Arc::default() }
     }
 
     /// Whether this process gives back for the ENI, and settles what others have left.

@@ -31,6 +31,14 @@ pub(crate) fn to_assign(answer: &Result<(), Ec2Error>) -> Said {
     }
 }
 
+/// The same to one of blocks. A subnet without room for one may have it for the next.
+pub(crate) fn to_assign_of_blocks(answer: &Result<(), Ec2Error>) -> Said {
+    match answer {
+        Err(Ec2Error::SubnetFull { .. } | Ec2Error::NoBlock { .. }) => Said::Refused(Fault::Address),
+        answer => to_assign(answer),
+    }
+}
+
 /// What EC2's answer to an Unassign says of the addresses that it was for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Off {
@@ -68,6 +76,22 @@ pub(crate) fn to_unassign(answer: &Result<(), Ec2Error>, count: usize) -> Off {
         | Ec2Error::NoCredentials { .. }
         | Ec2Error::NoRegion
         | Ec2Error::Unreachable { .. } => Off::Perhaps,
+    }
+}
+
+/// What EC2 said to an Unassign of blocks: a clear refusal may mean that some are not there, in whatever words.
+pub(crate) fn to_unassign_of_blocks(answer: &Result<(), Ec2Error>) -> Off {
+    match answer {
+        Err(
+            Ec2Error::NotAssigned { .. }
+            | Ec2Error::Refused { .. }
+            | Ec2Error::Malformed { .. }
+            | Ec2Error::InUse { .. }
+            | Ec2Error::AwsReserved { .. }
+            | Ec2Error::OutsideSubnet { .. }
+            | Ec2Error::Primary { .. },
+        ) => Off::NotAll,
+        answer => to_unassign(answer, 1),
     }
 }
 
@@ -132,6 +156,7 @@ mod tests {
             status: if standing == Standing::Leased { Status::Occupied } else { Status::Allocated },
             iface: Some(eni()),
             primary: false,
+            in_block: false,
             claim: Some(boot.claim(1, kind)),
             holder: None,
             idle: Duration::ZERO,

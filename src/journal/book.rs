@@ -1,11 +1,12 @@
 //! The holdings in memory: which one is given, and what becomes of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::{End, Wanted};
 use crate::domain::address::{FIXED, KEPT};
+use crate::domain::block::{Block, SIZE};
 use crate::domain::holding::{Held, Holding, Moment};
 use crate::domain::id::{Claim, EniId};
 
@@ -109,14 +110,30 @@ impl Book {
         let in_range = |ip| wanted.sub_pool.is_none_or(|range| range.contains(&ip));
         let idle = self.all().filter(|holding| holding.eni == *wanted.eni && holding.held == Held::Idle);
         let open = idle.filter(|holding| !holding.doubted && in_range(holding.ip));
-        let fit = open.filter(|holding| allows(choice, holding, now) && may_give(holding.ip));
+        let fit = open.filter(|holding| allows(choice, holding, wanted.blocks, now) && may_give(holding.ip));
         // Of those that one endpoint may have: what is kept for it. Otherwise what a container had named comes last.
         let rank = |holding: &Holding| match choice {
             Choice::Returning(_) => !is_marked(holding, KEPT),
-            Choice::Cooled(_) | Choice::Any | Choice::This(_) => is_marked(holding, FIXED),
+            Choice::Cooled(_) | Choice::Any | Choice::This(_) => is_named(holding, wanted.blocks),
         };
-        let key = |holding: &&Holding| (rank(holding), u64::MAX - age(holding, now), fastrand::u64(..));
+        let leases = self.leases_of_blocks(wanted);
+        let emptiness = |ip| leases.get(&Block::of(ip)).map_or(usize::MAX, |leases| SIZE - leases);
+        let key = |holding: &&Holding| {
+            (rank(holding), emptiness(holding.ip), u64::MAX - age(holding, now), fastrand::u64(..))
+        };
         fit.min_by_key(key).map(|holding| holding.ip)
+    }
+
+    /// How many addresses of each of the ENI's blocks containers have.
+    fn leases_of_blocks(&self, wanted: &Wanted<'_>) -> BTreeMap<Block, usize> {
+        let mut leases: BTreeMap<Block, usize> = wanted.blocks.iter().map(|block| (*block, 0)).collect();
+        if !leases.is_empty() {
+            let leased = self.all().filter(|holding| matches!(holding.held, Held::Lease(_)));
+            for holding in leased.filter(|holding| holding.eni == *wanted.eni) {
+                leases.entry(Block::of(holding.ip)).and_modify(|leases| *leases += 1);
+            }
+        }
+        leases
     }
 
     /// What is kept for somebody stays so.
@@ -150,15 +167,21 @@ impl Book {
         })
     }
 
-    /// What the table has not heard of yet is told first: else its row would be given back as what it is no more.
-    pub(super) fn leave(&mut self, ip: Ipv4Addr, token: &Claim) -> Option<Holding> {
-        let may_leave = self.get(ip).is_some_and(|holding| match holding.held {
-            Held::Idle => holding.posted,
-            Held::Leaving(_) => true,
-            Held::Lease(_) => false,
-        });
+    /// All of them or none. What the table has not heard of yet is told first: else its row would be given back as what it is no
+    /// more.
+    pub(super) fn leave(&mut self, ips: &[Ipv4Addr], token: &Claim) -> Vec<Holding> {
+        let stays = |ip: &Ipv4Addr| {
+            self.get(*ip).is_some_and(|holding| match holding.held {
+                Held::Idle => !holding.posted,
+                Held::Leaving(_) => false,
+                Held::Lease(_) => true,
+            })
+        };
+        if ips.iter().any(stays) {
+            return Vec::new();
+        }
         let leave = |holding: &mut Holding| holding.held = Held::Leaving(token.clone());
-        if may_leave { self.change(ip, leave) } else { None }
+        ips.iter().filter_map(|ip| self.change(*ip, leave)).collect()
     }
 
     /// But for those that leave: whoever gives them back tells the table.
@@ -205,13 +228,19 @@ impl Book {
     }
 }
 
-fn allows(choice: Choice<'_>, holding: &Holding, now: &Moment) -> bool {
+fn allows(choice: Choice<'_>, holding: &Holding, blocks: &BTreeSet<Block>, now: &Moment) -> bool {
     match choice {
-        Choice::Cooled(cooldown) => !is_marked(holding, FIXED) && holding.let_go.age(now) >= cooldown,
+        Choice::Cooled(cooldown) => !is_named(holding, blocks) && holding.let_go.age(now) >= cooldown,
         Choice::Returning(name) => holding.holder.as_deref() == Some(name) || holding.kept_for() == Some(name),
         Choice::Any => !is_marked(holding, KEPT),
         Choice::This(ip) => holding.ip == ip,
     }
+}
+
+/// Whether it is on its way back to the subnet for the container that had named it. One of a block stays with the block, and is
+/// anybody's once it has cooled.
+fn is_named(holding: &Holding, blocks: &BTreeSet<Block>) -> bool {
+    is_marked(holding, FIXED) && (is_marked(holding, KEPT) || !blocks.contains(&Block::of(holding.ip)))
 }
 
 fn is_marked(holding: &Holding, mark: &str) -> bool {
@@ -265,8 +294,15 @@ mod tests {
     }
 
     fn chosen(book: &Book, choice: Choice<'_>, may_give: impl Fn(u8) -> bool) -> Option<u8> {
+        chosen_with(book, &[], choice, may_give)
+    }
+
+    /// `blocks`: the last numbers of their first addresses.
+    fn chosen_with(book: &Book, blocks: &[u8], choice: Choice<'_>, may_give: impl Fn(u8) -> bool) -> Option<u8> {
         let (eni, token) = (eni(), token());
-        let wanted = Wanted { eni: &eni, sub_pool: None, choices: &[choice], token: &token, holder: None };
+        let blocks = blocks.iter().map(|last| Block::of(ip(*last))).collect();
+        let wanted =
+            Wanted { eni: &eni, sub_pool: None, choices: &[choice], blocks: &blocks, token: &token, holder: None };
         book.choose(&wanted, &now(), |ip| may_give(ip.octets()[3])).map(|ip| ip.octets()[3])
     }
 
@@ -300,6 +336,34 @@ mod tests {
         for last in [15, 16, 17, 18] {
             assert_eq!(chosen(&book, Choice::This(ip(last)), any), None, "{last}");
         }
+    }
+
+    #[test]
+    fn the_fullest_block_gives_first_and_single_addresses_last() {
+        let lease = |last| Holding { held: Held::Lease(token()), ..idle(last, 0, None) };
+        let mut holdings = vec![idle(5, 9000, None), idle(16, 9000, None), idle(17, 900, None), lease(18)];
+        holdings.extend([idle(32, 100, None), idle(33, 800, Some("fixed:db")), lease(34), lease(35)]);
+        let book = Book::new(holdings);
+        let (cooled, blocks, any) = (Choice::Cooled(MINUTE), [16, 32], |_| true);
+        assert_eq!(
+            chosen_with(&book, &blocks, cooled, any),
+            Some(33),
+            "the coldest there; a block keeps what was named"
+        );
+        assert_eq!(chosen_with(&book, &blocks, cooled, |last| last != 33), Some(32));
+        assert_eq!(chosen_with(&book, &blocks, cooled, |last| last < 32), Some(16));
+        assert_eq!(chosen_with(&book, &blocks, cooled, |last| last == 5), Some(5));
+    }
+
+    #[test]
+    fn of_a_block_all_leave_or_none() {
+        let (off, both) = (token(), [ip(16), ip(17)]);
+        let mut book = Book::new(vec![idle(16, 900, None), idle(17, 900, None)]);
+        book.lease(ip(17), token(), None);
+        assert!(book.leave(&both, &off).is_empty());
+        assert_eq!(book.get(ip(16)).unwrap().held, Held::Idle);
+        let mut book = Book::new(vec![idle(16, 900, None)]);
+        assert_eq!(book.leave(&both, &off).len(), 1, "what it does not have is in nobody's way");
     }
 
     #[test]
@@ -339,15 +403,15 @@ mod tests {
     #[test]
     fn what_leaves_never_turns_back() {
         let (mut book, off) = (Book::new(vec![idle(10, 900, None)]), token());
-        book.leave(ip(10), &off).unwrap();
+        assert_eq!(book.leave(&[ip(10)], &off).len(), 1);
         assert_eq!(chosen(&book, Choice::Any, |_| true), None);
         assert_eq!(book.end(ip(10), &off, End::Released, &now()), None);
         assert!(book.begin_post(&eni()).is_empty(), "its row is told by whoever gives it back");
         let mut leased = Book::new(vec![idle(10, 900, None)]);
         leased.lease(ip(10), token(), None);
-        assert_eq!(leased.leave(ip(10), &off), None, "a container has it");
+        assert!(leased.leave(&[ip(10)], &off).is_empty(), "a container has it");
         let mut behind = Book::new(vec![Holding { posted: false, ..idle(10, 900, None) }]);
-        assert_eq!(behind.leave(ip(10), &off), None, "the table is told first what it is");
+        assert!(behind.leave(&[ip(10)], &off).is_empty(), "the table is told first what it is");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! A file that takes no writes is put aside before anything is answered without it, so that it is not believed again later. As
 //! long as there is none, what is recorded stands in memory alone ([`Recorded::InMemory`]), and the table has to know it first.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use ipnet::Ipv4Net;
 
+use crate::domain::block::Block;
 use crate::domain::history::Ended;
 use crate::domain::holding::{Held, Holding, Moment};
 use crate::domain::id::{Claim, EniId};
@@ -59,6 +60,8 @@ pub struct Wanted<'a> {
     pub sub_pool: Option<Ipv4Net>,
     /// Only of these; what the first allows before the next.
     pub choices: &'a [Choice<'a>],
+    /// The ENI's blocks: the fullest gives first, so that the others empty and can go back; single addresses give last.
+    pub blocks: &'a BTreeSet<Block>,
     /// A `lease` token, used for this alone.
     pub token: &'a Claim,
     /// The endpoint, if the Engine names it.
@@ -328,11 +331,11 @@ impl Journal {
         written.await
     }
 
-    /// idle -> leaving; those that are.
-    pub async fn leave(&self, ips: &[Ipv4Addr], token: &Claim) -> (Vec<Ipv4Addr>, Recorded) {
+    /// idle -> leaving; those that are. Of each unit all or none do; an address that it does not have is in nobody's way.
+    pub async fn leave(&self, units: &[Vec<Ipv4Addr>], token: &Claim) -> (Vec<Ipv4Addr>, Recorded) {
         let (left, written) = {
             let mut book = self.book();
-            let left: Vec<Holding> = ips.iter().filter_map(|ip| book.leave(*ip, token)).collect();
+            let left: Vec<Holding> = units.iter().flat_map(|ips| book.leave(ips, token)).collect();
             let gone = left.iter().map(|holding| holding.ip).collect();
             (gone, self.pen.write(left.into_iter().map(Line::Put).collect()))
         };

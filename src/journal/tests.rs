@@ -36,7 +36,14 @@ async fn filled(path: &Path) -> Journal {
 
 async fn given(journal: &Journal) -> Option<(Ipv4Addr, Recorded)> {
     let (eni, token) = (eni(), token());
-    let wanted = Wanted { eni: &eni, sub_pool: None, choices: &[Choice::Any], token: &token, holder: Some("db") };
+    let wanted = Wanted {
+        eni: &eni,
+        sub_pool: None,
+        choices: &[Choice::Any],
+        blocks: &BTreeSet::new(),
+        token: &token,
+        holder: Some("db"),
+    };
     journal.give(&wanted, |_| true).await
 }
 
@@ -58,7 +65,7 @@ async fn what_was_recorded_is_there_in_the_next_life_as_it_was() {
     assert_eq!(recorded, Recorded::Durable);
     let off = Boot::random().unwrap().claim(1, Kind::Off);
     let others: Vec<_> = (10..13).map(ip).filter(|ip| *ip != leased).collect();
-    assert_eq!(journal.leave(&others[..1], &off).await.0, others[..1]);
+    assert_eq!(journal.leave(&[others[..1].to_vec()], &off).await.0, others[..1]);
     let before = journal.of(&eni());
     let first = journal.mark().unwrap();
     drop(journal);

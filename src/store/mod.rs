@@ -23,6 +23,20 @@ use crate::domain::id::{Claim, EniId, SubnetId};
 use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
 use crate::fail_point::Underway;
 
+/// Hands a call to whichever store it is.
+macro_rules! either {
+    ($store:expr, $s:ident => $call:expr) => {{
+        let _underway = Underway::here();
+        let outcome = match &$store.table {
+            Table::MySql($s) => $call.await,
+            Table::Sqlite($s) => $call.await,
+        };
+        $store.fared(outcome.as_ref().err());
+        outcome
+    }};
+}
+
+mod blocks;
 mod clock;
 mod error;
 mod login;
@@ -33,6 +47,7 @@ mod schema;
 mod sqlite;
 mod url;
 
+pub use blocks::BlockClaim;
 pub use error::StoreError;
 pub use login::{Login, Password, Tokens};
 pub use schema::whole as whole_schema;
@@ -57,7 +72,7 @@ pub struct FreeClaim<'a> {
     pub cooldown: Duration,
     /// None of these.
     pub except: &'a [Ipv4Addr],
-    /// At most so many, coldest first.
+    /// At most so many.
     pub count: usize,
     /// An `on` token, used for this call only.
     pub claim: &'a Claim,
@@ -134,19 +149,6 @@ pub struct Health {
     pub trouble: Option<String>,
     /// When one last did.
     pub last_success: Instant,
-}
-
-/// Hands a call to whichever store it is.
-macro_rules! either {
-    ($store:expr, $s:ident => $call:expr) => {{
-        let _underway = Underway::here();
-        let outcome = match &$store.table {
-            Table::MySql($s) => $call.await,
-            Table::Sqlite($s) => $call.await,
-        };
-        $store.fared(outcome.as_ref().err());
-        outcome
-    }};
 }
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -269,8 +271,9 @@ impl Store {
         either!(self, s => s.blocks(subnet, until))
     }
 
-    /// free -> allocated, on: the coldest free rows, as they are now, skipping those that other hosts have locked. Empty only
-    /// when a plain read found none either. A primary address is never taken (I7).
+    /// free -> allocated, on: free rows, as they are now, skipping those that other hosts have locked. They come from blocks that
+    /// are broken already, the fullest first and its coldest ones; from whole ones only where no broken one near the lowest has
+    /// any. Empty only when a plain read found none either. A primary address is never taken (I7).
     pub async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Row>> {
         either!(self, s => s.claim_free(wanted, until))
     }

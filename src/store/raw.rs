@@ -20,6 +20,7 @@ pub(super) struct Raw {
     pub(super) status: String,
     pub(super) iface: Option<String>,
     pub(super) primary: bool,
+    pub(super) in_block: bool,
     pub(super) claim: Option<String>,
     pub(super) holder: Option<String>,
     /// Unix seconds; the zero of old tables is as long ago as can be.
@@ -42,6 +43,7 @@ impl Raw {
             status,
             iface: self.iface.map(EniId::stored),
             primary: self.primary,
+            in_block: self.in_block,
             holder: self.holder,
             idle: match self.ts {
                 0 => Duration::from_millis(u64::try_from(self.now).unwrap_or(0)),

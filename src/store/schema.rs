@@ -52,7 +52,7 @@ enum Adds {
 }
 
 /// The steps in order; their numbers are their places.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 14] = [
     // 1: exactly the original's table.
     Step {
         adds: Adds::Allocation,
@@ -137,12 +137,31 @@ const STEPS: [Step; 11] = [
               KEY `of` (`ip`,`begun`), KEY `who` (`name`), KEY `now` (`renamed`), KEY `id` (`container`), \
               KEY `over` (`told`), KEY `open` (`ended`)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
     },
+    // The /28 that the address lies in, as its number; NULL: nobody has written it yet. No generated column: with a virtual one
+    // in a key MariaDB copies the table for each later column, MySQL refuses the key over a single odd `ip`, and a stored one
+    // copies the table while the original waits.
+    Step {
+        adds: Adds::Column("net"),
+        what: "column net",
+        sql: "ALTER TABLE `allocation` ADD COLUMN `net` int unsigned NULL",
+    },
+    Step {
+        adds: Adds::Column("in_block"),
+        what: "column in_block",
+        sql: "ALTER TABLE `allocation` ADD COLUMN `in_block` tinyint(1) NOT NULL DEFAULT 0",
+    },
+    // Whole and broken blocks are counted by it alone, a few at a time.
+    Step {
+        adds: Adds::Key("whole", "subnet,status,net"),
+        what: "key whole",
+        sql: "ALTER TABLE `allocation` ADD KEY `whole` (`subnet`,`status`,`net`)",
+    },
 ];
 
 /// Column, least length of its text (0: not a text), what its type begins with, whether NULL must be possible.
 type Must = (&'static str, u32, &'static str, bool);
 
-const COLUMNS: [Must; 9] = [
+const COLUMNS: [Must; 11] = [
     ("ip", 15, "varchar(", false),
     ("subnet", 24, "varchar(", false),
     ("status", 0, "enum(", false),
@@ -152,6 +171,8 @@ const COLUMNS: [Must; 9] = [
     ("claim", 64, "varchar(", true),
     ("claimed", 0, "timestamp", true),
     ("holder", 255, "varchar(", true),
+    ("net", 0, "int", true),
+    ("in_block", 0, "tinyint", false),
 ];
 
 /// Those of the other tables.
@@ -338,7 +359,10 @@ mod tests {
                 "the table `host`",
                 "the table `recycle`",
                 "column host.told",
-                "the table `history`"
+                "the table `history`",
+                "column net",
+                "column in_block",
+                "key whole"
             ]
         );
         found.columns.push(Column { name: "claim".into(), kind: "varchar(64)".into(), nullable: true });
@@ -355,7 +379,10 @@ mod tests {
                 "the table `host`",
                 "the table `recycle`",
                 "column host.told",
-                "the table `history`"
+                "the table `history`",
+                "column net",
+                "column in_block",
+                "key whole"
             ]
         );
     }

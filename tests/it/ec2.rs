@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ec2_ipam::domain::id::{EniId, SubnetId};
-use ec2_ipam::outside::ec2::{Action, Ec2, Ec2Error, StaticKeys};
+use ec2_ipam::outside::ec2::{Action, Ec2, Ec2Error, Limits, StaticKeys};
 
 use crate::stub::{Answer, Stub};
 
@@ -265,9 +265,8 @@ async fn subnet_and_limit_are_read() {
     let ec2 = connect(&stub.url).await;
     assert_eq!(ec2.subnet(&subnet()).await.unwrap().gateway_cidr(), "10.0.0.1/24");
     assert_eq!(ec2.available_addresses(&subnet()).await, Ok(231));
-    assert_eq!(ec2.address_limit("c9.huge").await, Ok(30));
-    for (name, takes) in [("c9.huge", true), ("c9.metal", true), ("m4.large", false)] {
-        assert_eq!(ec2.takes_prefixes(name).await, Ok(takes), "{name}");
+    for (name, blocks) in [("c9.huge", true), ("c9.metal", true), ("m4.large", false)] {
+        assert_eq!(ec2.limits(name).await, Ok(Limits { addresses: 30, blocks }), "{name}");
     }
 }
 

@@ -18,6 +18,7 @@ mod support;
 mod allocation;
 mod arm64;
 mod beds;
+mod blocks;
 mod choice;
 mod cli;
 mod clocks;

@@ -131,6 +131,7 @@ fn row(last: u8, state: State, iface: Option<&str>) -> Listed {
         host: None,
         iface: iface.map(Into::into),
         primary: last == 10,
+        block: None,
         holder: None,
         named: false,
         reserved: false,

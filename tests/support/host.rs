@@ -769,7 +769,8 @@ impl Host {
 
     /// The addresses that are on the host's ENI in truth.
     pub fn assigned(&self) -> BTreeSet<Ipv4Addr> {
-        self.vpc.addresses(&self.eni)
+        let of_prefixes = self.vpc.prefixes(&self.eni).into_iter().flat_map(ec2_ipam::domain::subnet::all_of);
+        self.vpc.addresses(&self.eni).into_iter().chain(of_prefixes).collect()
     }
 }
 

@@ -160,7 +160,11 @@ fn eni(out: &mut impl Write, eni: &EniStatus) -> anyhow::Result<()> {
         Some(false) => "DOWN",
         None => "MISSING",
     };
-    let limit = eni.limit.map_or("?".to_owned(), |limit| limit.to_string());
+    let mut limit = eni.limit.map_or("?".to_owned(), |limit| limit.to_string());
+    if eni.blocks > 0 {
+        let slots = eni.slots.map_or("?".to_owned(), |slots| slots.to_string());
+        limit = format!("{limit}, of which {slots} are taken, {} by blocks", eni.blocks);
+    }
     let place = match &eni.host {
         Some(instance) => format!("of {instance} (its link and its Docker are not seen)"),
         None => format!("on {} ({link})", eni.link),

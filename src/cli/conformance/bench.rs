@@ -214,12 +214,12 @@ impl Bench {
 
     /// How many addresses DescribeInstanceTypes gives the ENI, its primary one included.
     pub(super) async fn limit(&self) -> Result<usize, Ec2Error> {
-        patiently(async || self.ec2.address_limit(&self.host.instance_type).await).await
+        patiently(async || self.ec2.limits(&self.host.instance_type).await).await.map(|limits| limits.addresses)
     }
 
     /// Whether the ENIs of this instance type may have prefixes.
     pub(super) async fn takes_prefixes(&self) -> Result<bool, Ec2Error> {
-        patiently(async || self.ec2.takes_prefixes(&self.host.instance_type).await).await
+        patiently(async || self.ec2.limits(&self.host.instance_type).await).await.map(|limits| limits.blocks)
     }
 
     /// How many addresses of the subnet are available, as EC2 counts.

@@ -23,13 +23,14 @@ impl Change {
     /// What the row that it was decided on is once it has taken place, so that nobody reads what he has just written. An age
     /// that begins with it is zero.
     pub fn after(&self, row: &Row) -> Row {
-        let Target { status, iface, claim, holder, primary } = self.to.clone();
+        let Target { status, iface, claim, holder, primary, in_block } = self.to.clone();
         Row {
             ip: row.ip,
             subnet: row.subnet.clone(),
             status,
             iface,
             primary: primary.unwrap_or(row.primary),
+            in_block,
             holder: match holder {
                 Holder::Keep => row.holder.clone(),
                 Holder::Clear => None,
@@ -51,6 +52,7 @@ pub struct Guard {
     pub iface: Option<EniId>,
     pub claim: Option<Claim>,
     pub holder: Option<String>,
+    pub in_block: bool,
 }
 
 /// What a row becomes. `claimed` becomes now where there is a claim, else NULL.
@@ -63,6 +65,7 @@ pub struct Target {
     pub holder: Holder,
     /// None: as it was.
     pub primary: Option<bool>,
+    pub in_block: bool,
 }
 
 /// Longest `holder`, in characters.
@@ -94,4 +97,5 @@ pub struct NewRow {
     pub iface: Option<EniId>,
     pub primary: bool,
     pub holder: Option<String>,
+    pub in_block: bool,
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::block::{Block, Unit};
 use crate::domain::id::{Claim, EniId, Kind, SubnetId};
 
 mod change;
@@ -114,6 +115,8 @@ pub struct Row {
     pub iface: Option<EniId>,
     /// Whether it is an ENI's primary address.
     pub primary: bool,
+    /// Whether it is on its ENI, or on its way there or off it, as one of a block's sixteen.
+    pub in_block: bool,
     /// Who moved it last, and what for.
     pub claim: Option<Claim>,
     /// The endpoint that uses it, or used it last; or who reserved it.
@@ -139,6 +142,11 @@ impl Row {
     /// What the row means.
     pub fn state(&self) -> State {
         State::of(self.status, self.claim.as_ref())
+    }
+
+    /// What it moves with.
+    pub fn unit(&self) -> Unit {
+        if self.in_block { Unit::Block(Block::of(self.ip)) } else { Unit::Single(self.ip) }
     }
 
     /// Whether a container that named this address used it last.
@@ -181,8 +189,13 @@ impl Row {
         use State::{Foreign, Free, Lease, Off, On, Ready, Reserved};
         let state = self.state();
         let mine = self.iface.clone();
-        let keep = |status, claim| Target { status, iface: mine.clone(), claim, holder: Holder::Keep, primary: None };
-        let nobody = |status, holder| Target { status, iface: None, claim: None, holder, primary: None };
+        let stays = self.in_block;
+        let keep = |status, claim| {
+            let (iface, holder) = (mine.clone(), Holder::Keep);
+            Target { status, iface, claim, holder, primary: None, in_block: stays }
+        };
+        let nobody =
+            |status, holder| Target { status, iface: None, claim: None, holder, primary: None, in_block: false };
         let kept = self.kept_for();
         let marked = |mark: &str| Holder::set(kept.map(|name| format!("{mark}{name}")));
         // What is kept for somebody never becomes anybody's.
@@ -194,13 +207,14 @@ impl Row {
             {
                 return Err(Forbidden { ip: self.ip, state });
             }
-            (Free, Event::Claim { eni, claim }) => {
-                let status = Status::Allocated;
-                (Target { status, iface: Some(eni), claim: Some(claim), holder: Holder::Clear, primary: None }, None)
+            (Free, Event::Claim { eni, claim, in_block }) => {
+                let (status, iface, holder) = (Status::Allocated, Some(eni), Holder::Clear);
+                (Target { status, iface, claim: Some(claim), holder, primary: None, in_block }, None)
             }
-            (Reserved, Event::Claim { eni, claim }) if kept.is_some() => {
+            // What is kept for a name never is a block's.
+            (Reserved, Event::Claim { eni, claim, in_block: false }) if kept.is_some() => {
                 let (status, iface, holder) = (Status::Allocated, Some(eni), marked(KEPT));
-                (Target { status, iface, claim: Some(claim), holder, primary: None }, None)
+                (Target { status, iface, claim: Some(claim), holder, primary: None, in_block: false }, None)
             }
             // Off: an older one that a database brought back. What the journal gives back does not follow.
             (On | Off | Ready | Lease, Event::Follow { lease, holder, idle }) => {
@@ -213,20 +227,23 @@ impl Row {
             }
             (On | Ready | Off, Event::GiveUp { claim }) => (keep(Status::Allocated, Some(claim)), None),
             // Whoever used it until now may be remembered out there: it cools from now on.
-            (Foreign, Event::Adopt { claim }) => (keep(Status::Allocated, Some(claim)), JUST_NOW),
+            (Foreign, Event::Adopt { claim, in_block }) => {
+                (Target { in_block, ..keep(Status::Allocated, Some(claim)) }, JUST_NOW)
+            }
             (Off, Event::Gone) => (free(), None),
             (Foreign, Event::Gone) | (On | Off | Ready | Lease | Foreign, Event::EniGone) => {
                 (Target { primary: Some(false), ..free() }, JUST_NOW)
             }
             // Let go just now: the next claim tries others first instead of this one again.
             (On, Event::Refuse { address_at_fault }) => (free(), JUST_NOW.filter(|_| address_at_fault)),
-            (Free | On | Off | Ready | Lease | Foreign, Event::Foreign { eni, primary }) => {
+            (Free | On | Off | Ready | Lease | Foreign, Event::Foreign { eni, primary, in_block }) => {
                 let status = Status::Occupied;
                 let holder = if kept.is_some() { Holder::Keep } else { Holder::Clear };
-                (Target { status, iface: eni, claim: None, holder, primary: Some(primary) }, None)
+                (Target { status, iface: eni, claim: None, holder, primary: Some(primary), in_block }, None)
             }
             (Foreign | Ready, Event::MarkPrimary) => {
-                (Target { primary: Some(true), holder: Holder::Clear, ..keep(Status::Occupied, None) }, None)
+                let (primary, holder, in_block) = (Some(true), Holder::Clear, false);
+                (Target { primary, holder, in_block, ..keep(Status::Occupied, None) }, None)
             }
             (Free | On, Event::Reserve { holder }) => {
                 let name = holder.map(|name| name.chars().take(LONGEST - KEPT.len()).collect());
@@ -244,7 +261,8 @@ impl Row {
 
     /// What a change of this row expects it to be.
     pub fn guard(&self) -> Guard {
-        Guard { status: self.status, iface: self.iface.clone(), claim: self.claim.clone(), holder: self.holder.clone() }
+        let (iface, claim, holder) = (self.iface.clone(), self.claim.clone(), self.holder.clone());
+        Guard { status: self.status, iface, claim, holder, in_block: self.in_block }
     }
 }
 
@@ -265,6 +283,8 @@ pub enum Event {
         eni: EniId,
         /// An `on` token.
         claim: Claim,
+        /// Whether as one of a block's sixteen.
+        in_block: bool,
     },
     /// What the journal says of it.
     Follow {
@@ -279,6 +299,8 @@ pub enum Event {
     Adopt {
         /// An `on` token.
         claim: Claim,
+        /// Whether it is there as one of a block's sixteen.
+        in_block: bool,
     },
     /// To be unassigned (or: to be unassigned once more, under a newer token).
     GiveUp {
@@ -300,6 +322,8 @@ pub enum Event {
         eni: Option<EniId>,
         /// Whether it is that ENI's primary address.
         primary: bool,
+        /// Whether it is there as one of a block's sixteen.
+        in_block: bool,
     },
     /// EC2 says that it is the ENI's primary address, and the row does not: it must not stay grantable.
     MarkPrimary,

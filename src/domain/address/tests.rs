@@ -10,6 +10,7 @@ fn row(status: Status, claim: Option<Claim>) -> Row {
         status,
         iface: None,
         primary: false,
+        in_block: false,
         claim,
         holder: None,
         idle: Duration::ZERO,
@@ -35,15 +36,17 @@ fn every_event() -> Vec<(&'static str, Event)> {
     let claim = |kind| boot.claim(2, kind);
     let (eni, idle) = (EniId::stored("eni-0123456789abcdef0".into()), Duration::from_secs(100));
     vec![
-        ("claim", Event::Claim { eni: eni.clone(), claim: claim(Kind::On) }),
+        ("claim", Event::Claim { eni: eni.clone(), claim: claim(Kind::On), in_block: false }),
+        ("claim in block", Event::Claim { eni: eni.clone(), claim: claim(Kind::On), in_block: true }),
         ("lease", Event::Follow { lease: Some(claim(Kind::Lease)), holder: None, idle }),
         ("idle", Event::Follow { lease: None, holder: None, idle }),
-        ("adopt", Event::Adopt { claim: claim(Kind::On) }),
+        ("adopt", Event::Adopt { claim: claim(Kind::On), in_block: false }),
         ("give up", Event::GiveUp { claim: claim(Kind::Off) }),
         ("gone", Event::Gone),
         ("eni gone", Event::EniGone),
         ("refuse", Event::Refuse { address_at_fault: true }),
-        ("foreign", Event::Foreign { eni: Some(eni), primary: false }),
+        ("foreign", Event::Foreign { eni: Some(eni.clone()), primary: false, in_block: false }),
+        ("foreign in block", Event::Foreign { eni: Some(eni), primary: false, in_block: true }),
         ("mark primary", Event::MarkPrimary),
         ("reserve", Event::Reserve { holder: None }),
         ("unreserve", Event::Unreserve),
@@ -68,7 +71,9 @@ fn the_whole_transition_table() {
     }
     let expected = [
         (Free, "claim", On),
+        (Free, "claim in block", On),
         (Free, "foreign", Foreign),
+        (Free, "foreign in block", Foreign),
         (Free, "reserve", Reserved),
         (On, "lease", Lease),
         (On, "idle", Ready),
@@ -76,6 +81,7 @@ fn the_whole_transition_table() {
         (On, "eni gone", Free),
         (On, "refuse", Free),
         (On, "foreign", Foreign),
+        (On, "foreign in block", Foreign),
         (On, "reserve", Reserved),
         (Off, "lease", Lease),
         (Off, "idle", Ready),
@@ -83,25 +89,54 @@ fn the_whole_transition_table() {
         (Off, "gone", Free),
         (Off, "eni gone", Free),
         (Off, "foreign", Foreign),
+        (Off, "foreign in block", Foreign),
         (Ready, "lease", Lease),
         (Ready, "idle", Ready),
         (Ready, "give up", Off),
         (Ready, "eni gone", Free),
         (Ready, "foreign", Foreign),
+        (Ready, "foreign in block", Foreign),
         (Ready, "mark primary", Foreign),
         (Lease, "lease", Lease),
         (Lease, "idle", Ready),
         (Lease, "eni gone", Free),
         (Lease, "foreign", Foreign),
+        (Lease, "foreign in block", Foreign),
         (Foreign, "lease", Lease),
         (Foreign, "adopt", On),
         (Foreign, "gone", Free),
         (Foreign, "eni gone", Free),
         (Foreign, "foreign", Foreign),
+        (Foreign, "foreign in block", Foreign),
         (Foreign, "mark primary", Foreign),
         (Reserved, "unreserve", Free),
     ];
     assert_eq!(seen, expected);
+}
+
+/// Who claims it or finds it says whether it is one of a block's, and it is none any more once it is nobody's.
+#[test]
+fn a_row_is_of_a_block_from_its_claim_until_it_is_nobodys() {
+    for row in every_state() {
+        for in_block in [false, true] {
+            let row = Row { in_block, ..row.clone() };
+            for (name, event) in every_event() {
+                let Ok(change) = row.on(event) else { continue };
+                let expected = match name {
+                    "claim in block" | "foreign in block" => true,
+                    "lease" | "idle" | "give up" => in_block,
+                    _ => false,
+                };
+                assert_eq!(change.from.in_block, in_block, "{:?} {name}", row.state());
+                assert_eq!(
+                    (change.to.in_block, change.after(&row).in_block),
+                    (expected, expected),
+                    "{:?} {name}",
+                    row.state()
+                );
+            }
+        }
+    }
 }
 
 /// All but the primary mark, which outweighs it; what the journal says bears the mark itself.
@@ -128,7 +163,7 @@ fn what_is_kept_for_a_name_stays_so_until_it_is_unreserved() {
     }
     let mut reserved = row(Status::Reserved, None);
     let eni = EniId::stored("eni-0123456789abcdef0".into());
-    let claim = Event::Claim { eni, claim: Boot::random().unwrap().claim(1, Kind::On) };
+    let claim = Event::Claim { eni, claim: Boot::random().unwrap().claim(1, Kind::On), in_block: false };
     for (by, may) in [("web", true), ("", false), (AWS, false), ("EC2: Address is in subnet's reserved range", false)] {
         reserved.holder = Some(by.into());
         assert_eq!(reserved.on(claim.clone()).is_ok(), may, "{by:?}");
@@ -155,7 +190,7 @@ fn a_primary_address_is_never_given_whatever_its_status_says() {
     for mut row in every_state() {
         row.primary = true;
         for (name, event) in every_event() {
-            if matches!(name, "claim" | "lease" | "idle" | "adopt" | "give up") {
+            if matches!(name, "claim" | "claim in block" | "lease" | "idle" | "adopt" | "give up") {
                 assert!(row.on(event).is_err(), "I7: {:?} {name}", row.state());
             }
         }

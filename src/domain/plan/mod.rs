@@ -1,16 +1,20 @@
 //! Decisions, as pure functions of values: what an ENI does next ([`next`]); what a look at EC2 and Docker calls for
 //! ([`reconcile`], [`scan`]), when to believe it ([`ledger`]), and whose an ENI is ([`attachment`]).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
 use crate::domain::address::{Row, State};
+use crate::domain::block::Block;
 use crate::domain::subnet::Subnet;
+use blocks::Idle;
 
 pub mod assign;
 pub mod attachment;
+pub mod blocks;
 pub mod ledger;
 pub mod next;
 pub mod reconcile;
@@ -50,25 +54,15 @@ pub struct Warmth {
 
 impl Warmth {
     /// Whether a row counts as warm: grantable to anybody now. Cooling addresses never count, and those that a container
-    /// had named are on their way back to the subnet.
+    /// had named are on their way back to the subnet, unless a block keeps them here.
     pub fn is_warm(&self, row: &Row) -> bool {
-        row.state() == State::Ready && !row.primary && !row.is_fixed() && row.has_cooled(self.cooldown)
+        let is_leaving = row.is_fixed() && !row.in_block;
+        row.state() == State::Ready && !row.primary && !is_leaving && row.has_cooled(self.cooldown)
     }
 
     /// How many addresses the ENI lacks of its target.
     pub fn lacking(&self, rows: &[Row]) -> usize {
         self.target.saturating_sub(rows.iter().filter(|row| self.is_warm(row)).count())
-    }
-
-    /// The idle addresses to give back, coldest first: beyond the maximum, or beyond what a burst may still need, but none
-    /// that the target wants. Only cooled ones, so that an address comes to no other host before its time (I10). `rows` are
-    /// in order, coldest first. A `quiet` ENI keeps nothing.
-    pub fn excess<'r>(&self, rows: &'r [Row], expected: usize, quiet: bool) -> Vec<&'r Row> {
-        let (target, max) = if quiet { (0, 0) } else { (self.target, self.max.max(expected)) };
-        let idle: Vec<&Row> = rows.iter().filter(|row| row.state() == State::Ready && !row.primary).collect();
-        let cooled: Vec<&Row> = idle.iter().copied().filter(|row| row.has_cooled(self.cooldown)).collect();
-        let count = idle.len().saturating_sub(max).min(cooled.len().saturating_sub(target));
-        cooled.into_iter().take(count).collect()
     }
 
     /// Whether the subnet's last free addresses should be left to hosts that need them at once.
@@ -81,11 +75,13 @@ impl Warmth {
 /// No instance type has more addresses on an ENI, the primary included.
 pub const ENI_LIMIT: usize = 50;
 
-/// How many slots of the ENI are taken, by the table's word. The primary address takes one, and so does each of its prefixes.
+/// How many slots of the ENI are taken, by the table's word and by EC2's, which shows these prefixes on it: each single
+/// address takes one, the primary one too, and each block.
 pub fn used(rows: &[Row], prefixes: &[Ipv4Net]) -> usize {
-    let is_single = |row: &&Row| prefixes.iter().all(|prefix| !prefix.contains(&row.ip));
-    let taken = rows.iter().filter(|row| !matches!(row.state(), State::Free | State::Reserved));
-    taken.filter(is_single).count() + prefixes.len()
+    let taken: Vec<&Row> = rows.iter().filter(|row| !matches!(row.state(), State::Free | State::Reserved)).collect();
+    let mut blocks: BTreeSet<Block> = prefixes.iter().map(|prefix| Block::of(prefix.network())).collect();
+    blocks.extend(taken.iter().filter(|row| row.in_block).map(|row| Block::of(row.ip)));
+    taken.iter().filter(|row| !blocks.contains(&Block::of(row.ip))).count() + blocks.len()
 }
 
 /// How refills grow while containers start one after the other: Docker asks for one address at a time per network, so an
@@ -119,11 +115,14 @@ impl Burst {
 }
 
 /// The idle address that may be given up to make room for one that a container named, or that lies in the range that it
-/// asked for: the coldest, one that a container had named last, since that may want it back. One that the pool would give
-/// out itself is never in its own way.
-pub fn give_way(rows: &[Row], useful: impl Fn(&Row) -> bool) -> Option<&Row> {
-    let idle = rows.iter().filter(|row| row.state() == State::Ready && !row.primary && !useful(row));
-    idle.max_by_key(|row| (!row.is_fixed(), row.idle))
+/// asked for: the coldest, one that a container had named last, since that may want it back; where no single one is idle, a
+/// block. One that the pool would give out itself is never in its own way.
+pub fn give_way(rows: &[Row], useful: impl Fn(&Row) -> bool) -> Option<Vec<Row>> {
+    let idle = Idle::of(rows, |_| false);
+    let single = idle.singles.iter().filter(|row| !useful(row)).max_by_key(|row| (!row.is_fixed(), row.idle));
+    let block = || idle.blocks.values().find(|rows| !rows.iter().any(|row| useful(row)));
+    let rows = single.map(std::slice::from_ref).or_else(|| block().map(Vec::as_slice))?;
+    Some(rows.iter().map(|row| (*row).clone()).collect())
 }
 
 #[cfg(test)]
@@ -151,6 +150,7 @@ mod tests {
             status,
             iface: (status != Status::Free).then(|| eni(ENI)),
             primary: false,
+            in_block: false,
             claim,
             holder: None,
             idle: Duration::from_secs(idle),
@@ -174,6 +174,9 @@ mod tests {
         assert_eq!(warmth(0).lacking(&rows), 0);
         assert_eq!(used(&rows, &[]), 5);
         assert_eq!(used(&rows, &["10.0.0.0/28".parse().unwrap()]), 1, "a prefix takes one slot");
+        let of_block = |last| Row { in_block: true, ..row(last, Status::Ready, None, 1000) };
+        let two = [rows.as_slice(), &[of_block(33), of_block(34)]].concat();
+        assert_eq!(used(&two, &[]), 6, "and so does a block that only the table knows");
     }
 
     #[test]
@@ -197,7 +200,8 @@ mod tests {
         let excess = |warmth: Warmth, idle: &[u64], expected, quiet| {
             let rows: Vec<Row> =
                 idle.iter().zip(10..).map(|(idle, last)| row(last, Status::Ready, None, *idle)).collect();
-            warmth.excess(&rows, expected, quiet).iter().map(|row| row.ip.octets()[3]).collect::<Vec<_>>()
+            let idle = blocks::Idle::of(&rows, |_| false);
+            warmth.excess(&idle, expected, quiet).iter().map(|row| row.ip.octets()[3]).collect::<Vec<_>>()
         };
         let warmth = Warmth { max: 3, ..warmth(2) };
         assert_eq!(excess(warmth, &[900, 800, 700, 600, 500], 0, false), [10, 11]);
@@ -227,14 +231,23 @@ mod tests {
 
     #[test]
     fn a_named_address_pushes_out_the_coldest_idle_one() {
+        let way = |rows: &[Row], useful: &dyn Fn(&Row) -> bool| {
+            give_way(rows, useful).map(|rows| rows.iter().map(|row| row.ip.octets()[3]).collect::<Vec<_>>())
+        };
         let rows =
             [row(10, Status::Ready, None, 5), row(11, Status::Ready, None, 50), row(12, Status::Occupied, None, 500)];
-        assert_eq!(give_way(&rows, |_| false).map(|row| row.ip.octets()[3]), Some(11));
-        assert_eq!(give_way(&rows, |row| row.ip.octets()[3] == 11).map(|row| row.ip.octets()[3]), Some(10));
-        assert_eq!(give_way(&rows, |_| true), None);
+        assert_eq!(way(&rows, &|_| false), Some(vec![11]));
+        assert_eq!(way(&rows, &|row| row.ip.octets()[3] == 11), Some(vec![10]));
+        assert_eq!(way(&rows, &|_| true), None);
         let mut named = row(13, Status::Ready, None, 500);
         named.holder = Some("fixed:".into());
-        assert_eq!(give_way(&[named.clone(), rows[0].clone()], |_| false).map(|row| row.ip.octets()[3]), Some(10));
-        assert_eq!(give_way(&[named], |_| false).map(|row| row.ip.octets()[3]), Some(13));
+        assert_eq!(way(&[named.clone(), rows[0].clone()], &|_| false), Some(vec![10]));
+        assert_eq!(way(&[named], &|_| false), Some(vec![13]));
+        let block: Vec<Row> =
+            (16..32).map(|last| Row { in_block: true, ..row(last, Status::Ready, None, 900) }).collect();
+        assert_eq!(way(&[&block, &rows[..]].concat(), &|_| false), Some(vec![11]), "a single one first");
+        assert_eq!(way(&block, &|_| false), Some((16..32).collect()));
+        assert_eq!(way(&block, &|row| row.ip.octets()[3] == 20), None);
+        assert_eq!(way(&block[1..], &|_| false), None, "one of it is in use");
     }
 }

@@ -8,8 +8,26 @@ use super::ledger::Sight;
 use crate::domain::address::{Event, Row, State};
 use crate::domain::id::EniId;
 
-/// What EC2 says of the subnet: each address that is assigned, its ENI, and whether it is that one's primary.
-pub type Assigned = HashMap<Ipv4Addr, (EniId, bool)>;
+/// What EC2 says of the subnet: who has each address that is assigned.
+pub type Assigned = HashMap<Ipv4Addr, Holder>;
+
+/// Who has an address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Holder {
+    /// The ENI.
+    pub eni: EniId,
+    /// Whether it is that one's primary address.
+    pub primary: bool,
+    /// Whether it is one of a prefix of that one.
+    pub in_block: bool,
+}
+
+impl Holder {
+    /// The row is to say so.
+    pub fn event(&self) -> Event {
+        Event::Foreign { eni: Some(self.eni.clone()), primary: self.primary, in_block: self.in_block }
+    }
+}
 
 /// A row that does not agree, and the event that mends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,15 +47,13 @@ pub enum What {
     Gone,
     /// In use by something that its row does not name: occupied.
     Foreign {
-        /// The ENI that has it.
-        eni: EniId,
-        /// Whether it is that one's primary address.
-        primary: bool,
+        /// Who has it.
+        holder: Holder,
     },
     /// A row of another host's ENI in a table of this host alone: occupied, or free if EC2 has it nowhere.
     Alien {
-        /// The ENI that has it, and whether it is that one's primary address.
-        holder: Option<(EniId, bool)>,
+        /// Who has it.
+        holder: Option<Holder>,
     },
     /// A primary address without the mark.
     Unmarked,
@@ -72,27 +88,34 @@ pub fn compare(rows: &[Row], assigned: &Assigned, dead: &BTreeSet<EniId>, alien:
     let is_of = |enis: &BTreeSet<EniId>, row: &Row| row.iface.as_ref().is_some_and(|eni| enis.contains(eni));
     let what = |row: &Row| {
         let holder = assigned.get(&row.ip);
-        let foreign = holder.map(|(eni, primary)| What::Foreign { eni: eni.clone(), primary: *primary });
+        let foreign = holder.map(|holder| What::Foreign { holder: holder.clone() });
         match row.state() {
             State::Reserved => None,
             _ if is_of(dead, row) => Some(What::Dead),
             State::Free => foreign,
             State::Foreign => match holder {
                 None => Some(What::Gone),
-                Some((eni, _)) if row.iface.as_ref() != Some(eni) => foreign,
-                Some((_, primary)) => (*primary && !row.primary).then_some(What::Unmarked),
+                Some(holder) if row.iface.as_ref() != Some(&holder.eni) => foreign,
+                Some(holder) => (holder.primary && !row.primary).then_some(What::Unmarked),
             },
             State::On | State::Off | State::Ready | State::Lease if is_of(alien, row) => {
                 Some(What::Alien { holder: holder.cloned() })
             }
             State::Ready => {
-                let is_primary = |(eni, primary): &(EniId, bool)| *primary && row.iface.as_ref() == Some(eni);
+                let is_primary = |holder: &Holder| holder.primary && row.iface.as_ref() == Some(&holder.eni);
                 (holder.is_some_and(is_primary) && !row.primary).then_some(What::Unmarked)
             }
             State::On | State::Off | State::Lease => None,
         }
     };
     rows.iter().filter_map(|row| Some(Finding { row: row.clone(), what: what(row)? })).collect()
+}
+
+/// How much these findings free, as the limit counts it: rows, but an ENI that EC2 does not know any more once, whatever it had.
+pub fn freed(findings: &[Finding]) -> usize {
+    let (dead, rows): (Vec<&Finding>, Vec<&Finding>) =
+        findings.iter().filter(|finding| finding.frees()).partition(|finding| finding.what == What::Dead);
+    dead.iter().map(|finding| &finding.row.iface).collect::<BTreeSet<_>>().len() + rows.len()
 }
 
 /// How many rows one scan may free: more than that is poor sight (another account's view, a shared subnet).
@@ -112,9 +135,7 @@ impl Finding {
             What::Dead => Event::EniGone,
             What::Gone => Event::Gone,
             What::Alien { holder: None } => Event::EniGone,
-            What::Foreign { eni, primary } | What::Alien { holder: Some((eni, primary)) } => {
-                Event::Foreign { eni: Some(eni.clone()), primary: *primary }
-            }
+            What::Foreign { holder } | What::Alien { holder: Some(holder) } => holder.event(),
             What::Unmarked => Event::MarkPrimary,
         }
     }
@@ -136,7 +157,7 @@ impl fmt::Display for Finding {
             What::Alien { holder: None } => write!(f, "{ip} was on {eni}, which is another host's: to be freed"),
             What::Alien { .. } => write!(f, "{ip} is on {eni}, which is another host's: to be kept from others"),
             What::Unmarked => write!(f, "{ip} is the primary address of {eni}: its row is to be marked so"),
-            What::Foreign { eni, .. } => write!(f, "{ip} is in use by {eni}: to be kept from others"),
+            What::Foreign { holder } => write!(f, "{ip} is in use by {}: to be kept from others", holder.eni),
         }
     }
 }
@@ -160,6 +181,7 @@ mod tests {
             status,
             iface: iface.map(eni),
             primary: false,
+            in_block: false,
             claim: kind.map(|kind: Kind| -> Claim { Boot::random().unwrap().claim(1, kind) }),
             holder: None,
             idle: Duration::from_secs(1000),
@@ -167,13 +189,19 @@ mod tests {
         }
     }
 
+    fn on(n: u8) -> Holder {
+        Holder { eni: eni(n), primary: false, in_block: false }
+    }
+
     fn finds(rows: &[Row], assigned: &[(u8, u8, bool)], dead: &[u8]) -> Vec<(u8, What)> {
         finds_alien(rows, assigned, dead, &[])
     }
 
     fn finds_alien(rows: &[Row], assigned: &[(u8, u8, bool)], dead: &[u8], alien: &[u8]) -> Vec<(u8, What)> {
-        let assigned: Assigned =
-            assigned.iter().map(|(last, n, primary)| (Ipv4Addr::new(10, 0, 0, *last), (eni(*n), *primary))).collect();
+        let holder = |(last, n, primary): &(u8, u8, bool)| {
+            (Ipv4Addr::new(10, 0, 0, *last), Holder { primary: *primary, ..on(*n) })
+        };
+        let assigned: Assigned = assigned.iter().map(holder).collect();
         let enis = |enis: &[u8]| enis.iter().map(|n| eni(*n)).collect();
         let found = compare(rows, &assigned, &enis(dead), &enis(alien));
         found.into_iter().map(|finding| (finding.row.ip.octets()[3], finding.what)).collect()
@@ -211,7 +239,7 @@ mod tests {
     fn rows_of_another_hosts_eni_are_foreign_or_free_in_a_private_table() {
         let rows = every_state(1);
         let free = |last| (last, What::Alien { holder: None });
-        let foreign = |last| (last, What::Alien { holder: Some((eni(1), false)) });
+        let foreign = |last| (last, What::Alien { holder: Some(on(1)) });
         let assigned = [(10, 1, false), (12, 1, false), (13, 1, false)];
         assert_eq!(finds_alien(&rows, &assigned, &[], &[1]), [foreign(10), free(11), foreign(12), foreign(13)]);
         let changes = rows.iter().map(|row| Finding { row: row.clone(), what: free(0).1 });
@@ -228,7 +256,7 @@ mod tests {
             row(23, Status::Occupied, None, None),
             row(24, Status::Occupied, Some(1), None),
         ];
-        let foreign = |n| What::Foreign { eni: eni(n), primary: false };
+        let foreign = |n| What::Foreign { holder: on(n) };
         assert_eq!(
             finds(&rows, &[(20, 3, false), (23, 3, false), (24, 1, false)], &[]),
             [(20, foreign(3)), (21, What::Gone), (22, What::Gone), (23, foreign(3))]
@@ -238,6 +266,14 @@ mod tests {
     #[test]
     fn a_scan_frees_sixteen_rows_or_a_tenth() {
         assert_eq!((limit(16), limit(256), limit(65_536)), (16, 25, 6553));
+        // A dead host with nine blocks in a /24.
+        let rows = |what: &What| -> Vec<Finding> {
+            let of_blocks = |last| Row { in_block: true, ..row(last, Status::Ready, Some(1), None) };
+            (16..160).map(|last| Finding { row: of_blocks(last), what: what.clone() }).collect()
+        };
+        assert_eq!(freed(&rows(&What::Dead)), 1);
+        assert_eq!(freed(&rows(&What::Gone)), 144);
+        assert_eq!(freed(&rows(&What::Unmarked)), 0);
     }
 
     #[test]

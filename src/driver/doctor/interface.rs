@@ -37,9 +37,9 @@ pub(super) async fn check_eni(links: &Links, ec2: &Ec2, host: &Host, nic: &Nic, 
     checks.push(ok("EC2", format!("knows {}", nic.eni)));
     let name = "address limit";
     let taken = interface.addresses.len() + interface.prefixes.len();
-    let on_it = |row: &&Row| interface.addresses.iter().any(|address| address.ip == row.ip);
+    let on_it = |row: &&Row| interface.has(row.ip);
     let idle = rows.iter().filter(|row| row.state() == State::Ready && !row.primary).filter(on_it).count();
-    checks.push(match ec2.address_limit(&host.instance_type).await {
+    checks.push(match ec2.limits(&host.instance_type).await.map(|limits| limits.addresses) {
         Ok(limit) if taken < limit + idle => {
             ok(name, format!("{taken} of {limit} addresses are on {}, {idle} of them idle", nic.eni))
         }

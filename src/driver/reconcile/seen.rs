@@ -32,7 +32,7 @@ impl Seen {
             here: &self.here,
             leases: &self.known.leases,
             on_link: &self.on_link,
-            prefixes: &self.known.prefixes,
+            adopts: eni.adopts(),
             recent: &self.known.recent,
         })
     }

@@ -15,7 +15,6 @@ use crate::domain::on_eni::OnEni;
 use crate::domain::plan::attachment::Attachment;
 use crate::domain::plan::ledger::{Ledger, Sight};
 use crate::domain::plan::reconcile::{Finding, What, is_blind};
-use crate::domain::subnet::all_of;
 use crate::driver::found::Found;
 use crate::eni::in_use::InUse;
 use crate::eni::{Eni, Outside};
@@ -49,15 +48,10 @@ impl Watched {
         if is_calm && eni.is_distant() {
             return (None, None);
         }
-        if is_calm && let Ok(mut listed) = outside.imds.on_eni(&eni.nic.mac).await {
+        if is_calm && let Ok(listed) = outside.imds.on_eni(&eni.nic.mac).await {
             let is_there = |row: &&Row| matches!(row.state(), State::Ready | State::Lease | State::Foreign);
-            // IMDS lists prefixes apart.
-            let prefixes = eni.known().prefixes;
-            let is_single = |ip: &Ipv4Addr| prefixes.iter().all(|prefix| !prefix.contains(ip));
-            let expected: BTreeSet<Ipv4Addr> =
-                rows.iter().filter(is_there).map(|row| row.ip).filter(is_single).collect();
+            let expected: BTreeSet<Ipv4Addr> = rows.iter().filter(is_there).map(|row| row.ip).collect();
             if listed.all().collect::<BTreeSet<_>>() == expected {
-                listed.secondary.extend(prefixes.into_iter().flat_map(all_of));
                 return (Some(listed), None);
             }
         }

@@ -46,7 +46,12 @@ impl Interface {
 
     /// Whether the address is one of its own or lies in one of its prefixes.
     pub fn has(&self, ip: Ipv4Addr) -> bool {
-        self.addresses.iter().any(|address| address.ip == ip) || self.prefixes.iter().any(|prefix| prefix.contains(&ip))
+        self.addresses.iter().any(|address| address.ip == ip) || self.in_prefix(ip)
+    }
+
+    /// Whether the address lies in one of its prefixes.
+    pub fn in_prefix(&self, ip: Ipv4Addr) -> bool {
+        self.prefixes.iter().any(|prefix| prefix.contains(&ip))
     }
 
     /// Every address it holds, those of its prefixes included.
@@ -57,8 +62,8 @@ impl Interface {
 
     /// The same, as IMDS is asked for it too.
     pub fn on_eni(&self) -> OnEni {
-        let primary = self.primary();
-        OnEni { primary, secondary: self.held().filter(|ip| primary != Some(*ip)).collect() }
+        let secondary = self.addresses.iter().filter(|address| !address.primary).map(|address| address.ip).collect();
+        OnEni { primary: self.primary(), secondary, prefixes: self.prefixes.clone() }
     }
 
     /// Who has it, for a user: `eni-... of instance i-...`, else `eni-... (description)`.

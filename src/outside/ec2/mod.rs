@@ -30,6 +30,7 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
+use crate::domain::block::Block;
 use crate::domain::id::{EniId, SubnetId};
 use crate::domain::subnet::Subnet;
 pub use answer::{Answer, AssignCall, UnassignCall};
@@ -113,6 +114,16 @@ impl Serialize for Action {
     }
 }
 
+/// What an instance type lets each of its ENIs have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// IPv4 addresses, the primary included; a block counts as one.
+    pub addresses: usize,
+    /// Whether blocks are among them: on Nitro and bare metal (AWS, "Prefix delegation"; no field says it, and the VPC CNI tells
+    /// by the same two).
+    pub blocks: bool,
+}
+
 /// EC2 in one region. Cheap to clone: the connections and the credentials are shared.
 #[derive(Debug, Clone)]
 pub struct Ec2 {
@@ -177,6 +188,45 @@ impl Ec2 {
             return Ok(());
         }
         Err(Ec2Error::Unlisted { addresses: missing.into_iter().filter_map(|ip| ip.parse().ok()).collect() })
+    }
+
+    /// Puts these blocks on the ENI, all or none.
+    ///
+    /// Errors: as [`Self::assign`]; which code and words EC2 has for a block that it does not give is not known for certain, so
+    /// that any clear refusal may speak of one. `Unlisted` names the first addresses of those that the answer lacks.
+    pub async fn assign_blocks(&self, eni: &EniId, blocks: &[Block]) -> Result<(), Ec2Error> {
+        let subject = &self.about(Action::Assign, Some(eni), None);
+        let wanted: &Vec<String> = &blocks.iter().map(Block::to_string).collect();
+        let send = |until| async move {
+            let call = self.client.assign_private_ip_addresses().network_interface_id(eni.as_str());
+            let call = call.set_ipv4_prefixes(Some(wanted.clone())).customize();
+            call.config_override(one_attempt(until)).send().await.map_err(|error| subject.explain(&error))
+        };
+        let answer = change(subject, |until| twice(move || Box::pin(send(until)))).await?;
+        let listed = answer.assigned_ipv4_prefixes();
+        let is_listed = |block: &Block| {
+            let net = block.to_string();
+            listed.iter().any(|entry| entry.ipv4_prefix() == Some(net.as_str()))
+        };
+        let missing: Vec<Ipv4Addr> =
+            blocks.iter().filter(|block| !is_listed(block)).map(|block| block.net().network()).collect();
+        if missing.is_empty() { Ok(()) } else { Err(Ec2Error::Unlisted { addresses: missing }) }
+    }
+
+    /// Takes these blocks off the ENI, all or none.
+    ///
+    /// Errors: as [`Self::unassign`], but no code is known for certain that says of a block that it is not on the ENI.
+    pub async fn unassign_blocks(&self, eni: &EniId, blocks: &[Block]) -> Result<(), Ec2Error> {
+        let subject = &self.about(Action::Unassign, Some(eni), None);
+        let given: Vec<String> = blocks.iter().map(Block::to_string).collect();
+        change(subject, |until| {
+            let call = self.client.unassign_private_ip_addresses().network_interface_id(eni.as_str());
+            let call = call.set_ipv4_prefixes(Some(given.clone())).customize();
+            let sent = call.config_override(one_attempt(until)).send();
+            Box::pin(async { sent.await.map_err(|error| subject.explain(&error)) })
+        })
+        .await?;
+        Ok(())
     }
 
     /// Takes these addresses off the ENI, all or none.
@@ -290,30 +340,21 @@ impl Ec2 {
         kind.ok_or_else(|| subject.unclear(format!("its answer gives no type of {instance}")))
     }
 
-    /// How many IPv4 addresses each ENI of this instance type may have, the primary included; a /28 prefix counts as one.
-    pub async fn address_limit(&self, instance_type: &str) -> Result<usize, Ec2Error> {
-        let found = self.type_info(instance_type).await?;
-        let limit = found.network_info().and_then(|network| network.ipv4_addresses_per_interface());
-        limit.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0).ok_or_else(|| {
-            let subject = self.about(Action::DescribeInstanceTypes, None, None);
-            subject.unclear(format!("its answer gives no address limit for {instance_type}"))
-        })
-    }
-
-    /// Whether the ENIs of this instance type may have prefixes: those of Nitro and bare metal may (amazon-vpc-cni-k8s
-    /// decides so). EC2 has no field that says it.
-    pub async fn takes_prefixes(&self, instance_type: &str) -> Result<bool, Ec2Error> {
-        let found = self.type_info(instance_type).await?;
-        let is_nitro = found.hypervisor() == Some(&InstanceTypeHypervisor::Nitro);
-        Ok(is_nitro || found.bare_metal() == Some(true))
-    }
-
-    async fn type_info(&self, instance_type: &str) -> Result<InstanceTypeInfo, Ec2Error> {
+    /// What each ENI of this instance type may have.
+    pub async fn limits(&self, instance_type: &str) -> Result<Limits, Ec2Error> {
         let subject = self.about(Action::DescribeInstanceTypes, None, None);
         let call = self.client.describe_instance_types().instance_types(InstanceType::from(instance_type));
         let answer = Box::pin(call.send()).await.map_err(|error| subject.explain(&error))?;
-        let found = answer.instance_types.unwrap_or_default().into_iter().next();
-        found.ok_or_else(|| subject.unclear(format!("its answer does not know {instance_type}")))
+        let found = answer.instance_types().first();
+        let found = found.ok_or_else(|| subject.unclear(format!("its answer does not know {instance_type}")))?;
+        let addresses = found
+            .network_info()
+            .and_then(|network| network.ipv4_addresses_per_interface())
+            .and_then(|limit| usize::try_from(limit).ok())
+            .filter(|limit| *limit > 0)
+            .ok_or_else(|| subject.unclear(format!("its answer gives no address limit for {instance_type}")))?;
+        let is_nitro = found.hypervisor() == Some(&InstanceTypeHypervisor::Nitro);
+        Ok(Limits { addresses, blocks: is_nitro || found.bare_metal() == Some(true) })
     }
 
     /// Whether IAM allows the action; nothing is changed.

@@ -292,10 +292,11 @@ impl Imds {
         }
     }
 
-    /// Its addresses, as EC2 is asked for them too. IMDS lists prefixes apart, and they are not among them.
+    /// What is on it, as EC2 is asked for it too.
     pub async fn on_eni(&self, mac: &str) -> Result<OnEni, ImdsError> {
-        let mut addresses = self.addresses(mac).await?.into_iter();
-        Ok(OnEni { primary: addresses.next(), secondary: addresses.collect() })
+        let (addresses, prefixes) = tokio::try_join!(self.addresses(mac), self.prefixes(mac))?;
+        let mut addresses = addresses.into_iter();
+        Ok(OnEni { primary: addresses.next(), secondary: addresses.collect(), prefixes })
     }
 
     /// Whether it lists this ENI, which has this MAC; none: it does not tell.

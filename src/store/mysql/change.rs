@@ -1,10 +1,11 @@
 //! Guarded changes: all of a call in one transaction, rows in order of address so that two hosts cannot deadlock.
 
+use std::slice;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::domain::address::{Change, Holder, Row};
+use crate::domain::address::{Change, Guard, Holder, Row};
 use crate::domain::id::{Claim, EniId};
 
 use super::super::StoreError;
@@ -49,9 +50,15 @@ async fn once(mut conn: Checkout, order: &[(usize, &Change)], unclear: bool) -> 
 /// After a lost answer: a row that is as it was to become has become so.
 async fn happened(conn: &mut Checkout, order: &[(usize, &Change)], found: &mut [(usize, bool)]) -> Result<(), Trouble> {
     for ((_, change), (_, found)) in order.iter().zip(found.iter_mut()).filter(|(_, (_, found))| !found) {
-        *found = read::at(conn, &[change.ip]).await?.iter().any(|row| is_after(row, change));
+        *found = has_become(conn, slice::from_ref(change)).await?;
     }
     Ok(())
+}
+
+/// Whether all rows are as they were to become.
+pub(super) async fn has_become(conn: &mut Checkout, changes: &[Change]) -> Result<bool, Trouble> {
+    let rows = read::at(conn, &changes.iter().map(|change| change.ip).collect::<Vec<_>>()).await?;
+    Ok(changes.iter().all(|change| rows.iter().any(|row| row.ip == change.ip && is_after(row, change))))
 }
 
 /// Whatever its ages are.
@@ -61,26 +68,41 @@ fn is_after(row: &Row, change: &Change) -> bool {
 
 /// By primary key: locks its own row alone.
 fn sql(change: &Change) -> String {
-    let Change { ip, from, to, let_go } = change;
-    let claimed = if to.claim.is_some() { "NOW(3)" } else { "NULL" };
-    let holder = match &to.holder {
-        Holder::Keep => String::new(),
-        Holder::Clear => ",holder=NULL".to_owned(),
-        Holder::Set(holder) => format!(",holder={}", text(holder)),
-    };
-    let primary = to.primary.map_or_else(String::new, |primary| format!(",`primary`={}", u8::from(primary)));
-    let ts = let_go.map_or_else(|| "ts".to_owned(), |age| format!("NOW() - INTERVAL {} SECOND", age.as_secs()));
+    let set: Vec<_> = assignments(change).iter().map(|(column, value)| format!("{column}={value}")).collect();
+    format!("UPDATE allocation SET {} WHERE ip='{}' AND {}", set.join(","), change.ip, guard(&change.from))
+}
+
+/// What the row must be.
+pub(super) fn guard(from: &Guard) -> String {
     format!(
-        "UPDATE allocation SET status='{}',iface={},claim={},claimed={claimed}{holder}{primary},ts={ts} \
-         WHERE ip='{ip}' AND status='{}' AND iface<=>{} AND claim<=>{} AND holder<=>{}",
-        to.status.as_str(),
-        eni(to.iface.as_ref()),
-        token(to.claim.as_ref()),
+        "status='{}' AND iface<=>{} AND claim<=>{} AND holder<=>{} AND in_block={}",
         from.status.as_str(),
         eni(from.iface.as_ref()),
         token(from.claim.as_ref()),
         maybe(from.holder.as_deref()),
+        u8::from(from.in_block),
     )
+}
+
+/// Columns, and what becomes of them: the same ones for each change.
+pub(super) fn assignments(Change { to, let_go, .. }: &Change) -> [(&'static str, String); 8] {
+    [
+        ("status", format!("'{}'", to.status.as_str())),
+        ("iface", eni(to.iface.as_ref())),
+        ("claim", token(to.claim.as_ref())),
+        ("claimed", if to.claim.is_some() { "NOW(3)" } else { "NULL" }.to_owned()),
+        (
+            "holder",
+            match &to.holder {
+                Holder::Keep => "holder".to_owned(),
+                Holder::Clear => "NULL".to_owned(),
+                Holder::Set(holder) => text(holder),
+            },
+        ),
+        ("`primary`", to.primary.map_or_else(|| "`primary`".to_owned(), |primary| u8::from(primary).to_string())),
+        ("in_block", u8::from(to.in_block).to_string()),
+        ("ts", let_go.map_or_else(|| "ts".to_owned(), |age| format!("NOW() - INTERVAL {} SECOND", age.as_secs()))),
+    ]
 }
 
 fn eni(eni: Option<&EniId>) -> String {

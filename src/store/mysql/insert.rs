@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::domain::address::NewRow;
+use crate::domain::block::Block;
 use crate::domain::id::{EniId, SubnetId};
 use crate::fail_point::point;
 
@@ -79,18 +80,22 @@ async fn insert(mut conn: Checkout, subnet: &SubnetId, rows: &[&NewRow]) -> Resu
         .iter()
         .map(|row| {
             format!(
-                "('{}',{subnet},'{}',{},{},'{}',{})",
+                "('{}',{},{subnet},'{}',{},{},'{}',{},{})",
                 row.ip,
+                Block::of(row.ip).number(),
                 row.status.as_str(),
                 maybe(row.iface.as_ref().map(EniId::as_str)),
                 u8::from(row.primary),
                 raw::LONG_AGO,
                 maybe(raw::holder(row.holder.as_deref()).as_deref()),
+                u8::from(row.in_block),
             )
         })
         .collect();
-    let packet =
-        format!("INSERT INTO allocation (ip,subnet,status,iface,`primary`,ts,holder) VALUES {}", values.join(","));
+    let packet = format!(
+        "INSERT INTO allocation (ip,net,subnet,status,iface,`primary`,ts,holder,in_block) VALUES {}",
+        values.join(",")
+    );
     let answers = conn.send(&packet, 1).await?;
     conn.keep();
     Ok(answers.iter().map(|answer| answer.found).sum())

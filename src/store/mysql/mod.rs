@@ -9,28 +9,33 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use crate::domain::address::{Change, NewRow, Row};
+use crate::domain::block::Block;
 use crate::domain::history::Use;
 use crate::domain::id::{Claim, EniId, SubnetId};
 use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
+use crate::domain::subnet::Subnet;
 use std::net::Ipv4Addr;
 
 use super::login::Login;
 use super::url::Server;
-use super::{Blocks, Count, Description, FreeClaim, StoreError, password_file, raw};
+use super::{BlockClaim, Blocks, Count, Description, FreeClaim, StoreError, password_file, raw};
 use pool::Pool;
 use tries::Tries;
 use trouble::Trouble;
 
+mod blocks;
 mod change;
 mod history;
 mod host;
 mod hosts;
 mod insert;
 mod migrate;
+mod net;
 mod pool;
 mod proof;
 mod pulse;
@@ -39,9 +44,12 @@ mod roll;
 mod session;
 mod take;
 mod task;
+mod together;
+mod token;
 mod tries;
 mod trouble;
 mod variables;
+mod window;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -56,6 +64,9 @@ impl MySql {
         let first = timeout_at(until, pool.get(until)).await;
         first.unwrap_or_else(|_| Err(pool.hosts.silent())).map_err(|trouble| trouble.into_error(&pool.at))?.keep();
         tries::migrate(&pool, until).await?;
+        if let Err(why) = net::fill_all(&pool, until).await {
+            tracing::warn!("column net is filled in as rows are looked at, since {why}");
+        }
         if let Login::PasswordFile(path) = &server.login
             && let Some(exposed) = password_file::read(path).await.ok().and_then(|found| found.exposed)
         {
@@ -119,6 +130,28 @@ impl MySql {
 
     pub(super) async fn apply(&self, changes: &[Change], until: Instant) -> Result<Vec<bool>> {
         change::apply(&self.pool, changes, until).await
+    }
+
+    pub(super) async fn apply_together(&self, groups: &[Vec<Change>], until: Instant) -> Result<Vec<bool>> {
+        together::apply_together(&self.pool, groups, until).await
+    }
+
+    pub(super) async fn whole_blocks(
+        &self,
+        subnet: &SubnetId,
+        within: Option<Ipv4Net>,
+        most: usize,
+        until: Instant,
+    ) -> Result<Vec<Block>> {
+        window::whole_blocks(&self.pool, subnet, within, most, until).await
+    }
+
+    pub(super) async fn plenty(&self, subnet: &Subnet, until: Instant) -> Result<bool> {
+        window::plenty(&self.pool, subnet, until).await
+    }
+
+    pub(super) async fn claim_blocks(&self, wanted: &BlockClaim<'_>, until: Instant) -> Result<Vec<Row>> {
+        blocks::claim_blocks(&self.pool, wanted, until).await
     }
 
     pub(super) async fn insert_missing(&self, subnet: &SubnetId, rows: &[NewRow], until: Instant) -> Result<u64> {

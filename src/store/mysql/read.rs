@@ -20,7 +20,7 @@ use super::{column, list, text};
 
 /// A statement that begins so is read by [`rows`].
 pub(super) const ROWS: &str = "SELECT ip,subnet,status,iface,`primary`,claim,holder,CAST(UNIX_TIMESTAMP(ts) AS SIGNED),\
-    CAST(UNIX_TIMESTAMP(claimed)*1000 AS SIGNED),CAST(UNIX_TIMESTAMP(NOW(3))*1000 AS SIGNED) FROM allocation";
+    CAST(UNIX_TIMESTAMP(claimed)*1000 AS SIGNED),CAST(UNIX_TIMESTAMP(NOW(3))*1000 AS SIGNED),in_block FROM allocation";
 
 /// Addresses to a statement.
 const CHUNK: usize = 1000;
@@ -201,5 +201,6 @@ fn raw_row(mut row: mysql_async::Row) -> Result<Raw, Trouble> {
         ts: column(row, 7)?,
         claimed: column(row, 8)?,
         now: column(row, 9)?,
+        in_block: column::<i64>(row, 10)? != 0,
     })
 }

@@ -1,13 +1,13 @@
-//! Claims: taking free rows that no other host has its hand on.
+//! Claims of single addresses: taking free rows that no other host has its hand on.
 //!
-//! An UPDATE joined to a locking read of the coldest rows that skips locked ones; the rows that carry the token now are read
-//! in the same packet. On KEY cold (subnet,status,ts) the locking read stops after the rows it takes and locks no others; on
-//! any other key it locks whatever it sorts. Where rows have to be chosen one by one (a sub-pool: `ip` sorts as text) or
-//! others were in the way, they are chosen by a plain read and locked by primary key.
+//! A plain read of a few blocks on KEY whole (subnet,status,net) finds free rows of broken ones, fullest first (`window`). An
+//! UPDATE joined to a locking read of the first of these by primary key takes them, and skips those that others have locked. Of many
+//! hosts that found the same one has them: for the others more are named than are wanted, and they pass by one another. The rows
+//! that carry the token now are read in the same packet.
 //!
-//! The token also tells whether a packet whose answer was lost took effect, so it is looked up before anything else. A
-//! packet that was given up may not have come to its end yet (a Galera cluster that loses a node holds commits back for
-//! seconds): as long as the server has it in hand there is nothing to look up, and a second one would take twice.
+//! Where the window shows nothing to be had, the locking read goes along KEY cold (subnet,status,ts), on which it stops after
+//! the rows that it takes and locks no others; on any other key it locks whatever it sorts. Rows of which nobody has written the
+//! block are found so at the latest.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -16,28 +16,27 @@ use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
 use crate::domain::address::Row;
+use crate::domain::block::SIZE;
 
 use super::super::clock::AHEAD;
 use super::super::{FreeClaim, StoreError, raw};
-use super::pool::{Answer, Checkout, Pool};
-use super::read::{self, ROWS};
+use super::pool::{Checkout, Pool};
+use super::token::Token;
 use super::tries::{Before, Tries};
 use super::trouble::{By, Trouble};
+use super::window::{self, Window};
 use super::{column, list, text};
 
-/// So many times more of the coldest rows are drawn from than are wanted, so that hosts choose different ones.
+/// So many times more rows are drawn from than are wanted, once others were in the way.
 const DRAW: usize = 8;
 
 struct Take {
-    token: String,
+    token: Token,
     /// The subnet, as SQL.
     subnet: String,
-    /// Which rows may be taken.
-    eligible: String,
-    /// What becomes of them; the table is `a`.
-    becomes: String,
-    /// Which rows carry the token.
-    carries: String,
+    /// How long a row must have cooled, and which rows are left alone: conditions on `ts` and `ip`.
+    cooled: Option<(i64, i64)>,
+    except: String,
     count: usize,
     sub_pool: Option<Ipv4Net>,
 }
@@ -50,21 +49,13 @@ pub(super) async fn claim_free(
     if wanted.count == 0 {
         return Ok(Vec::new());
     }
-    let (eni, claim) = (text(wanted.eni.as_str()), text(wanted.claim.as_str()));
-    let subnet = text(wanted.subnet.as_str());
-    let cooled = raw::cooling(wanted.cooldown, &pool.clock).map_or_else(String::new, |(seconds, latest)| {
-        format!(" AND ts<=LEAST(NOW(),FROM_UNIXTIME({latest}))-INTERVAL {seconds} SECOND")
-    });
-    let except =
-        if wanted.except.is_empty() { String::new() } else { format!(" AND ip NOT IN ({})", list(wanted.except)) };
     let take = Take {
-        token: wanted.claim.to_string(),
-        eligible: format!("subnet={subnet} AND status='free' AND `primary`=0{cooled}{except}"),
-        becomes: format!("a.status='allocated',a.iface={eni},a.claim={claim},a.claimed=NOW(3),a.holder=NULL,a.ts=a.ts"),
-        carries: format!("iface={eni} AND status='allocated' AND claim={claim}"),
+        token: Token::new(wanted.eni, wanted.claim),
+        subnet: text(wanted.subnet.as_str()),
+        cooled: raw::cooling(wanted.cooldown, &pool.clock),
+        except: list(wanted.except),
         count: wanted.count,
         sub_pool: wanted.sub_pool,
-        subnet,
     };
     Tries::new(pool, until).run(|conn, before| take.once(conn, before)).await
 }
@@ -72,43 +63,13 @@ pub(super) async fn claim_free(
 impl Take {
     /// One attempt. All rows locked by others is a conflict, not an empty answer.
     async fn once(&self, mut conn: Checkout, before: Before) -> Result<Vec<Row>, Trouble> {
-        let Self { becomes, eligible, carries, .. } = self;
-        let look = format!("{ROWS} FORCE INDEX (mine) WHERE {carries}");
-        if before.unclear {
-            if self.in_hand(&mut conn).await? {
-                conn.keep();
-                return Err(Trouble::Conflict(By::Calls));
-            }
-            let taken = read::rows(conn.rows(&look).await?, conn.pool())?;
-            if !taken.is_empty() {
-                conn.keep();
-                return Ok(taken);
-            }
+        let mut taken = self.token.taken(&mut conn, before).await?;
+        if taken.is_empty() {
+            taken = self.by_blocks(&mut conn, before).await?;
         }
-        let rows = if self.sub_pool.is_some() || before.contended {
-            let chosen = self.choose(&mut conn).await?;
-            if chosen.is_empty() {
-                conn.keep();
-                return Ok(Vec::new());
-            }
-            format!("FORCE INDEX (PRIMARY) WHERE ip IN ({}) AND {eligible}", list(&chosen))
-        } else {
-            format!("FORCE INDEX (cold) WHERE {eligible} ORDER BY ts")
-        };
-        // STRAIGHT_JOIN: a plan that began with `a` would lock all of it.
-        let packet = format!(
-            "UPDATE (SELECT ip FROM allocation {rows} LIMIT {} FOR UPDATE SKIP LOCKED) s \
-             STRAIGHT_JOIN allocation a ON a.ip=s.ip SET {becomes};{look}",
-            self.count
-        );
-        let taken = match conn.send(&packet, 2).await?.pop() {
-            // All that it took is left out: on to others.
-            Some(Answer { rows, .. }) if !rows.is_empty() => match read::rows(rows, conn.pool())? {
-                none if none.is_empty() => return Err(Trouble::Conflict(By::Rows)),
-                taken => taken,
-            },
-            Some(_) | None => Vec::new(),
-        };
+        if taken.is_empty() {
+            taken = self.anything(&mut conn, before).await?;
+        }
         if taken.is_empty() {
             if !self.none(&mut conn).await? {
                 return Err(Trouble::Conflict(By::Rows));
@@ -121,16 +82,94 @@ impl Take {
         Ok(taken)
     }
 
-    /// Whether the server is still at a packet of an earlier attempt. A user without privileges sees its own.
-    async fn in_hand(&self, conn: &mut Checkout) -> Result<bool, Trouble> {
-        const INFO: usize = 7;
-        let token = self.token.as_bytes();
-        let mut found = false;
-        for mut row in conn.rows("SHOW FULL PROCESSLIST").await? {
-            let info: Option<Vec<u8>> = column(&mut row, INFO)?;
-            found |= info.is_some_and(|info| info.windows(token.len()).any(|part| part == token));
+    /// From broken blocks, and from whole ones what these do not have.
+    async fn by_blocks(&self, conn: &mut Checkout, before: Before) -> Result<Vec<Row>, Trouble> {
+        let Window { broken, whole } = self.window(conn).await?;
+        let mut taken = Vec::new();
+        self.of(conn, before, &broken, self.count, &mut taken).await?;
+        if broken.len() < self.draw() {
+            let lacking = self.count.saturating_sub(taken.len());
+            let mut ips: Vec<_> = whole.iter().flat_map(|block| block.addresses()).collect();
+            ips.retain(|ip| self.is_inside(*ip));
+            self.of(conn, before, &ips, lacking.next_multiple_of(SIZE), &mut taken).await?;
         }
-        Ok(found)
+        Ok(taken)
+    }
+
+    /// Of the first ones of these as far as they are to be had, and where others are at them, of as many as are drawn from.
+    async fn of(
+        &self,
+        conn: &mut Checkout,
+        before: Before,
+        ips: &[Ipv4Addr],
+        first: usize,
+        taken: &mut Vec<Row>,
+    ) -> Result<(), Trouble> {
+        let draw = ips.len().min(self.draw());
+        let first = if before.contended { draw } else { first.min(draw) };
+        for ips in [ips.get(..first), ips.get(..draw).filter(|_| first < draw)].into_iter().flatten() {
+            let lacking = self.count.saturating_sub(taken.len());
+            if lacking > 0 && !ips.is_empty() {
+                *taken = self.token.take(conn, &[self.update(&self.by_key(ips), lacking)]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn window(&self, conn: &mut Checkout) -> Result<Window, Trouble> {
+        let mut window = window::look(conn, &self.subnet, self.sub_pool, &self.may("f."), self.draw()).await?;
+        window.broken.retain(|ip| self.is_inside(*ip));
+        Ok(window)
+    }
+
+    /// Wherever it lies.
+    async fn anything(&self, conn: &mut Checkout, before: Before) -> Result<Vec<Row>, Trouble> {
+        let rows = if self.sub_pool.is_some() || before.contended {
+            let chosen = self.choose(conn).await?;
+            if chosen.is_empty() {
+                return Ok(Vec::new());
+            }
+            self.by_key(&chosen)
+        } else {
+            format!("FORCE INDEX (cold) WHERE {} ORDER BY ts", self.eligible())
+        };
+        self.token.take(conn, &[self.update(&rows, self.count)]).await
+    }
+
+    /// STRAIGHT_JOIN: a plan that began with `a` would lock all of it.
+    fn update(&self, rows: &str, count: usize) -> String {
+        format!(
+            "UPDATE (SELECT ip FROM allocation {rows} LIMIT {count} FOR UPDATE SKIP LOCKED) s \
+             STRAIGHT_JOIN allocation a ON a.ip=s.ip SET {}=0",
+            self.token.becomes
+        )
+    }
+
+    fn by_key(&self, ips: &[Ipv4Addr]) -> String {
+        format!("FORCE INDEX (PRIMARY) WHERE ip IN ({}) AND {}", list(ips), self.eligible())
+    }
+
+    /// Which rows may be taken.
+    fn eligible(&self) -> String {
+        format!("subnet={} AND status='free' AND {}", self.subnet, self.may(""))
+    }
+
+    /// Which free ones of the subnet, in the table that `of` names.
+    fn may(&self, of: &str) -> String {
+        let cooled = self.cooled.map_or_else(String::new, |(seconds, latest)| {
+            format!(" AND {of}ts<=LEAST(NOW(),FROM_UNIXTIME({latest}))-INTERVAL {seconds} SECOND")
+        });
+        let except =
+            if self.except.is_empty() { String::new() } else { format!(" AND {of}ip NOT IN ({})", self.except) };
+        format!("{of}`primary`=0{cooled}{except}")
+    }
+
+    fn is_inside(&self, ip: Ipv4Addr) -> bool {
+        self.sub_pool.is_none_or(|net| net.contains(&ip))
+    }
+
+    fn draw(&self) -> usize {
+        self.count.saturating_mul(DRAW).max(64)
     }
 
     /// Whether a plain read, which nobody's lock hides anything from, finds no row either.
@@ -138,27 +177,27 @@ impl Take {
         if self.sub_pool.is_some() {
             return Ok(self.choose(conn).await?.is_empty());
         }
-        let one = format!("SELECT 1 FROM allocation FORCE INDEX (cold) WHERE {} LIMIT 1", self.eligible);
+        let one = format!("SELECT 1 FROM allocation FORCE INDEX (cold) WHERE {} LIMIT 1", self.eligible());
         Ok(conn.rows(&one).await?.is_empty())
     }
 
-    /// The rows to lock by key: a draw from the coldest ones.
+    /// The rows to lock by key: a draw from the coldest ones. In a sub-pool they are chosen here, since `ip` sorts as text.
     async fn choose(&self, conn: &mut Checkout) -> Result<Vec<Ipv4Addr>, Trouble> {
-        let draw = self.count.saturating_mul(DRAW).max(64);
-        let limit = if self.sub_pool.is_some() { String::new() } else { format!(" LIMIT {draw}") };
-        let eligible = &self.eligible;
+        let limit = if self.sub_pool.is_some() { String::new() } else { format!(" LIMIT {}", self.draw()) };
+        let eligible = self.eligible();
         let read = format!("SELECT ip FROM allocation FORCE INDEX (cold) WHERE {eligible} ORDER BY ts{limit}");
         let rows = conn.rows(&read).await?;
         let mut ips = addresses(rows, conn.pool())?;
-        ips.retain(|ip| self.sub_pool.is_none_or(|net| net.contains(ip)));
-        ips.truncate(draw);
+        ips.retain(|ip| self.is_inside(*ip));
+        ips.truncate(self.draw());
         fastrand::shuffle(&mut ips);
         ips.truncate(self.count);
         Ok(ips)
     }
 }
 
-fn addresses(rows: Vec<mysql_async::Row>, pool: &Pool) -> Result<Vec<Ipv4Addr>, Trouble> {
+/// Of a read of `ip` alone.
+pub(super) fn addresses(rows: Vec<mysql_async::Row>, pool: &Pool) -> Result<Vec<Ipv4Addr>, Trouble> {
     let ips = rows.into_iter().map(|mut row| column::<String>(&mut row, 0)).collect::<Result<Vec<_>, _>>()?;
     Ok(pool.left_out.keep(ips.iter().map(|ip| raw::address(ip))))
 }

@@ -12,21 +12,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::domain::address::{Change, NewRow, Row};
+use crate::domain::block::Block;
 use crate::domain::history::Use;
 use crate::domain::id::{Claim, EniId, SubnetId};
 use crate::domain::roll::{Answer, HostEntry, KnownHost, Request};
+use crate::domain::subnet::Subnet;
 use crate::fail_point::point;
 
 use super::clock::Clock;
 use super::raw::LeftOut;
-use super::{Blocks, Count, Description, FreeClaim, StoreError, raw};
+use super::{BlockClaim, Blocks, Count, Description, FreeClaim, StoreError, raw};
 use trouble::Trouble;
 
+mod blocks;
 mod history;
 mod read;
 mod roll;
@@ -181,6 +185,32 @@ impl Sqlite {
     pub(super) async fn apply(&self, changes: &[Change], until: Instant) -> Result<Vec<bool>> {
         let changes = changes.to_vec();
         self.run(until, move |file, _| write::apply(file, &changes)).await
+    }
+
+    pub(super) async fn apply_together(&self, groups: &[Vec<Change>], until: Instant) -> Result<Vec<bool>> {
+        let groups = groups.to_vec();
+        self.run(until, move |file, _| blocks::apply_together(file, &groups)).await
+    }
+
+    pub(super) async fn whole_blocks(
+        &self,
+        subnet: &SubnetId,
+        within: Option<Ipv4Net>,
+        most: usize,
+        until: Instant,
+    ) -> Result<Vec<Block>> {
+        let subnet = subnet.clone();
+        self.run(until, move |file, _| blocks::whole(file, subnet.as_str(), within, most)).await
+    }
+
+    pub(super) async fn plenty(&self, subnet: &Subnet, until: Instant) -> Result<bool> {
+        let subnet = subnet.clone();
+        self.run(until, move |file, _| blocks::plenty(file, &subnet)).await
+    }
+
+    pub(super) async fn claim_blocks(&self, wanted: &BlockClaim<'_>, until: Instant) -> Result<Vec<Row>> {
+        let take = blocks::Take::new(wanted);
+        self.run(until, move |file, known| take.run(file, known)).await
     }
 
     pub(super) async fn insert_missing(&self, subnet: &SubnetId, rows: &[NewRow], until: Instant) -> Result<u64> {

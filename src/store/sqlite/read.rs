@@ -16,7 +16,7 @@ use super::Known;
 use super::trouble::Trouble;
 
 const ROWS: &str = "SELECT ip, subnet, status, iface, \"primary\", claim, holder, \
-    ts, claimed, CAST(unixepoch('subsec') * 1000 AS INTEGER) FROM allocation WHERE ";
+    ts, claimed, CAST(unixepoch('subsec') * 1000 AS INTEGER), in_block FROM allocation WHERE ";
 
 pub(super) fn version(file: &Connection) -> Result<String, Trouble> {
     Ok(file.query_row("SELECT sqlite_version()", [], |row| row.get(0))?)
@@ -95,6 +95,7 @@ fn matching(file: &Connection, known: &Known, which: &str, values: impl Params) 
             ts: row.get(7)?,
             claimed: row.get(8)?,
             now: row.get(9)?,
+            in_block: row.get(10)?,
         })
     })?;
     let rows = rows.collect::<Result<Vec<_>, _>>()?;

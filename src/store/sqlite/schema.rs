@@ -36,7 +36,7 @@ CREATE INDEX IF NOT EXISTS history_open ON history (ended) WHERE ended IS NULL;
 ];
 
 /// Their columns, and the type of those that can be added to a table that has lost them.
-pub(super) const COLUMNS: [(&str, &str, Option<&str>); 39] = [
+pub(super) const COLUMNS: [(&str, &str, Option<&str>); 40] = [
     ("allocation", "ip", None),
     ("allocation", "subnet", None),
     ("allocation", "status", None),
@@ -46,6 +46,7 @@ pub(super) const COLUMNS: [(&str, &str, Option<&str>); 39] = [
     ("allocation", "claim", Some("TEXT")),
     ("allocation", "claimed", Some("INTEGER")),
     ("allocation", "holder", Some("TEXT")),
+    ("allocation", "in_block", Some("INTEGER NOT NULL DEFAULT 0")),
     ("task", "name", None),
     ("task", "holder", Some("TEXT")),
     ("task", "until", Some("INTEGER")),

@@ -1,5 +1,6 @@
 //! Claims, guarded changes and new rows: each in a transaction that takes the file's write lock at once.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use ipnet::Ipv4Net;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, named_params, params};
 
 use crate::domain::address::{Change, Holder, NewRow, Row};
+use crate::domain::block::{Block, SIZE};
 use crate::domain::id::{Claim, EniId, SubnetId};
 
 use super::super::clock::AHEAD;
@@ -17,10 +19,10 @@ use super::{Known, read};
 /// `claimed`, in Unix milliseconds.
 pub(super) const NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
-/// Which rows of a subnet may be taken: let go at least `?2` seconds ago, none: at any time, by a clock that shows no more than
-/// `?3`.
-const ELIGIBLE: &str = "subnet = ?1 AND status = 'free' AND \"primary\" = 0 \
-                        AND (?2 IS NULL OR ts <= min(unixepoch(), ?3) - ?2)";
+/// The free rows of a subnet, and which of them may be taken: let go at least `?2` seconds ago, none: at any time, by a clock that
+/// shows no more than `?3`.
+const FREE: &str = "SELECT ip, \"primary\" = 0 AND (?2 IS NULL OR ts <= min(unixepoch(), ?3) - ?2) FROM allocation \
+                    WHERE subnet = ?1 AND status = 'free'";
 
 /// A claim with all that it needs, to be carried to another thread.
 pub(super) struct Take {
@@ -48,68 +50,101 @@ impl Take {
 
     pub(super) fn run(&self, file: &mut Connection, known: &Known) -> Result<Vec<Row>, Trouble> {
         let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut ips = {
+        let free = {
             let (seconds, latest) = raw::cooling(self.cooldown, &known.clock).unzip();
-            let mut read = change.prepare_cached(&format!("SELECT ip FROM allocation WHERE {ELIGIBLE}"))?;
-            let rows = read.query_map(params![self.subnet, seconds, latest], |row| row.get::<_, String>(0))?;
-            let ips = rows.collect::<Result<Vec<_>, _>>()?;
-            known.left_out.keep(ips.iter().map(|ip| raw::address(ip)))
+            let mut read = change.prepare_cached(FREE)?;
+            let rows = read.query_map(params![self.subnet, seconds, latest], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?))
+            })?;
+            let rows = rows.collect::<Result<Vec<_>, _>>()?;
+            known.left_out.keep(rows.iter().map(|(ip, may)| Ok((raw::address(ip)?, *may))))
         };
-        if ips.is_empty() {
+        if !free.iter().any(|(_, may)| *may) {
             // Nobody reads free rows: without this they would cool until a clock that was set back has caught up.
             let wrong = format!("subnet = ?1 AND status = 'free' AND ts > unixepoch() + {AHEAD}");
             change.execute(&format!("UPDATE allocation SET ts = unixepoch() WHERE {wrong}"), [&self.subnet])?;
         }
-        ips.retain(|ip| self.sub_pool.is_none_or(|net| net.contains(ip)) && !self.except.contains(ip));
-        fastrand::shuffle(&mut ips);
-        ips.truncate(self.count);
-        {
-            let update = format!(
-                "UPDATE allocation SET status = 'allocated', iface = ?2, claim = ?3, claimed = {NOW}, holder = NULL \
-                 WHERE ip = ?1"
-            );
-            let mut update = change.prepare_cached(&update)?;
-            for ip in &ips {
-                update.execute(params![ip.to_string(), self.eni, self.claim])?;
-            }
-        }
+        let ips = self.choose(&free);
+        take(&change, &ips, &self.eni, &self.claim, false)?;
         let taken = read::rows_at(&change, known, ips)?;
         change.commit()?;
         Ok(taken)
     }
+
+    /// From broken blocks, and from whole ones, one after the other, what these do not have.
+    fn choose(&self, free: &[(Ipv4Addr, bool)]) -> Vec<Ipv4Addr> {
+        let mut blocks: HashMap<Block, Vec<(Ipv4Addr, bool)>> = HashMap::new();
+        for &(ip, may) in free {
+            blocks.entry(Block::of(ip)).or_default().push((ip, may));
+        }
+        let is_eligible = |(ip, may): &(Ipv4Addr, bool)| {
+            *may && self.sub_pool.is_none_or(|net| net.contains(ip)) && !self.except.contains(ip)
+        };
+        let (mut whole, broken): (Vec<_>, Vec<_>) = blocks.into_values().partition(|rows| rows.len() == SIZE);
+        let mut ips: Vec<_> = broken.into_iter().flatten().filter(is_eligible).collect();
+        fastrand::shuffle(&mut ips);
+        fastrand::shuffle(&mut whole);
+        ips.extend(whole.into_iter().flatten().filter(is_eligible));
+        ips.truncate(self.count);
+        ips.into_iter().map(|(ip, _)| ip).collect()
+    }
+}
+
+/// Takes these rows, in a transaction that has seen that they may be taken.
+pub(super) fn take(
+    change: &Connection,
+    ips: &[Ipv4Addr],
+    eni: &str,
+    claim: &str,
+    in_block: bool,
+) -> Result<(), Trouble> {
+    let update = format!(
+        "UPDATE allocation SET status = 'allocated', iface = ?2, claim = ?3, claimed = {NOW}, holder = NULL, in_block = ?4 \
+         WHERE ip = ?1"
+    );
+    let mut update = change.prepare_cached(&update)?;
+    for ip in ips {
+        update.execute(params![ip.to_string(), eni, claim, in_block])?;
+    }
+    Ok(())
 }
 
 pub(super) fn apply(file: &mut Connection, changes: &[Change]) -> Result<Vec<bool>, Trouble> {
     let transaction = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found = carry_out(&transaction, changes)?;
+    transaction.commit()?;
+    Ok(found)
+}
+
+/// Each on its own terms.
+pub(super) fn carry_out(transaction: &Connection, changes: &[Change]) -> Result<Vec<bool>, Trouble> {
     let update = format!(
         "UPDATE allocation SET status = :status, iface = :iface, claim = :claim, \
          claimed = CASE WHEN :claim IS NULL THEN NULL ELSE {NOW} END, \
          holder = CASE WHEN :keep THEN holder ELSE :holder END, \"primary\" = coalesce(:primary, \"primary\"), \
-         ts = coalesce(unixepoch() - :let_go, ts) \
-         WHERE ip = :ip AND status = :was AND iface IS :was_iface AND claim IS :was_claim AND holder IS :was_holder"
+         in_block = :in_block, ts = coalesce(unixepoch() - :let_go, ts) \
+         WHERE ip = :ip AND status = :was AND iface IS :was_iface AND claim IS :was_claim AND holder IS :was_holder \
+         AND in_block = :was_in_block"
     );
-    let found = {
-        let mut update = transaction.prepare_cached(&update)?;
-        let one = |Change { ip, from, to, let_go }: &Change| {
-            let (keep, holder) = match &to.holder {
-                Holder::Keep => (true, None),
-                Holder::Clear => (false, None),
-                Holder::Set(text) => (false, Some(text)),
-            };
-            let let_go = let_go.map(|age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX / 2));
-            let rows = update.execute(named_params! {
-                ":ip": ip.to_string(), ":let_go": let_go, ":keep": keep, ":holder": holder, ":primary": to.primary,
-                ":status": to.status.as_str(), ":iface": to.iface.as_ref().map(EniId::as_str),
-                ":claim": to.claim.as_ref().map(Claim::as_str),
-                ":was": from.status.as_str(), ":was_iface": from.iface.as_ref().map(EniId::as_str),
-                ":was_claim": from.claim.as_ref().map(Claim::as_str), ":was_holder": from.holder,
-            })?;
-            Ok(rows > 0)
+    let mut update = transaction.prepare_cached(&update)?;
+    let one = |Change { ip, from, to, let_go }: &Change| {
+        let (keep, holder) = match &to.holder {
+            Holder::Keep => (true, None),
+            Holder::Clear => (false, None),
+            Holder::Set(text) => (false, Some(text)),
         };
-        changes.iter().map(one).collect::<Result<Vec<_>, rusqlite::Error>>()?
+        let let_go = let_go.map(|age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX / 2));
+        let rows = update.execute(named_params! {
+            ":ip": ip.to_string(), ":let_go": let_go, ":keep": keep, ":holder": holder, ":primary": to.primary,
+            ":status": to.status.as_str(), ":iface": to.iface.as_ref().map(EniId::as_str),
+            ":claim": to.claim.as_ref().map(Claim::as_str),
+            ":was": from.status.as_str(), ":was_iface": from.iface.as_ref().map(EniId::as_str),
+            ":was_claim": from.claim.as_ref().map(Claim::as_str), ":was_holder": from.holder,
+            ":in_block": to.in_block, ":was_in_block": from.in_block,
+        })?;
+        Ok(rows > 0)
     };
-    transaction.commit()?;
-    Ok(found)
+    Ok(changes.iter().map(one).collect::<Result<_, rusqlite::Error>>()?)
 }
 
 /// Rows to a commit.
@@ -132,15 +167,24 @@ pub(super) fn insert_missing(file: &mut Connection, subnet: &SubnetId, rows: &[N
     let change = file.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut inserted: u64 = 0;
     {
-        let insert = "INSERT INTO allocation (ip, subnet, status, iface, \"primary\", ts, holder) \
-                      VALUES (?1, ?2, ?3, ?4, ?5, unixepoch(?6), ?7) ON CONFLICT (ip) DO NOTHING";
+        let insert = "INSERT INTO allocation (ip, subnet, status, iface, \"primary\", ts, holder, in_block) \
+                      VALUES (?1, ?2, ?3, ?4, ?5, unixepoch(?6), ?7, ?8) ON CONFLICT (ip) DO NOTHING";
         let mut insert = change.prepare_cached(insert)?;
         for row in rows {
             let iface = row.iface.as_ref().map(EniId::as_str);
             let holder = raw::holder(row.holder.as_deref());
             let (ip, status) = (row.ip.to_string(), row.status.as_str());
-            let new =
-                insert.execute(params![ip, subnet.as_str(), status, iface, row.primary, raw::LONG_AGO, holder])?;
+            let (primary, in_block) = (row.primary, row.in_block);
+            let new = insert.execute(params![
+                ip,
+                subnet.as_str(),
+                status,
+                iface,
+                primary,
+                raw::LONG_AGO,
+                holder,
+                in_block
+            ])?;
             inserted += u64::from(new > 0);
         }
     }

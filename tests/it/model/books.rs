@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ec2_ipam::domain::address::{FIXED, State, Status};
+use ec2_ipam::domain::block::{Block, Unit};
 use ec2_ipam::domain::id::Claim;
 use ec2_ipam::store::Store;
 use mysql_async::prelude::Queryable;
@@ -28,6 +29,7 @@ pub struct Entry {
     pub ts: i64,
     /// Milliseconds.
     pub claimed: Option<i64>,
+    pub in_block: bool,
 }
 
 impl Entry {
@@ -39,13 +41,20 @@ impl Entry {
         self.iface.as_deref() == Some(eni)
     }
 
+    /// What takes one slot with it.
+    pub fn unit(&self) -> Unit {
+        if self.in_block { Unit::Block(Block::of(self.ip)) } else { Unit::Single(self.ip) }
+    }
+
     pub fn is_fixed(&self) -> bool {
         self.holder.as_deref().is_some_and(|holder| holder.starts_with(FIXED))
     }
 
     pub fn shown(&self) -> String {
         let Self { ip, iface, primary, claim, holder, .. } = self;
-        format!("{ip} {:?} {iface:?} {claim:?} {holder:?}{}", self.state(), if *primary { " primary" } else { "" })
+        let marks = [(*primary, " primary"), (self.in_block, " in a block")];
+        let marks: String = marks.into_iter().filter(|(is, _)| *is).map(|(_, mark)| mark).collect();
+        format!("{ip} {:?} {iface:?} {claim:?} {holder:?}{marks}", self.state())
     }
 }
 
@@ -65,8 +74,8 @@ enum Tables {
 type Job = (String, mpsc::Sender<Result<Vec<mysql_async::Row>, mysql_async::Error>>);
 
 const MARIADB: &str = "SELECT ip, status, iface, `primary`, claim, holder, UNIX_TIMESTAMP(ts), \
-    CAST(UNIX_TIMESTAMP(claimed)*1000 AS SIGNED) FROM allocation";
-const SQLITE: &str = "SELECT ip, status, iface, \"primary\", claim, holder, ts, claimed FROM allocation";
+    CAST(UNIX_TIMESTAMP(claimed)*1000 AS SIGNED), in_block FROM allocation";
+const SQLITE: &str = "SELECT ip, status, iface, \"primary\", claim, holder, ts, claimed, in_block FROM allocation";
 
 impl Books {
     pub fn new(kind: Kind, dir: &Path, seats: usize) -> Self {
@@ -141,7 +150,7 @@ impl Books {
     }
 
     fn matching(&self, seat: usize, which: &str) -> Vec<Entry> {
-        type Columns = (String, String, Option<String>, bool, Option<String>, Option<String>, i64, Option<i64>);
+        type Columns = (String, String, Option<String>, bool, Option<String>, Option<String>, i64, Option<i64>, bool);
         let columns: Vec<Columns> = match &self.tables {
             Tables::Mariadb { .. } => {
                 self.ask(format!("{MARIADB}{which}")).unwrap().into_iter().map(mysql_async::from_row).collect()
@@ -150,16 +159,26 @@ impl Books {
                 let file = lock(&files[seat].1);
                 let mut read = file.prepare_cached(&format!("{SQLITE}{which}")).unwrap();
                 let rows = read.query_map([], |r| {
-                    Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?, r.get(6)?, r.get(7)?))
+                    Ok((
+                        r.get(0)?,
+                        r.get(1)?,
+                        r.get(2)?,
+                        r.get(3)?,
+                        r.get(4)?,
+                        r.get(5)?,
+                        r.get(6)?,
+                        r.get(7)?,
+                        r.get(8)?,
+                    ))
                 });
                 rows.unwrap().collect::<Result<_, _>>().unwrap()
             }
         };
         let aged = self.aged.load(Ordering::Acquire);
-        let entry = |(ip, status, iface, primary, claim, holder, ts, claimed): Columns| {
+        let entry = |(ip, status, iface, primary, claim, holder, ts, claimed, in_block): Columns| {
             let ip: String = ip;
             let claimed = claimed.map(|claimed| claimed + aged * 1000);
-            Entry { ip: ip.parse().unwrap(), status, iface, primary, claim, holder, ts: ts + aged, claimed }
+            Entry { ip: ip.parse().unwrap(), status, iface, primary, claim, holder, ts: ts + aged, claimed, in_block }
         };
         let mut rows: Vec<Entry> = columns.into_iter().map(entry).collect();
         rows.sort_by_key(|row| row.ip);
@@ -217,12 +236,13 @@ impl Books {
         };
         let quote = if self.is_shared() { '`' } else { '"' };
         let sql = format!(
-            "UPDATE allocation SET status='{}',iface={},{quote}primary{quote}={},claim={},holder={},ts={ts},claimed={claimed} WHERE ip='{}'",
+            "UPDATE allocation SET status='{}',iface={},{quote}primary{quote}={},claim={},holder={},ts={ts},claimed={claimed},in_block={} WHERE ip='{}'",
             to.status,
             text(&to.iface),
             u8::from(to.primary),
             text(&to.claim),
             text(&to.holder),
+            u8::from(to.in_block),
             to.ip
         );
         self.exec(seat, &sql);

@@ -15,8 +15,8 @@ use super::setup::eni;
 /// What a request could have been given, as things stood when it was made.
 pub struct Picture {
     rows: Vec<Entry>,
-    /// Addresses of the ENI, the primary not counted.
-    on_eni: BTreeSet<Ipv4Addr>,
+    /// Slots of the ENI that are taken, the primary address's not counted.
+    slots: usize,
 }
 
 /// Within so long the table follows, and what it has lost is told again, found twice and put right.
@@ -110,7 +110,7 @@ impl Game<'_> {
         set_back.retain(|(ip, owner)| !self.is_right(*ip, *owner));
         let is_set_back = |ip: &Ipv4Addr| set_back.iter().any(|(other, _)| other == ip);
         for (seat, eni) in self.existing() {
-            let truth = self.vpc.addresses(&eni);
+            let truth = self.truth(&eni);
             let rows = self.rows_by_ip(seat);
             for ip in truth.iter().filter(|ip| !is_set_back(ip)) {
                 let is_known = rows
@@ -174,7 +174,7 @@ impl Game<'_> {
         let all_up = (0..self.players.len()).all(|seat| !self.players[seat].exists || self.is_up(seat));
         all_up.then(|| Picture {
             rows: self.bed.books.rows(seat),
-            on_eni: self.vpc.addresses(&eni(seat, self.players[seat].generation)),
+            slots: self.slots(&eni(seat, self.players[seat].generation)),
         })
     }
 
@@ -199,10 +199,15 @@ impl Game<'_> {
             self.bed.books.idle(row) >= needed && range.contains(&row.ip)
         };
         let used = |rows: &[Entry]| {
-            rows.iter().filter(|row| row.is_of(&name) && !matches!(row.state(), State::Free | State::Reserved)).count()
+            let taken =
+                rows.iter().filter(|row| row.is_of(&name) && !matches!(row.state(), State::Free | State::Reserved));
+            taken.map(Entry::unit).collect::<BTreeSet<_>>().len()
         };
-        let is_warm = |row: &Entry| row.is_of(&name) && row.state() == State::Ready && !row.is_fixed() && cooled(row);
-        let has_room = |picture: &Picture| picture.on_eni.len() + 1 < limit && used(&picture.rows) < limit;
+        let is_warm = |row: &Entry| {
+            let stays = row.in_block || !row.is_fixed();
+            row.is_of(&name) && row.state() == State::Ready && stays && cooled(row)
+        };
+        let has_room = |picture: &Picture| picture.slots + 1 < limit && used(&picture.rows) < limit;
         let is_free = |row: &Entry| row.state() == State::Free && cooled(row) && self.vpc.holder(row.ip).is_none();
         let mut better: Vec<Ipv4Addr> = Vec::new();
         for row in before.rows.iter().filter(|row| after.rows.contains(row)) {

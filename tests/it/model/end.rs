@@ -5,9 +5,11 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ec2_ipam::domain::address::State;
+use ec2_ipam::domain::block::Block;
 
 use super::docker::Mode;
 use super::game::{Broken, Game};
+use super::ledger::Ledger;
 
 /// Until then rounds of reconciling have put everything right that one host sees: what was left unclear is two looks away,
 /// an address that turns up on an ENI another two.
@@ -79,8 +81,9 @@ impl Game<'_> {
     /// What a host's own driver has not put right.
     fn disagreement(&self) -> Option<Broken> {
         for (seat, eni) in self.existing() {
-            let truth = self.vpc.addresses(&eni);
+            let truth = self.truth(&eni);
             let rows = self.bed.books.rows(seat);
+            let slots = self.slots(&eni);
             // Before the ledger is locked: what comes on or goes off in the VPC is entered there, with the VPC locked.
             let others: HashSet<Ipv4Addr> = rows
                 .iter()
@@ -88,18 +91,24 @@ impl Game<'_> {
                 .filter(|ip| self.vpc.holder(*ip).is_some_and(|holder| holder != eni))
                 .collect();
             let ledger = self.bed.shared.ledger();
+            let is_whole =
+                |ledger: &Ledger, ip| !Block::of(ip).addresses().any(|ip| ledger.live.get(&ip) == Some(&seat));
             let judged = |ip: &Ipv4Addr| !ledger.is_set_back(*ip);
             for row in rows.iter().filter(|row| row.is_of(&eni) && !row.primary && judged(&row.ip)) {
                 let lives = ledger.live.get(&row.ip) == Some(&seat);
                 // Somebody took a container's address after it was cut off: only a person can put that right.
                 // The same where others have the last slots of the ENI by now.
                 let is_full =
-                    truth.len() + 1 >= self.limit(seat) && truth.iter().all(|ip| ledger.live.get(ip) == Some(&seat));
-                let is_lost = lives && (is_full || others.contains(&row.ip));
+                    slots + 1 >= self.limit(seat) && truth.iter().all(|ip| ledger.live.get(ip) == Some(&seat));
+                let is_others = |ip: &Ipv4Addr| others.contains(ip);
+                let is_torn = row.in_block && Block::of(row.ip).addresses().any(|ip| is_others(&ip));
+                let is_lost = lives && (is_full || is_others(&row.ip) || is_torn);
                 let is_there = truth.contains(&row.ip) || is_lost;
                 match row.state() {
                     State::On | State::Off => return Some(format!("a claim is not settled: {}", row.shown())),
                     State::Lease if !lives => return Some(format!("no container has the lease {}", row.shown())),
+                    // Its block has a container.
+                    State::Ready if row.in_block && !is_whole(&ledger, row.ip) && !lives => {}
                     State::Ready if ledger.seats[seat].is_drained => {
                         return Some(format!("h{seat} is drained, and keeps the idle {}", row.shown()));
                     }

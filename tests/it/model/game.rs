@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ec2_ipam::domain::address::State;
+use ec2_ipam::domain::subnet::all_of;
 use serde_json::Value;
 use vpc_sim::{Effect, Server, Vpc};
 
@@ -75,12 +77,12 @@ pub const WINDOW: Duration = Duration::from_micros(150);
 
 impl<'b> Game<'b> {
     /// All hosts run and have their networks.
-    pub fn new(bed: &'b Bed, seed: u64, tally: &'b mut Tally) -> Result<Self, Broken> {
+    pub fn new(bed: &'b Bed, seed: u64, blocks: bool, tally: &'b mut Tally) -> Result<Self, Broken> {
         // The hosts of each sequence are new machines.
         bed.hosts.iter().for_each(|host| host.state.clear());
         let mut rng = fastrand::Rng::with_seed(seed);
         fastrand::seed(seed);
-        let setup = Setup::draw(&mut rng);
+        let setup = Setup::draw(&mut rng, blocks);
         bed.books.clear();
         let vpc = Vpc::new(setup.switch.1.clone());
         vpc.add_subnet(SUBNET, &setup.cidr.to_string());
@@ -163,6 +165,17 @@ impl<'b> Game<'b> {
         id
     }
 
+    /// The addresses that are on an ENI in truth, those of its prefixes too, the primary not.
+    pub fn truth(&self, eni: &str) -> BTreeSet<Ipv4Addr> {
+        let of_prefixes = self.vpc.prefixes(eni).into_iter().flat_map(all_of);
+        self.vpc.addresses(eni).into_iter().chain(of_prefixes).collect()
+    }
+
+    /// The slots that it has taken in truth, the primary address's not.
+    pub fn slots(&self, eni: &str) -> usize {
+        self.vpc.addresses(eni).len() + self.vpc.prefixes(eni).len()
+    }
+
     /// Every call to the ENIs must find the claim that allows it (I3), whenever it lands.
     fn watch(&mut self) {
         let (books, shared) = (Arc::clone(&self.bed.books), self.bed.shared.clone());
@@ -173,8 +186,13 @@ impl<'b> Game<'b> {
                 let row = books.row(seat, *ip);
                 let claim =
                     row.as_ref().and_then(|row| row.claim.as_deref()).and_then(|claim| claim.rsplit(':').next());
-                let is_claimed =
-                    if on.contains(ip) { matches!(claim, Some("on" | "lease")) } else { claim == Some("off") };
+                // The idle ones of a block come back with those that containers have.
+                let is_idle = row.as_ref().is_some_and(|row| row.in_block && row.state() == State::Ready);
+                let is_claimed = if on.contains(ip) {
+                    is_idle || matches!(claim, Some("on" | "lease"))
+                } else {
+                    claim == Some("off")
+                };
                 let is_allowed = is_claimed && row.as_ref().is_some_and(|row| row.is_of(eni));
                 let mut ledger = shared.ledger();
                 if on.contains(ip) {

@@ -44,8 +44,8 @@ use crate::support::host::Kind;
 const USUAL: u64 = 500;
 
 /// Plays one sequence.
-fn play(bed: &Bed, seed: u64, tally: &mut Tally) -> Result<(), Broken> {
-    let mut game = Game::new(bed, seed, tally)?;
+fn play(bed: &Bed, seed: u64, blocks: bool, tally: &mut Tally) -> Result<(), Broken> {
+    let mut game = Game::new(bed, seed, blocks, tally)?;
     for _ in 0..game.setup.steps {
         game.step()?;
     }
@@ -58,13 +58,13 @@ fn play(bed: &Bed, seed: u64, tally: &mut Tally) -> Result<(), Broken> {
 }
 
 /// Plays these seeds, one after the other, and says what was done.
-fn play_all(kind: Kind, seeds: impl Iterator<Item = u64>) {
+fn play_all(kind: Kind, blocks: bool, seeds: impl Iterator<Item = u64>) {
     let (bed, mut tally) = (Bed::new(kind), Tally::default());
     let (start, mut slowest) = (Instant::now(), (Duration::ZERO, 0));
     let (mut failures, mut played) = (Vec::new(), 0);
     for seed in seeds {
         let began = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(|| play(&bed, seed, &mut tally)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| play(&bed, seed, blocks, &mut tally)));
         let is_over = outcome.is_err();
         if let Err(why) = outcome.unwrap_or_else(|_| Err("it panicked".to_owned())) {
             let why = format!("{why} (SEED={seed} KIND={kind:?})");
@@ -103,15 +103,15 @@ fn play_usual(kind: Kind, worker: u64) {
     match (number("SEED"), number("SOAK")) {
         (Some(seed), _) if worker == 0 && is_meant => {
             let (bed, mut tally) = (Bed::new(kind), Tally::default());
-            let outcome = play(&bed, seed, &mut tally);
+            let outcome = play(&bed, seed, false, &mut tally);
             tell(&bed, &format!("{outcome:?}\n{tally}"));
             outcome.unwrap();
         }
         (Some(_), _) => {}
-        (None, Some(sequences)) => play_all(kind, (0..sequences.div_ceil(4)).map(|_| fastrand::u64(..))),
+        (None, Some(sequences)) => play_all(kind, false, (0..sequences.div_ceil(4)).map(|_| fastrand::u64(..))),
         (None, None) => {
             let found = seeds::FOUND.iter().filter(|(of, ..)| *of == kind && worker == 0).map(|(_, seed, _)| *seed);
-            play_all(kind, found.chain(worker * USUAL..(worker + 1) * USUAL));
+            play_all(kind, false, found.chain(worker * USUAL..(worker + 1) * USUAL));
         }
     }
 }
@@ -134,4 +134,29 @@ fn random_sequences_on_sqlite_keep_every_invariant() {
 #[test]
 fn more_random_sequences_on_sqlite_keep_every_invariant() {
     play_usual(Kind::Sqlite, 1);
+}
+
+/// With blocks: `BLOCKS=n` plays one sequence and prints its story.
+fn play_with_blocks(kind: Kind) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match (number("BLOCKS"), number("SOAK")) {
+        (Some(seed), _) => {
+            let (bed, mut tally) = (Bed::new(kind), Tally::default());
+            let outcome = play(&bed, seed, true, &mut tally);
+            tell(&bed, &format!("{outcome:?}\n{tally}"));
+            outcome.unwrap();
+        }
+        (None, Some(sequences)) => play_all(kind, true, (0..sequences.div_ceil(4)).map(|_| fastrand::u64(..))),
+        (None, None) => play_all(kind, true, 0..USUAL),
+    }
+}
+
+#[test]
+fn random_sequences_with_blocks_on_mariadb_keep_every_invariant() {
+    play_with_blocks(Kind::Mariadb);
+}
+
+#[test]
+fn random_sequences_with_blocks_on_sqlite_keep_every_invariant() {
+    play_with_blocks(Kind::Sqlite);
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ec2_ipam::config::{Listen, Settings};
 use ec2_ipam::domain::plan::Warmth;
+use ec2_ipam::domain::plan::blocks::Policy;
 use ipnet::Ipv4Net;
 use vpc_sim::Switches;
 
@@ -72,6 +73,7 @@ pub struct Setup {
     pub warm_max: usize,
     pub cooldown: Duration,
     pub timeout: Duration,
+    pub blocks: Policy,
     pub switch: (&'static str, Switches),
     pub troubles: BTreeSet<Trouble>,
     /// Whether each host has a network with `--ip-range` too.
@@ -80,13 +82,14 @@ pub struct Setup {
 }
 
 impl Setup {
-    pub fn draw(rng: &mut fastrand::Rng) -> Self {
-        let length = if rng.u8(0..3) == 0 { 27 } else { 28 };
+    /// `blocks`: in a subnet that has some.
+    pub fn draw(rng: &mut fastrand::Rng, blocks: bool) -> Self {
+        let length = if rng.u8(0..3) == 0 { 27 } else { 28 } - if blocks { 2 } else { 0 };
         let cidr = Ipv4Net::new(Ipv4Addr::new(10, 77, 0, 0), length).unwrap();
         let types = ["t3.small", "t3.small", "c5.large"];
         let hosts = (0..rng.usize(2..=SEATS)).map(|_| types[rng.usize(..types.len())]).collect();
         let target = rng.usize(0..=3);
-        let mut switches = Switches::all();
+        let mut switches = if blocks { Switches::of_prefixes() } else { Switches::all() };
         let switch = switches.swap_remove(if rng.bool() { 0 } else { rng.usize(..switches.len()) });
         let often = [0.0, 0.15, 0.3, 0.6][rng.usize(..4)];
         let mut setup = Self {
@@ -96,6 +99,11 @@ impl Setup {
             warm_max: rng.usize(target..=4),
             cooldown: Duration::from_secs(if rng.bool() { 0 } else { 60 }),
             timeout: Duration::from_secs(if rng.u8(0..4) == 0 { 6 } else { 20 }),
+            blocks: match blocks {
+                true if rng.u8(0..4) == 0 => Policy::Always,
+                true => Policy::Auto,
+                false => Policy::Never,
+            },
             switch,
             troubles: ALL.into_iter().filter(|_| rng.f64() < often).collect(),
             sub_pools: rng.u8(0..5) == 0,
@@ -140,6 +148,7 @@ impl Setup {
             journal: Some(bed.hosts[seat].state.journal()),
             parent: None,
             listen: Listen { unix: "/nowhere".into(), tcp: Vec::new(), tls: None, metrics: None },
+            blocks: self.blocks,
             warmth: Warmth { target: self.target, max: self.warm_max, cooldown: self.cooldown },
             request_timeout: self.timeout,
             reconcile_interval: Duration::from_secs(60),

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ec2_ipam::domain::address::State;
+use ec2_ipam::domain::subnet::all_of;
+use ipnet::Ipv4Net;
 use serde_json::json;
 use vpc_sim::{CallClass, Fault, FaultKind, TokenBucket};
 
@@ -132,7 +134,15 @@ impl Game<'_> {
             let eni = eni(seat, self.players[seat].generation);
             all.extend(self.vpc.addresses(&eni).into_iter().map(|ip| (seat, eni.clone(), ip)));
         }
-        if let Some((seat, eni, ip)) = self.rng.choice(&all) {
+        let mut blocks: Vec<(usize, String, Ipv4Net)> = Vec::new();
+        for (seat, eni) in self.existing() {
+            blocks.extend(self.vpc.prefixes(&eni).into_iter().map(|block| (seat, eni.clone(), block)));
+        }
+        if let Some((seat, eni, block)) = self.rng.choice(&blocks) {
+            self.bed.shared.ledger().cut.extend(all_of(*block).map(|ip| (ip, *seat)));
+            self.bed.shared.tell(&format!("an operator takes {block} off {eni}"));
+            self.vpc.remove_prefix(eni, &block.to_string());
+        } else if let Some((seat, eni, ip)) = self.rng.choice(&all) {
             self.bed.shared.ledger().cut.insert((*ip, *seat));
             self.bed.shared.tell(&format!("an operator takes {ip} off {eni}"));
             self.vpc.remove_address(eni, *ip);
@@ -193,7 +203,9 @@ impl Game<'_> {
                 let is_apt = last == row
                     && !matches!(row.state(), State::On | State::Off)
                     && older.state() != State::Off
-                    && !older.primary;
+                    && !older.primary
+                    // The sixteen rows of a block are claimed and freed by one commit.
+                    && older.in_block == row.in_block;
                 (is_apt && !self.is_told_by_the_table_alone(row.ip)).then(|| (row.clone(), older.clone()))
             })
             .collect();

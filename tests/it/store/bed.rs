@@ -44,7 +44,7 @@ pub fn subnet() -> SubnetId {
 }
 
 pub fn new_row(ip: Ipv4Addr, status: Status) -> NewRow {
-    NewRow { ip, status, iface: None, primary: false, holder: None }
+    NewRow { ip, status, iface: None, primary: false, holder: None, in_block: false }
 }
 
 pub async fn open(url: &str) -> Store {

@@ -2,17 +2,20 @@
 
 use ec2_ipam::domain::address::{Change, Event, NewRow, Row, State, Status};
 use ec2_ipam::domain::id::{Claim, Kind};
-use ec2_ipam::store::{FreeClaim, Store, StoreError};
+use ec2_ipam::store::{BlockClaim, FreeClaim, Store, StoreError};
 use std::time::Duration;
 use tokio::time::Instant;
 
 use super::bed::{Bed, eni, ip, new_row, soon, subnet, told};
+use super::blocks::{block, claim_blocks, of};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     Claim,
+    Blocks,
     Change,
     Changes,
+    Together,
     Insert,
     Hold,
 }
@@ -22,17 +25,21 @@ pub struct Given {
     call: Call,
     claim: Claim,
     changes: Vec<Change>,
+    groups: Vec<Vec<Change>>,
 }
 
 impl Call {
-    pub const ALL: [Self; 5] = [Self::Claim, Self::Change, Self::Changes, Self::Insert, Self::Hold];
+    pub const ALL: [Self; 7] =
+        [Self::Claim, Self::Blocks, Self::Change, Self::Changes, Self::Together, Self::Insert, Self::Hold];
 
     /// What stands in the packet that makes it happen.
     pub fn mark(self) -> &'static str {
         match self {
             Self::Claim => "SKIP LOCKED",
+            Self::Blocks => "HAVING free=16 FOR UPDATE SKIP LOCKED",
             Self::Change => "UPDATE allocation",
             Self::Changes => "COMMIT",
+            Self::Together => "HAVING fit=16 FOR UPDATE",
             Self::Insert => "INSERT INTO allocation",
             Self::Hold => "INSERT INTO task",
         }
@@ -40,9 +47,11 @@ impl Call {
 
     /// Its rows, which no other call uses; and a warm connection.
     pub async fn given(self, bed: &Bed) -> Given {
-        let mut changes = Vec::new();
+        let (mut changes, mut groups) = (Vec::new(), Vec::new());
         let (number, kind) = match self {
             Self::Claim => (100, Kind::On),
+            Self::Blocks => (104, Kind::On),
+            Self::Together => (105, Kind::Off),
             Self::Change => (101, Kind::Lease),
             Self::Changes => (102, Kind::Lease),
             Self::Insert | Self::Hold => (103, Kind::Lease),
@@ -51,6 +60,10 @@ impl Call {
         let lease = |row: Row| row.on(told(Some(claim.clone()), row.idle)).unwrap();
         match self {
             Self::Claim => bed.free(10..=19).await,
+            Self::Blocks => {
+                bed.free(64..=111).await;
+                assert!(bed.event(70, Event::Reserve { holder: None }).await);
+            }
             Self::Change => {
                 bed.warm(2, &[40], 100).await;
                 changes.push(lease(bed.row(40).await));
@@ -63,11 +76,20 @@ impl Call {
                 // Somebody moves one of them.
                 assert!(bed.event(51, Event::GiveUp { claim: bed.claim(7, Kind::Off) }).await);
             }
+            Self::Together => {
+                bed.free(128..=159).await;
+                for n in [8, 9] {
+                    let rows = claim_blocks(&bed.store, &[block(n)], 1, &bed.claim(n.into(), Kind::On)).await;
+                    groups
+                        .push(rows.iter().map(|row| row.on(Event::GiveUp { claim: claim.clone() }).unwrap()).collect());
+                }
+                assert!(bed.event(150, told(None, Duration::ZERO)).await);
+            }
             Self::Insert | Self::Hold => {
                 bed.store.describe(soon()).await.unwrap();
             }
         }
-        Given { call: self, claim, changes }
+        Given { call: self, claim, changes, groups }
     }
 }
 
@@ -90,6 +112,17 @@ impl Given {
                 ips.dedup();
                 assert_eq!((ips.len(), all), (3, 3), "I1: a claim of three says {ips:?}");
             }
+            Call::Blocks => {
+                let (candidates, claim) = (&[5, 4, 6].map(block), &self.claim);
+                let wanted =
+                    BlockClaim { subnet: &subnet, eni: &eni, candidates, cooldown: Duration::ZERO, count: 1, claim };
+                let taken = of(&store.claim_blocks(&wanted, until).await?);
+                assert_eq!(taken, [block(5)], "I1: a claim of one block");
+            }
+            Call::Together => {
+                let found = store.apply_together(&self.groups, until).await?;
+                assert_eq!(found, [true, false], "I5: a group that happened, and one that may not");
+            }
             Call::Change => assert_eq!(store.apply(&self.changes, until).await?, [true], "I5: a change that happened"),
             Call::Changes => {
                 let found = store.apply(&self.changes, until).await?;
@@ -111,6 +144,8 @@ impl Given {
         let ours: Vec<_> = rows.iter().filter(|row| row.claim.as_ref() == Some(&self.claim)).collect();
         let (found, wanted) = match self.call {
             Call::Claim => (ours.iter().filter(|row| row.state() == State::On).count(), 3),
+            Call::Blocks => (ours.iter().filter(|row| row.state() == State::On && row.in_block).count(), 16),
+            Call::Together => (ours.iter().filter(|row| row.state() == State::Off).count(), 16),
             Call::Change => (ours.iter().filter(|row| row.state() == State::Lease).count(), 1),
             Call::Changes => (ours.iter().filter(|row| row.state() == State::Lease && row.ip != ip(51)).count(), 2),
             Call::Insert => (rows.iter().filter(|row| row.ip >= ip(200)).count(), 21),

@@ -109,8 +109,8 @@ async fn the_states_are_counted(bed: Bed) {
 async fn a_change_needs_its_row_as_it_was(bed: Bed) {
     bed.free(10..=10).await;
     let stale = bed.row(10).await;
-    assert!(bed.event(10, Event::Claim { eni: eni(1), claim: bed.claim(1, Kind::On) }).await);
-    let late = stale.on(Event::Claim { eni: eni(2), claim: bed.claim(2, Kind::On) }).unwrap();
+    assert!(bed.event(10, Event::Claim { eni: eni(1), claim: bed.claim(1, Kind::On), in_block: false }).await);
+    let late = stale.on(Event::Claim { eni: eni(2), claim: bed.claim(2, Kind::On), in_block: false }).unwrap();
     assert_eq!(bed.apply(&[late]).await, [false]);
     let row = bed.row(10).await;
     assert_eq!(
@@ -127,6 +127,7 @@ async fn a_change_needs_its_row_as_it_was(bed: Bed) {
         Guard { claim: None, ..right.from.clone() },
         Guard { claim: Some(bed.claim(9, Kind::On)), ..right.from.clone() },
         Guard { holder: Some("web".to_owned()), ..right.from.clone() },
+        Guard { in_block: true, ..right.from.clone() },
     ] {
         assert_eq!(bed.apply(&[Change { from: wrong, ..right.clone() }]).await, [false]);
     }
@@ -138,8 +139,9 @@ async fn a_change_needs_its_row_as_it_was(bed: Bed) {
 async fn null_equals_null_in_a_guard(bed: Bed) {
     bed.free(10..=10).await;
     // Found, although nothing about the row changes: a guarded no-op is not "somebody moved".
-    let to = Target { status: Status::Free, iface: None, claim: None, holder: Holder::Keep, primary: None };
-    let from = Guard { status: Status::Free, iface: None, claim: None, holder: None };
+    let to =
+        Target { status: Status::Free, iface: None, claim: None, holder: Holder::Keep, primary: None, in_block: false };
+    let from = Guard { status: Status::Free, iface: None, claim: None, holder: None, in_block: false };
     assert_eq!(bed.apply(&[Change { ip: ip(10), from, to, let_go: None }]).await, [true]);
 }
 
@@ -148,7 +150,7 @@ async fn a_change_makes_of_its_row_what_it_says(bed: Bed) {
     bed.age(ip(10), 1000).await;
     let (n, minute) = (eni(1), Duration::from_secs(60));
     for event in [
-        Event::Claim { eni: n.clone(), claim: bed.claim(1, Kind::On) },
+        Event::Claim { eni: n.clone(), claim: bed.claim(1, Kind::On), in_block: false },
         told(None, Duration::from_secs(1000)),
         told(Some(bed.claim(2, Kind::Lease)), Duration::from_secs(1000)),
         told(None, minute),
@@ -156,10 +158,14 @@ async fn a_change_makes_of_its_row_what_it_says(bed: Bed) {
         told(None, Duration::ZERO),
         Event::GiveUp { claim: bed.claim(4, Kind::Off) },
         Event::Gone,
-        Event::Foreign { eni: Some(n), primary: true },
+        Event::Foreign { eni: Some(n), primary: true, in_block: false },
         Event::EniGone,
+        Event::Claim { eni: eni(2), claim: bed.claim(6, Kind::On), in_block: true },
+        told(None, Duration::ZERO),
+        Event::GiveUp { claim: bed.claim(7, Kind::Off) },
+        Event::Gone,
         Event::Reserve { holder: Some("db".into()) },
-        Event::Claim { eni: eni(2), claim: bed.claim(5, Kind::On) },
+        Event::Claim { eni: eni(2), claim: bed.claim(5, Kind::On), in_block: false },
     ] {
         let row = bed.row(10).await;
         let change = row.on(event.clone()).unwrap();
@@ -208,7 +214,7 @@ async fn only_letting_go_moves_ts(bed: Bed) {
     assert!(bed.event(10, Event::GiveUp { claim: off }).await);
     assert!(bed.event(10, Event::Gone).await);
     assert!((500..900).contains(&bed.row(10).await.idle.as_secs()));
-    assert!(bed.event(10, Event::Foreign { eni: Some(eni(7)), primary: false }).await);
+    assert!(bed.event(10, Event::Foreign { eni: Some(eni(7)), primary: false, in_block: false }).await);
     assert!(bed.event(10, Event::Gone).await);
     assert!(bed.row(10).await.idle < Duration::from_secs(400));
 }
@@ -227,7 +233,7 @@ async fn a_holder_is_kept_cleared_or_set(bed: Bed) {
     assert_eq!(bed.row(10).await.holder.as_deref(), Some("web"));
     assert!(bed.event(10, Event::Gone).await);
     assert_eq!((bed.row(10).await.holder, bed.row(10).await.iface), (None, None));
-    assert!(bed.event(10, Event::Foreign { eni: Some(eni(7)), primary: true }).await);
+    assert!(bed.event(10, Event::Foreign { eni: Some(eni(7)), primary: true, in_block: false }).await);
     assert!(bed.row(10).await.primary);
 }
 

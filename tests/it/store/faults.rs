@@ -8,7 +8,8 @@ use ec2_ipam::store::StoreError;
 use mysql_async::prelude::Queryable;
 use tokio::time::Instant;
 
-use super::bed::{Bed, ip, on_servers, open, soon, told};
+use super::bed::{Bed, ip, on_servers, open, soon, subnet, told};
+use super::blocks::{block, claim_blocks, of};
 use crate::support::mariadb::{Db, server};
 use crate::support::proxy::Proxy;
 
@@ -20,8 +21,9 @@ async fn behind_a_proxy() -> (Bed, Proxy) {
 }
 
 #[tokio::test]
-async fn a_claim_a_change_and_a_look_are_a_round_trip_each() {
+async fn a_claim_is_a_look_and_a_round_trip_and_all_else_is_one() {
     let (bed, proxy) = behind_a_proxy().await;
+    bed.free(16..=47).await;
     bed.free(100..=110).await;
     bed.warm(1, &[10, 11, 12], 10).await;
     let change = bed.row(10).await.on(told(None, Duration::from_secs(10))).unwrap();
@@ -38,7 +40,16 @@ async fn a_claim_a_change_and_a_look_are_a_round_trip_each() {
     trip();
     bed.store.rows_at(&[ip(10), ip(11), ip(12)], soon()).await.unwrap();
     trip();
-    assert_eq!((trips, proxy.connections()), (vec![1, 1, 1], connections));
+    bed.store.whole_blocks(&subnet(), None, 64, soon()).await.unwrap();
+    trip();
+    let taken = claim_blocks(&bed.store, &[block(1), block(2)], 2, &bed.claim(2, Kind::On)).await;
+    assert_eq!(of(&taken).len(), 2);
+    trip();
+    let given_back =
+        taken.chunks(16).map(|rows| rows.iter().map(|row| row.on(told(None, Duration::ZERO)).unwrap()).collect());
+    assert_eq!(bed.store.apply_together(&given_back.collect::<Vec<_>>(), soon()).await.unwrap(), [true; 2]);
+    trip();
+    assert_eq!((trips, proxy.connections()), (vec![2, 1, 1, 1, 1, 1], connections));
 }
 
 on_servers! {
@@ -53,7 +64,7 @@ async fn a_claim_that_the_server_is_still_at_when_it_is_given_up_takes_once(db: 
     let slow = "CREATE TRIGGER slow BEFORE UPDATE ON allocation FOR EACH ROW SET NEW.holder=IF(SLEEP(8),'x',NULL)";
     db.exec(slow).await;
     let claimed = bed.claim_free(&bed.claim(1, Kind::On), 1, |_| ()).await;
-    let rows = bed.store.rows_of_subnet(&super::bed::subnet(), soon()).await.unwrap();
+    let rows = bed.store.rows_of_subnet(&subnet(), soon()).await.unwrap();
     let taken: Vec<_> = rows.iter().filter(|row| row.claim.is_some()).map(|row| row.ip).collect();
     assert_eq!(taken, claimed, "I1: what the caller was told is what was taken");
     assert_eq!(claimed.len(), 1);

@@ -24,12 +24,16 @@ on_servers! {
 }
 
 /// Damage that the driver's own steps mend.
-const DAMAGE: [(&str, &str); 10] = [
+const DAMAGE: [(&str, &str); 11] = [
     ("DROP TABLE allocation", "DROP TABLE allocation"),
     ("DROP TABLE allocation,task", "DROP TABLE allocation; DROP TABLE task"),
     ("ALTER TABLE allocation DROP COLUMN claim,DROP COLUMN claimed", "ALTER TABLE allocation DROP COLUMN claim"),
     ("ALTER TABLE allocation DROP COLUMN holder", "ALTER TABLE allocation DROP COLUMN holder"),
     ("ALTER TABLE allocation DROP KEY cold,DROP KEY mine", "DROP INDEX IF EXISTS cold; DROP INDEX IF EXISTS mine"),
+    (
+        "ALTER TABLE allocation DROP KEY whole,DROP COLUMN net,DROP COLUMN in_block",
+        "ALTER TABLE allocation DROP COLUMN in_block",
+    ),
     ("DROP TABLE task", "DROP TABLE task"),
     ("DROP TABLE host,recycle", "DROP TABLE host; DROP TABLE recycle"),
     ("DROP TABLE recycle", "ALTER TABLE recycle DROP COLUMN freed"),
@@ -60,6 +64,8 @@ async fn every_call(bed: &Bed) -> Result<(), StoreError> {
     store.rows_taken(&subnet, until).await?;
     store.census(&subnet, until).await?;
     store.claim_free(&wanted, until).await?;
+    store.whole_blocks(&subnet, None, 64, until).await?;
+    super::blocks::claim_blocks(store, &[super::blocks::block(1)], 1, &claim).await;
     assert!(store.hold_task("scan", "me", Duration::from_secs(60), until).await?);
     let of = Use::begins(bed.claim(fastrand::u64(..), Kind::Lease), ip(12), eni.clone(), Some("web"), 1);
     store.tell_uses(std::slice::from_ref(&of), until).await?;
@@ -75,7 +81,7 @@ async fn what_was_dropped_under_an_open_store_is_there_again(bed: Bed) {
     every_call(&bed).await.unwrap();
     // Each call meets the damage first in its turn.
     for (mysql, sqlite) in DAMAGE {
-        for first in 0..7 {
+        for first in 0..8 {
             bed.exec(mysql, sqlite).await;
             let met = match first {
                 0 => bed.store.rows_of_eni(&eni(1), soon()).await.map(drop),
@@ -84,6 +90,7 @@ async fn what_was_dropped_under_an_open_store_is_there_again(bed: Bed) {
                 3 => bed.store.hosts(soon()).await.map(drop),
                 4 => bed.store.answers(&["i-1".into()], &subnet(), soon()).await.map(drop),
                 5 => bed.store.insert_missing(&subnet(), &[new_row(ip(10), Status::Free)], soon()).await.map(drop),
+                6 => bed.store.whole_blocks(&subnet(), None, 64, soon()).await.map(drop),
                 _ => Ok(()),
             };
             met.unwrap_or_else(|why| panic!("{mysql}: {why}"));
@@ -138,7 +145,7 @@ async fn what_no_step_can_add_is_told(db: Db) {
             "MODIFY claim varchar(64) NULL",
             "its column claim is varchar(64) NOT NULL",
         ),
-        ("CHANGE subnet net varchar(32) NOT NULL", "CHANGE net subnet varchar(32) NOT NULL", "no column subnet"),
+        ("CHANGE subnet vlan varchar(32) NOT NULL", "CHANGE vlan subnet varchar(32) NOT NULL", "no column subnet"),
         ("ADD note int NOT NULL", "DROP COLUMN note", "'note'"),
     ] {
         db.exec(&format!("TRUNCATE allocation; ALTER TABLE allocation {damage}")).await;

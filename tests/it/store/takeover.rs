@@ -115,7 +115,8 @@ async fn without_the_right_to_alter_a_fitting_schema_is_used_as_it_is(db: Db) {
     let StoreError::Schema { lacks, sql } = try_open(&url, soon()).await.unwrap_err() else { panic!() };
     assert_eq!(
         lacks,
-        "column claim, column claimed, column holder, key cold, key mine, the table `task`, the table `host`, the table `recycle`, column host.told, the table `history`"
+        "column claim, column claimed, column holder, key cold, key mine, the table `task`, the table `host`, the table `recycle`, column host.told, the table `history`, \
+         column net, column in_block, key whole"
     );
     let mut administrator = db.session().await;
     administrator.query_drop(sql).await.unwrap();

@@ -11,7 +11,12 @@ use ipnet::Ipv4Net;
 
 use super::settle_age;
 use crate::domain::address::{Change, EC2, Event, Row};
+use crate::domain::block::Block;
 use crate::domain::id::{Claim, EniId};
+
+mod blocks;
+
+pub use blocks::{judge_blocks, needs_look};
 
 /// Addresses that an ENI is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,10 +32,21 @@ pub enum Wanted {
     },
     /// This one, which a container named: free, or kept for a name, as it was seen.
     Named(Row),
+    /// Whole free blocks.
+    Blocks {
+        /// So many at most.
+        count: usize,
+        /// Only in this range.
+        sub_pool: Option<Ipv4Net>,
+        /// Only those of which each address was let go at least so long ago; zero: any.
+        cooldown: Duration,
+        /// None of these, which EC2 did not give a while ago.
+        except: Vec<Block>,
+    },
     /// Claims of an earlier life, or whose call was unclear: assigned again, which is right whichever way that call went.
     Settled(Vec<Row>),
-    /// A lease that left the ENI.
-    Leased(Row),
+    /// A lease that left the ENI, or all rows of a block that did and in which there are leases.
+    Leased(Vec<Row>),
 }
 
 /// The rows that one Assign was for, and what its answer is judged by beside it.
@@ -107,6 +123,8 @@ pub struct Judged {
     pub again: Vec<Vec<Row>>,
     /// Addresses that cannot be had.
     pub refused: Vec<Refused>,
+    /// Blocks that cannot be had now.
+    pub refused_blocks: Vec<Block>,
     /// Whether EC2's error stands in the way, so that those who wait have to know.
     pub is_trouble: bool,
 }
@@ -224,7 +242,8 @@ impl Batch<'_> {
                 Some(_) if self.has(row.ip, holders) => judged.on_eni.push(row),
                 Some(holder) if holder.eni != *self.eni => {
                     if self.standing != Standing::Leased {
-                        let event = Event::Foreign { eni: Some(holder.eni.clone()), primary: holder.primary };
+                        let event =
+                            Event::Foreign { eni: Some(holder.eni.clone()), primary: holder.primary, in_block: false };
                         judged.changes.extend(row.on(event).ok());
                     }
                     judged.refused.push(Refused { ip: row.ip, why: Why::Taken(Some(holder.name.clone())) });

@@ -24,6 +24,7 @@ fn claimed(last: u8, age: u64) -> Row {
         status: Status::Allocated,
         iface: Some(eni(ENI)),
         primary: false,
+        in_block: false,
         claim: Some(Boot::random().unwrap().claim(1, Kind::On)),
         holder: None,
         idle: Duration::ZERO,

@@ -8,8 +8,10 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
+use super::blocks::Idle;
 use super::{Burst, Warmth, drain_age, give_way, settle_age};
 use crate::domain::address::{Row, State};
+use crate::domain::block::Block;
 
 /// Nothing to do: look at the rows again after so long.
 pub const REST: Duration = Duration::from_secs(60);
@@ -160,8 +162,8 @@ pub enum Because {
 pub enum Slot {
     /// There is.
     Open,
-    /// Once this idle address is given up.
-    Taken(Box<Row>),
+    /// Once what is idle there is given up: an address, or a block.
+    Taken(Vec<Row>),
     /// There is none.
     Full,
 }
@@ -233,7 +235,11 @@ impl View {
             State::Ready | State::On | State::Lease => self.leaving.contains(&row.ip),
             State::Free | State::Foreign | State::Reserved => false,
         };
-        let due: Vec<Row> = self.rows.iter().filter(is_left).cloned().collect();
+        let mut due: Vec<Row> = self.rows.iter().filter(is_left).cloned().collect();
+        // A block goes whole: while anything of it is something else, nothing does.
+        let is_other = |row: &&Row| row.in_block && row.state() != State::Foreign && !is_left(row);
+        let stays: HashSet<Block> = self.rows.iter().filter(is_other).map(|row| Block::of(row.ip)).collect();
+        due.retain(|row| !row.in_block || !stays.contains(&Block::of(row.ip)));
         (!due.is_empty() && self.may_give_up(now)).then_some(Next::GiveBack(due, Because::LeftOff))
     }
 
@@ -241,7 +247,7 @@ impl View {
         if self.repair {
             return Some(Next::Repair);
         }
-        self.recycle.then(|| Next::GiveBack(self.idle(), Because::Recycled))
+        self.recycle.then(|| Next::GiveBack(self.idle().whole(), Because::Recycled))
     }
 
     fn serve(&self) -> Option<Next> {
@@ -250,8 +256,9 @@ impl View {
         }
         // Nothing is given, and nothing is fetched to be given.
         let Some(may_give) = &self.may_give else { return Some(Next::AskLink) };
-        let mut warm = self.idle();
-        warm.retain(|row| self.warmth.is_warm(row) && may_give.contains(&row.ip));
+        let idle = self.idle().all.into_iter();
+        let warm: Vec<Row> =
+            idle.filter(|row| self.warmth.is_warm(row) && may_give.contains(&row.ip)).cloned().collect();
         let is_wanted = |row: &Row| self.queue.iter().any(|wish| wish.ip.is_none() && wish.fits(row.ip));
         warm.iter().any(is_wanted).then_some(Next::Serve(warm))
     }
@@ -264,7 +271,7 @@ impl View {
         };
         let idle = || give_way(&self.rows, |row| self.in_use.contains(&row.ip) || self.leaving.contains(&row.ip));
         let slot = match self.capacity {
-            0 => idle().map_or(Slot::Full, |row| Slot::Taken(Box::new(row.clone()))),
+            0 => idle().map_or(Slot::Full, Slot::Taken),
             _ => Slot::Open,
         };
         if slot == Slot::Full && self.elsewhere {
@@ -293,7 +300,7 @@ impl View {
             return match give_way(&self.rows, useful) {
                 // Nobody is told that the ENI is full while some of its slots are only claimed.
                 _ if self.elsewhere && waiting > 0 => Next::Rest(SOON),
-                Some(idle) if waiting > 0 => Next::GiveBack(vec![idle.clone()], Because::Room),
+                Some(idle) if waiting > 0 => Next::GiveBack(idle, Because::Room),
                 _ => Next::Full,
             };
         }
@@ -311,11 +318,11 @@ impl View {
         let idle = self.idle();
         if let Some(least) = self.drain {
             let is_gathering = self.times.top_up_at.is_some_and(|at| now < at);
-            let goes: Vec<Row> = idle.into_iter().filter(|row| row.has_cooled(least) && !is_gathering).collect();
+            let goes = idle.that(|row| row.has_cooled(least) && !is_gathering);
             return (!goes.is_empty()).then_some(Next::GiveBack(goes, Because::Drained));
         }
-        let is_named = |row: &&Row| row.is_fixed() && row.has_cooled(self.warmth.cooldown);
-        let named: Vec<Row> = idle.iter().filter(is_named).cloned().collect();
+        let is_named = |row: &&&Row| row.is_fixed() && row.has_cooled(self.warmth.cooldown);
+        let named: Vec<Row> = idle.singles.iter().filter(is_named).map(|row| (*row).clone()).collect();
         if !named.is_empty() {
             return Some(Next::GiveBack(named, Because::Named));
         }
@@ -325,14 +332,14 @@ impl View {
         let is_used = self.in_state(State::Lease).next().is_some();
         let is_quiet = !is_used && now.duration_since(self.times.last_call) >= drain_age();
         let excess = self.warmth.excess(&idle, self.burst.expected(now), is_quiet);
-        let excess: Vec<Row> = excess.into_iter().cloned().collect();
         (!excess.is_empty()).then_some(Next::GiveBack(excess, Because::Excess))
     }
 
     /// Until the next thing that time alone brings. What is due already, and was not called for, it does not bring.
     fn rest(&self, now: Instant) -> Duration {
         let until = |at: Instant| at.saturating_duration_since(now);
-        let goes_cooled = self.in_state(State::Ready).filter(|row| row.is_fixed() || self.drain.is_some());
+        let goes_cooled =
+            self.in_state(State::Ready).filter(|row| row.is_fixed() && !row.in_block || self.drain.is_some());
         let cooled = goes_cooled.map(|row| {
             // A second more than the rule asks for, as the database counts whole ones.
             (self.drain.unwrap_or(self.warmth.cooldown) + Duration::from_secs(2)).saturating_sub(row.idle)
@@ -353,10 +360,8 @@ impl View {
         self.rows.iter().filter(move |row| row.state() == state)
     }
 
-    fn idle(&self) -> Vec<Row> {
-        let is_used = |ip| self.in_use.contains(&ip) || self.leaving.contains(&ip);
-        let idle = self.in_state(State::Ready).filter(|row| !row.primary && !is_used(row.ip));
-        idle.cloned().collect()
+    fn idle(&self) -> Idle<'_> {
+        Idle::of(&self.rows, |ip| self.in_use.contains(&ip) || self.leaving.contains(&ip))
     }
 
     fn may_give_up(&self, now: Instant) -> bool {

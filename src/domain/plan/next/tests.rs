@@ -261,7 +261,7 @@ fn a_named_address_takes_the_slot_of_the_coldest_idle_one_that_nobody_has() {
         view.rows.extend([ready(10, 900), ready(11, 800), ready(12, 700)]);
         view.in_use.insert(ip(10));
     });
-    assert_eq!(taken, Slot::Taken(Box::new(ready(11, 800))));
+    assert_eq!(taken, Slot::Taken(vec![ready(11, 800)]));
 }
 
 #[test]

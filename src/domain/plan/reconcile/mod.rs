@@ -4,11 +4,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
-
 use super::ledger::Sight;
 use super::settle_age;
 use crate::domain::address::{Change, Event, NewRow, Row, State, Status};
+use crate::domain::block::{Block, SIZE};
 use crate::domain::id::{Claim, EniId, Kind};
 use crate::domain::on_eni::OnEni;
 use crate::domain::subnet::Subnet;
@@ -34,8 +33,8 @@ pub struct Look<'a> {
     pub leases: &'a HashMap<Ipv4Addr, Claim>,
     /// The addresses that the host itself has on the link.
     pub on_link: &'a [Ipv4Addr],
-    /// The prefixes on the ENI: their addresses are listed, and somebody else's.
-    pub prefixes: &'a [Ipv4Net],
+    /// Whether a prefix that nobody uses becomes the ENI's own.
+    pub adopts: bool,
     /// Addresses that went on or off the ENI so recently that no list can be believed about them.
     pub recent: &'a HashSet<Ipv4Addr>,
 }
@@ -62,6 +61,8 @@ pub enum What {
     Unknown {
         /// Whether it is the ENI's primary address.
         primary: bool,
+        /// Whether it is one of a prefix.
+        in_block: bool,
     },
     /// The ENI's primary address, without the mark.
     Unmarked,
@@ -78,7 +79,10 @@ pub enum What {
     /// Occupied by something on the ENI that is not there: free.
     Gone,
     /// On the ENI, nobody's, and used by nothing: idle from now on.
-    Unused,
+    Unused {
+        /// Whether it is one of a prefix.
+        in_block: bool,
+    },
     /// Leased, and no container has it: released.
     Ended,
     /// In use here, and another ENI's by its row. Nothing mends it: a person has to.
@@ -113,7 +117,7 @@ impl What {
             Self::Forgotten { .. } => "forgotten",
             Self::Lost { .. } => "lost",
             Self::Gone => "gone",
-            Self::Unused => "unused",
+            Self::Unused { .. } => "unused",
             Self::Ended => "ended",
             Self::Conflict => "conflict",
             Self::Contradiction => "contradiction",
@@ -152,13 +156,13 @@ pub fn compare(look: &Look<'_>) -> Vec<Finding> {
     }
     let row_of = |ip: Ipv4Addr| look.rows.iter().find(|row| row.ip == ip);
     for ip in look.listed.into_iter().flat_map(OnEni::all) {
-        let primary = look.is_primary(ip);
+        let (primary, in_block) = (look.is_primary(ip), look.in_prefix(ip));
         let what = match row_of(ip) {
             _ if look.recent.contains(&ip) => None,
             Some(row) if row.iface.as_ref() == Some(look.eni) => None,
-            None => look.subnet.contains(ip).then_some(What::Unknown { primary }),
+            None => look.subnet.contains(ip).then_some(What::Unknown { primary, in_block }),
             Some(row) => match row.state() {
-                State::Free | State::Foreign => Some(What::Unknown { primary }),
+                State::Free | State::Foreign => Some(What::Unknown { primary, in_block }),
                 // Its own driver has a call in flight, and EC2 will tell it.
                 State::On | State::Off => None,
                 // Below: the table lost the lease of one that is kept for somebody.
@@ -190,6 +194,21 @@ impl Look<'_> {
 
     fn is_primary(&self, ip: Ipv4Addr) -> bool {
         self.listed.is_some_and(|listed| listed.primary == Some(ip))
+    }
+
+    fn in_prefix(&self, ip: Ipv4Addr) -> bool {
+        self.listed.is_some_and(|listed| listed.in_prefix(ip))
+    }
+
+    /// Whether what nobody uses of a prefix is to join the ENI's own: some of it is its own already, or all of it is nobody's.
+    fn is_ours_to_be(&self, block: Block) -> bool {
+        let rows = self.rows.iter().filter(|row| block.contains(row.ip) && row.iface.as_ref() == Some(self.eni));
+        let (foreign, ours): (Vec<&Row>, Vec<&Row>) = rows.partition(|row| row.state() == State::Foreign);
+        let is_unused = |row: &&Row| {
+            let is_known = self.on_link.contains(&row.ip) || self.recent.contains(&row.ip);
+            !row.primary && !is_known && self.is_in_docker(row.ip) == Some(false)
+        };
+        ours.iter().any(|row| row.in_block) || self.adopts && foreign.len() == SIZE && foreign.iter().all(is_unused)
     }
 
     fn is_in_docker(&self, ip: Ipv4Addr) -> Option<bool> {
@@ -239,8 +258,8 @@ impl Look<'_> {
             _ if claim.is_some() || in_docker == Some(true) => Some(What::Forgotten { claim }),
             false => Some(What::Gone),
             true if self.on_link.contains(&row.ip) => None,
-            true if self.prefixes.iter().any(|prefix| prefix.contains(&row.ip)) => None,
-            true => (in_docker == Some(false)).then_some(What::Unused),
+            true if self.in_prefix(row.ip) && !self.is_ours_to_be(Block::of(row.ip)) => None,
+            true => (in_docker == Some(false)).then(|| What::Unused { in_block: self.in_prefix(row.ip) }),
         }
     }
 }
@@ -254,14 +273,16 @@ impl Finding {
     /// What mends it on this ENI; none: nothing does. `next`: a token that was never used before.
     pub fn mend(&self, eni: &EniId, next: impl Fn(Kind) -> Claim) -> Option<Mend> {
         let Some(row) = &self.row else {
-            let What::Unknown { primary } = self.what else { return None };
+            let What::Unknown { primary, in_block } = self.what else { return None };
             let (status, iface) = (Status::Occupied, Some(eni.clone()));
-            return Some(Mend::Insert(NewRow { ip: self.ip, status, iface, primary, holder: None }));
+            return Some(Mend::Insert(NewRow { ip: self.ip, status, iface, primary, holder: None, in_block }));
         };
         let event = match &self.what {
             What::Missing => return Some(Mend::GiveUp(row.clone())),
             What::CutOff => return Some(Mend::Assign(row.clone())),
-            What::Unknown { primary } => Event::Foreign { eni: Some(eni.clone()), primary: *primary },
+            What::Unknown { primary, in_block } => {
+                Event::Foreign { eni: Some(eni.clone()), primary: *primary, in_block: *in_block }
+            }
             What::Unmarked => Event::MarkPrimary,
             // I7: a primary address is no container's.
             What::Forgotten { .. } if row.primary => return None,
@@ -269,9 +290,9 @@ impl Finding {
                 return Some(Mend::Lease(row.clone(), claim.clone().unwrap_or_else(|| next(Kind::Lease))));
             }
             What::Ended => return row.claim.clone().map(Mend::Release),
-            What::Lost { .. } => Event::Claim { eni: eni.clone(), claim: next(Kind::On) },
+            What::Lost { .. } => Event::Claim { eni: eni.clone(), claim: next(Kind::On), in_block: false },
             What::Gone => Event::Gone,
-            What::Unused => Event::Adopt { claim: next(Kind::On) },
+            What::Unused { in_block } => Event::Adopt { claim: next(Kind::On), in_block: *in_block },
             What::Conflict | What::Contradiction => return None,
         };
         row.on(event).ok().map(Mend::Change)
@@ -284,7 +305,7 @@ impl Finding {
 
     /// Whether the mend takes the address from whoever has it by its row.
     pub fn gives_up(&self) -> bool {
-        matches!(self.what, What::Missing | What::Gone | What::Ended | What::Unused)
+        matches!(self.what, What::Missing | What::Gone | What::Ended | What::Unused { .. })
     }
 
     /// Whether nothing but a person can mend it.
@@ -297,7 +318,7 @@ impl Finding {
 pub fn is_blind(sight: &Sight<What>, listed: bool, docker: bool) -> bool {
     match &sight.what {
         What::Ended | What::Conflict => !docker,
-        What::Unused | What::Forgotten { claim: None } | What::Lost { claim: None } => !docker || !listed,
+        What::Unused { .. } | What::Forgotten { claim: None } | What::Lost { claim: None } => !docker || !listed,
         What::Missing
         | What::CutOff
         | What::Unknown { .. }
@@ -334,7 +355,7 @@ impl fmt::Display for Finding {
                 write!(f, "{ip} is in use, but {state} in the table: to be claimed and assigned again")
             }
             What::Gone => write!(f, "{ip} was somebody else's on the interface and is gone: to be freed"),
-            What::Unused => write!(f, "{ip} is on the interface and used by nothing: to join the idle ones"),
+            What::Unused { .. } => write!(f, "{ip} is on the interface and used by nothing: to join the idle ones"),
             What::Ended => write!(f, "{ip} is leased and no container has it: to be released"),
             What::Conflict => write!(
                 f,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::domain::address::AWS;
+use crate::domain::block::Block;
 use crate::domain::id::{Boot, SubnetId};
 use crate::domain::on_eni::OnEni;
 
@@ -29,6 +30,7 @@ fn row(last: u8, status: Status, iface: Option<&str>, claim: Option<Claim>) -> R
         status,
         iface: iface.map(eni),
         primary: false,
+        in_block: false,
         claim,
         holder: None,
         idle: Duration::from_secs(1000),
@@ -43,19 +45,27 @@ struct World {
     here: HashSet<Ipv4Addr>,
     leases: HashMap<Ipv4Addr, Claim>,
     on_link: Vec<Ipv4Addr>,
-    prefixes: Vec<Ipv4Net>,
+    adopts: bool,
     recent: HashSet<Ipv4Addr>,
 }
 
 fn world() -> World {
     let (listed, docker) = (Some(OnEni::default()), Some(HashSet::new()));
     let (leases, recent) = (HashMap::new(), HashSet::new());
-    World { listed, docker, here: HashSet::new(), leases, on_link: Vec::new(), prefixes: Vec::new(), recent }
+    World { listed, docker, here: HashSet::new(), leases, on_link: Vec::new(), adopts: false, recent }
 }
 
 impl World {
     fn listed(mut self, ips: &[u8]) -> Self {
-        self.listed = Some(OnEni { primary: None, secondary: ips.iter().map(|last| ip(*last)).collect() });
+        self.listed =
+            Some(OnEni { primary: None, secondary: ips.iter().map(|last| ip(*last)).collect(), prefixes: Vec::new() });
+        self
+    }
+
+    /// With a prefix that begins at this address.
+    fn prefix(mut self, first: u8) -> Self {
+        let listed = self.listed.get_or_insert_default();
+        listed.prefixes.push(Block::of(ip(first)).net());
         self
     }
 
@@ -76,7 +86,7 @@ impl World {
             here: &self.here,
             leases: &self.leases,
             on_link: &self.on_link,
-            prefixes: &self.prefixes,
+            adopts: self.adopts,
             recent: &self.recent,
         };
         compare(&look).into_iter().map(|finding| finding.what).collect()
@@ -165,11 +175,11 @@ fn what_is_on_the_eni_and_nobodys_is_kept_from_others() {
         vec![row(10, Status::Occupied, Some(OTHER), None)],
         vec![row(10, Status::Occupied, None, None)],
     ] {
-        assert_eq!(world().listed(&[10]).finds(&rows), [What::Unknown { primary: false }], "{rows:?}");
+        assert_eq!(world().listed(&[10]).finds(&rows), [What::Unknown { primary: false, in_block: false }], "{rows:?}");
     }
     let just_left = World { recent: HashSet::from([ip(10)]), ..world().listed(&[10]) };
     assert_eq!(just_left.finds(&[row(10, Status::Free, None, None)]), [], "our own Unassign may not show yet");
-    let elsewhere = OnEni { primary: None, secondary: vec![Ipv4Addr::new(10, 9, 9, 9)] };
+    let elsewhere = OnEni { primary: None, secondary: vec![Ipv4Addr::new(10, 9, 9, 9)], prefixes: Vec::new() };
     let outside = World { listed: Some(elsewhere), ..world() };
     assert_eq!(outside.finds(&[]), [], "an address of another subnet is none of this table's business");
 }
@@ -177,11 +187,9 @@ fn what_is_on_the_eni_and_nobodys_is_kept_from_others() {
 #[test]
 fn an_occupied_address_joins_the_idle_ones_only_if_nothing_uses_it() {
     let rows = [row(10, Status::Occupied, Some(ENI), None)];
-    assert_eq!(world().listed(&[10]).finds(&rows), [What::Unused]);
+    assert_eq!(world().listed(&[10]).finds(&rows), [What::Unused { in_block: false }]);
     assert_eq!(world().listed(&[10]).docker(&[10]).finds(&rows), [What::Forgotten { claim: None }]);
     assert_eq!(World { docker: None, ..world().listed(&[10]) }.finds(&rows), []);
-    let prefix = World { prefixes: vec!["10.0.0.0/28".parse().unwrap()], ..world().listed(&[10]) };
-    assert_eq!(prefix.finds(&rows), [], "somebody's prefix has it");
     assert_eq!(World { on_link: vec![ip(10)], ..world().listed(&[10]) }.finds(&rows), [], "I7: the host has it");
     assert_eq!(World { recent: HashSet::from([ip(10)]), ..world().listed(&[10]) }.finds(&rows), []);
     assert_eq!(world().finds(&rows), [What::Gone]);
@@ -191,8 +199,40 @@ fn an_occupied_address_joins_the_idle_ones_only_if_nothing_uses_it() {
 }
 
 #[test]
+fn a_prefix_that_nobody_uses_is_adopted_whole_or_not_at_all() {
+    let of_block = |last, claim| Row { in_block: true, ..row(last, Status::Occupied, Some(ENI), claim) };
+    let foreign: Vec<Row> = (16..32).map(|last| of_block(last, None)).collect();
+    let adopting = || World { adopts: true, ..world().prefix(16) };
+    assert_eq!(adopting().finds(&foreign), vec![What::Unused { in_block: true }; 16]);
+    assert_eq!(world().prefix(16).finds(&foreign), [], "none is wanted");
+    assert_eq!(
+        adopting().finds(&foreign[1..]),
+        [What::Unknown { primary: false, in_block: true }],
+        "all have to be there"
+    );
+    let used = adopting().docker(&[20]).finds(&foreign);
+    assert_eq!(used, [What::Forgotten { claim: None }], "a container has one of them");
+    assert_eq!(World { on_link: vec![ip(20)], ..adopting() }.finds(&foreign), [], "I7: the host has one");
+    assert_eq!(World { recent: HashSet::from([ip(20)]), ..adopting() }.finds(&foreign), []);
+    // Once some of it is ours, the rest is what the database lost.
+    let mut ours = foreign.clone();
+    ours[3] = of_block(19, Some(lease()));
+    let found = world().prefix(16).docker(&[19]).finds(&ours);
+    assert_eq!(found, vec![What::Unused { in_block: true }; 15]);
+}
+
+#[test]
+fn the_addresses_of_a_prefix_that_no_row_knows_are_kept_back_as_such() {
+    let found = world().prefix(16).finds(&[]);
+    assert_eq!(found, vec![What::Unknown { primary: false, in_block: true }; 16]);
+    let finding = Finding { ip: ip(20), row: None, what: found[0].clone() };
+    let Some(Mend::Insert(row)) = finding.mend(&eni(ENI), |_| unreachable!()) else { panic!("{finding}") };
+    assert!(row.in_block);
+}
+
+#[test]
 fn a_primary_address_that_lost_its_mark_gets_it_back() {
-    let primary = World { listed: Some(OnEni { primary: Some(ip(10)), secondary: Vec::new() }), ..world() };
+    let primary = World { listed: Some(OnEni { primary: Some(ip(10)), ..OnEni::default() }), ..world() };
     assert_eq!(primary.finds(&[row(10, Status::Ready, Some(ENI), None)]), [What::Unmarked]);
     assert_eq!(primary.finds(&[row(10, Status::Occupied, Some(ENI), None)]), [What::Unmarked]);
 }
@@ -221,7 +261,7 @@ fn a_look_is_blind_to_what_it_could_not_ask_about() {
     for (what, without_ec2, without_docker) in [
         (What::Ended, false, true),
         (What::Missing, true, false),
-        (What::Unused, true, true),
+        (What::Unused { in_block: false }, true, true),
         (What::CutOff, true, false),
     ] {
         assert_eq!(is_blind(&sight(&what), false, true), without_ec2, "{what:?}");
@@ -239,21 +279,25 @@ fn each_finding_has_its_mend() {
     let foreign = row(10, Status::Occupied, Some(ENI), None);
     let change = |row: &Row, event| Some(Mend::Change(row.on(event).unwrap()));
     let leased_again = |claim: Claim| Some(Mend::Lease(idle.clone(), claim));
-    let ours = || Event::Foreign { eni: Some(eni(ENI)), primary: true };
+    let ours = || Event::Foreign { eni: Some(eni(ENI)), primary: true, in_block: false };
     for (what, row, mend) in [
         (What::Missing, &idle, Some(Mend::GiveUp(idle.clone()))),
         (What::CutOff, &leased, Some(Mend::Assign(leased.clone()))),
-        (What::Unknown { primary: true }, &free, change(&free, ours())),
+        (What::Unknown { primary: true, in_block: false }, &free, change(&free, ours())),
         (What::Unmarked, &idle, change(&idle, Event::MarkPrimary)),
         (What::Forgotten { claim: None }, &idle, leased_again(next(Kind::Lease))),
         (What::Forgotten { claim: Some(known.clone()) }, &idle, leased_again(known.clone())),
         (
             What::Lost { claim: Some(known.clone()) },
             &free,
-            change(&free, Event::Claim { eni: eni(ENI), claim: next(Kind::On) }),
+            change(&free, Event::Claim { eni: eni(ENI), claim: next(Kind::On), in_block: false }),
         ),
         (What::Gone, &foreign, change(&foreign, Event::Gone)),
-        (What::Unused, &foreign, change(&foreign, Event::Adopt { claim: next(Kind::On) })),
+        (
+            What::Unused { in_block: false },
+            &foreign,
+            change(&foreign, Event::Adopt { claim: next(Kind::On), in_block: false }),
+        ),
         (What::Ended, &leased, Some(Mend::Release(known))),
         (What::Conflict, &idle, None),
         (What::Contradiction, &idle, None),
@@ -262,8 +306,8 @@ fn each_finding_has_its_mend() {
         assert_eq!(finding.mend(&eni(ENI), next), mend, "{finding}");
     }
     let (status, iface) = (Status::Occupied, Some(eni(ENI)));
-    let missing = NewRow { ip: ip(10), status, iface, primary: false, holder: None };
-    let finding = Finding { ip: ip(10), row: None, what: What::Unknown { primary: false } };
+    let missing = NewRow { ip: ip(10), status, iface, primary: false, holder: None, in_block: false };
+    let finding = Finding { ip: ip(10), row: None, what: What::Unknown { primary: false, in_block: false } };
     assert_eq!(finding.mend(&eni(ENI), next), Some(Mend::Insert(missing)));
 }
 
@@ -274,12 +318,12 @@ fn every_finding_says_what_it_is_in_one_sentence() {
     let all = [
         What::Missing,
         What::CutOff,
-        What::Unknown { primary: false },
+        What::Unknown { primary: false, in_block: false },
         What::Unmarked,
         What::Forgotten { claim: None },
         What::Lost { claim: Some(claim) },
         What::Gone,
-        What::Unused,
+        What::Unused { in_block: false },
         What::Ended,
         What::Conflict,
         What::Contradiction,

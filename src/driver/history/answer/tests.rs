@@ -91,6 +91,7 @@ fn row(claim: Option<Claim>, holder: Option<&str>) -> Row {
         status: Status::Occupied,
         iface: Some(EniId::stored("eni-0123456789abcdef1".into())),
         primary: false,
+        in_block: false,
         claim,
         holder: holder.map(str::to_owned),
         idle: Duration::ZERO,

@@ -1,0 +1,160 @@
+//! A block: the sixteen addresses of a /28, which take one slot of an ENI and move to it and off it together.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use crate::domain::subnet::{Subnet, all_of};
+
+/// Addresses of a block. AWS knows no other size for IPv4 ("Prefix delegation for Amazon EC2 network interfaces").
+pub const SIZE: usize = 16;
+const LENGTH: u8 = 28;
+
+/// A /28, by its first address divided by sixteen, as the table's column `net` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Block(u32);
+
+impl Block {
+    /// The one that the address lies in.
+    pub fn of(ip: Ipv4Addr) -> Self {
+        Self(u32::from(ip) / 16)
+    }
+
+    /// None for what is no whole, aligned /28.
+    pub fn exactly(net: Ipv4Net) -> Option<Self> {
+        (net.prefix_len() == LENGTH && net.trunc() == net).then(|| Self::of(net.network()))
+    }
+
+    /// Its number, the table's `net`.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
+    /// From its number; none beyond the last one.
+    pub fn numbered(net: u32) -> Option<Self> {
+        (net <= u32::MAX / 16).then_some(Self(net))
+    }
+
+    /// As EC2 writes it.
+    pub fn net(self) -> Ipv4Net {
+        Ipv4Net::new_assert(Ipv4Addr::from(self.0 * 16), LENGTH)
+    }
+
+    /// All sixteen, in order.
+    pub fn addresses(self) -> impl Iterator<Item = Ipv4Addr> {
+        all_of(self.net())
+    }
+
+    /// Whether the address lies in it.
+    pub fn contains(self, ip: Ipv4Addr) -> bool {
+        Self::of(ip) == self
+    }
+
+    /// Whether EC2 may put it on an ENI of the subnet: it lies inside, and is neither the first nor the last, in which AWS keeps
+    /// its five addresses (AWS's own tool on the fragmentation of subnets marks them as never to be had).
+    pub fn may_be_in(self, subnet: &Subnet) -> bool {
+        let ends = [subnet.cidr.network(), subnet.cidr.broadcast()].map(Self::of);
+        subnet.contains(self.net().network()) && !ends.contains(&self)
+    }
+}
+
+impl fmt::Display for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.net().fmt(f)
+    }
+}
+
+/// What is claimed, assigned, counted and given back as one, and takes one slot of an ENI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Unit {
+    /// One address.
+    Single(Ipv4Addr),
+    /// Sixteen.
+    Block(Block),
+}
+
+impl Unit {
+    /// Whether the address is, or is in, it.
+    pub fn contains(self, ip: Ipv4Addr) -> bool {
+        match self {
+            Self::Single(single) => single == ip,
+            Self::Block(block) => block.contains(ip),
+        }
+    }
+
+    /// Its addresses, in order.
+    pub fn addresses(self) -> impl Iterator<Item = Ipv4Addr> {
+        let (single, block) = match self {
+            Self::Single(ip) => (Some(ip), None),
+            Self::Block(block) => (None, Some(block)),
+        };
+        single.into_iter().chain(block.into_iter().flat_map(Block::addresses))
+    }
+}
+
+/// The address, or `10.0.1.16/28`.
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Single(ip) => ip.fmt(f),
+            Self::Block(block) => block.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::SubnetId;
+
+    fn block(text: &str) -> Block {
+        Block::exactly(text.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_block_has_sixteen_addresses_and_one_number() {
+        let it = block("10.0.1.16/28");
+        let addresses: Vec<_> = it.addresses().collect();
+        assert_eq!(
+            (addresses.len(), addresses[0], addresses[15]),
+            (SIZE, [10, 0, 1, 16].into(), [10, 0, 1, 31].into())
+        );
+        assert!(addresses.iter().all(|ip| Block::of(*ip) == it && it.contains(*ip)));
+        assert!(!it.contains([10, 0, 1, 32].into()));
+        assert_eq!((it.to_string(), Block::numbered(it.number())), ("10.0.1.16/28".into(), Some(it)));
+        assert_eq!(block("255.255.255.240/28").addresses().last(), Some(Ipv4Addr::BROADCAST));
+        assert_eq!(Block::numbered(u32::MAX / 16 + 1), None);
+        for no_block in ["10.0.1.16/27", "10.0.1.17/28", "10.0.1.16/29", "10.0.1.16/32"] {
+            assert_eq!(Block::exactly(no_block.parse().unwrap()), None, "{no_block}");
+        }
+    }
+
+    #[test]
+    fn the_first_and_the_last_of_a_subnet_are_never_to_be_had() {
+        let may = |cidr: &str, net: &str| {
+            let subnet = Subnet::new(SubnetId::stored("subnet-0123456789abcdef0".into()), cidr.parse().unwrap());
+            block(net).may_be_in(&subnet.unwrap())
+        };
+        assert!(may("10.0.1.0/24", "10.0.1.16/28") && may("10.0.1.0/24", "10.0.1.224/28"));
+        for (cidr, net) in [
+            ("10.0.1.0/24", "10.0.1.0/28"),
+            ("10.0.1.0/24", "10.0.1.240/28"),
+            ("10.0.1.0/24", "10.0.2.16/28"),
+            ("10.0.1.0/27", "10.0.1.0/28"),
+            ("10.0.1.0/27", "10.0.1.16/28"),
+            ("10.0.1.0/28", "10.0.1.0/28"),
+        ] {
+            assert!(!may(cidr, net), "{net} in {cidr}");
+        }
+    }
+
+    #[test]
+    fn a_unit_is_one_address_or_sixteen() {
+        let (single, whole) = (Unit::Single([10, 0, 1, 20].into()), Unit::Block(block("10.0.1.16/28")));
+        assert_eq!(single.addresses().collect::<Vec<_>>(), [Ipv4Addr::new(10, 0, 1, 20)]);
+        assert_eq!((whole.addresses().count(), whole.to_string()), (SIZE, "10.0.1.16/28".into()));
+        assert!(single.contains([10, 0, 1, 20].into()) && !single.contains([10, 0, 1, 21].into()));
+        assert!(whole.contains([10, 0, 1, 21].into()));
+    }
+}

@@ -1,0 +1,75 @@
+//! Blocks in the table: their sixteen rows move all or none.
+
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use tokio::time::Instant;
+
+use crate::domain::address::{Change, Row};
+use crate::domain::block::Block;
+use crate::domain::id::{Claim, EniId, SubnetId};
+use crate::domain::subnet::Subnet;
+use crate::fail_point::Underway;
+
+use super::{Result, Store, Table};
+
+/// Whole free blocks to be taken for an ENI.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct BlockClaim<'a> {
+    pub subnet: &'a SubnetId,
+    pub eni: &'a EniId,
+    /// Tried in this order. They need not be whole any more.
+    pub candidates: &'a [Block],
+    /// Only those of which every address was let go at least so long ago; zero: any.
+    pub cooldown: Duration,
+    /// At most so many.
+    pub count: usize,
+    /// An `on` token, used for this call only.
+    pub claim: &'a Claim,
+}
+
+impl Store {
+    /// Some blocks of which all sixteen rows are free, `most` at most, and wholly inside `within`: from a random place of the
+    /// subnet on, and then from its beginning. None: there was none. Only looked at, and on a server by a column that is a
+    /// hint: the claim looks again.
+    pub async fn whole_blocks(
+        &self,
+        subnet: &SubnetId,
+        within: Option<Ipv4Net>,
+        most: usize,
+        until: Instant,
+    ) -> Result<Vec<Block>> {
+        either!(self, s => s.whole_blocks(subnet, within, most, until))
+    }
+
+    /// Whether a quarter of the blocks that the subnet can have is whole and free, as far as a sample of 64 tells.
+    pub async fn plenty(&self, subnet: &Subnet, until: Instant) -> Result<bool> {
+        either!(self, s => s.plenty(subnet, until))
+    }
+
+    /// free -> allocated, on, in a block: the first of the candidates that are whole and free, all sixteen rows of each or none.
+    /// Those of which others have locked a row are passed by. No primary address is ever taken (I7).
+    pub async fn claim_blocks(&self, wanted: &BlockClaim<'_>, until: Instant) -> Result<Vec<Row>> {
+        if wanted.count == 0 || wanted.candidates.is_empty() {
+            return Ok(Vec::new());
+        }
+        either!(self, s => s.claim_blocks(wanted, until))
+    }
+
+    /// Carries out groups of guarded changes, none of them empty, of different rows: those of a group all or none, and each
+    /// group by itself. `false`: one of its rows at least was not what its change expected, and nothing of it happened (I5).
+    pub async fn apply_together(&self, groups: &[Vec<Change>], until: Instant) -> Result<Vec<bool>> {
+        // What is alone needs no commit of its own.
+        let alone: Vec<Change> = groups.iter().filter(|group| group.len() == 1).flatten().cloned().collect();
+        let several: Vec<Vec<Change>> = groups.iter().filter(|group| group.len() > 1).cloned().collect();
+        let mut alone = self.apply(&alone, until).await?.into_iter();
+        let mut several = match several.as_slice() {
+            [] => Vec::new(),
+            several => either!(self, s => s.apply_together(several, until))?,
+        }
+        .into_iter();
+        let done = groups.iter().map(|group| if group.len() == 1 { alone.next() } else { several.next() });
+        Ok(done.map(|done| done == Some(true)).collect())
+    }
+}
