@@ -26,6 +26,11 @@ const PAUSE: Duration = Duration::from_secs(600);
 /// `InsufficientCidrBlocks`).
 const NONE_WHOLE: Duration = Duration::from_secs(120);
 
+/// For so long a block that is asked back is one,
+const RECALLED: Duration = Duration::from_secs(600);
+/// which is looked for so often.
+const LOOK_FOR_RECALLS: Duration = Duration::from_secs(10);
+
 /// How it went with blocks on this ENI.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
@@ -37,6 +42,8 @@ pub(super) struct Blocks {
     singly: bool,
     /// Whether a driver that knows nothing of blocks is at work in the subnet, and when that was looked at.
     stranger: Option<(bool, Instant)>,
+    /// When it was last looked whether other hosts ask for some of them.
+    recalls_at: Option<Instant>,
 }
 
 impl Blocks {
@@ -106,7 +113,9 @@ impl Task {
         let Refill { sub_pool, cooldown, .. } = *wanted;
         let mut count = if self.blocks.singly { 1 } else { count };
         for _ in 0..REFUSALS {
-            let except = self.blocks.refused(Instant::now());
+            let now = Instant::now();
+            let mut except = self.blocks.refused(now);
+            except.extend(self.store()?.recalled(RECALLED, now + STORE_TIME).await?);
             let acquired = self.acquire(Wanted::Blocks { count, sub_pool, cooldown, except }).await?;
             let now = Instant::now();
             if acquired.asked.is_empty() {
@@ -129,6 +138,25 @@ impl Task {
 }
 
 impl Task {
+    /// Whether other hosts have asked for blocks of this ENI: of those nothing is given while there is anything else, and they
+    /// go back once nothing of them is in use.
+    pub(super) async fn look_for_recalls(&mut self, now: Instant) -> Result<(), Error> {
+        let (memory, store) = (&self.shared.memory, self.store()?);
+        let blocks = memory.blocks();
+        let is_due = self.blocks.recalls_at.is_none_or(|at| now.duration_since(at) >= LOOK_FOR_RECALLS);
+        if blocks.is_empty() || store.is_private() || !is_due {
+            return Ok(());
+        }
+        self.blocks.recalls_at = Some(now);
+        let asked_back = store.recalled(RECALLED, now + STORE_TIME).await?;
+        let recalled: BTreeSet<Block> = blocks.intersection(&asked_back).copied().collect();
+        for block in recalled.difference(&memory.recalled()) {
+            tracing::info!(eni = %self.nic.eni, "another host asks for an address of {block}: it goes back once nothing has any of it");
+        }
+        memory.are_recalled(recalled);
+        Ok(())
+    }
+
     /// Whether the original, or another driver that does not enter itself, has addresses in the subnet: its `recycle` takes any
     /// idle row, and fails at one that is in a prefix. Interfaces of which the roll does not know and that have more than their
     /// primary address, or idle ones, are taken for such.

@@ -151,7 +151,10 @@ impl Eni {
                     // Of this ENI, and about to be the journal's.
                     Some(State::Ready | State::Lease | State::Off | State::On) if Instant::now() < patience => {}
                     Some(State::Foreign) if mine && self.is_looked_at(ip) && Instant::now() < until - LAST_WORD => {}
-                    Some(state) => return Err(self.not_given(ip, state, row.as_ref())),
+                    Some(state) => {
+                        self.recall(row.as_ref(), until).await;
+                        return Err(self.not_given(ip, state, row.as_ref()));
+                    }
                 }
             }
             sleep(LOOK_AGAIN.mul_f64(0.5 + fastrand::f64())).await;
@@ -178,20 +181,32 @@ impl Eni {
         self.shared.is_looked_at() && memory.was_found(ip) && !outside.in_use.contains(ip)
     }
 
+    /// Asks for the block of an idle address that another host has.
+    async fn recall(&self, row: Option<&Row>, until: Instant) {
+        let Some(row) = row.filter(|row| self.is_idle_in_anothers_block(row)) else { return };
+        let (block, store) = (Block::of(row.ip), &self.shared.outside.store);
+        let asked = async { Ok::<_, Error>(store.now()?.recall(block, self.nic.eni.as_str(), until).await?) };
+        if let Err(why) = asked.await {
+            tracing::warn!(eni = %self.nic.eni, ip = %row.ip, "{block} could not be asked for: {why}");
+        }
+    }
+
+    fn is_idle_in_anothers_block(&self, row: &Row) -> bool {
+        let is_idle = matches!(row.state(), State::Ready | State::On | State::Off);
+        is_idle && row.in_block && row.iface.as_ref() != Some(&self.nic.eni)
+    }
+
     fn not_given(&self, ip: Ipv4Addr, state: State, row: Option<&Row>) -> Error {
         let named = row.and_then(Row::endpoint).map(|name| format!(" ({name})")).unwrap_or_default();
         let eni = row.and_then(|row| row.iface.as_ref()).map_or("another interface", EniId::as_str);
-        let block = row.filter(|row| row.in_block).map(|row| Block::of(row.ip));
-        let why = match (state, block) {
-            (State::Ready | State::On | State::Off, Some(block))
-                if row.is_none_or(|row| row.iface.as_ref() != Some(&self.nic.eni)) =>
-            {
-                format!(
-                    "it is one of the block {block} of {eni}, which keeps all sixteen until no container there has any of them: \
-                     choose another, and reserve addresses that are to move between hosts while they are free"
-                )
-            }
-            (state, _) => self.not_given_alone(ip, state, row, eni, &named),
+        let why = if let Some(row) = row.filter(|row| self.is_idle_in_anothers_block(row)) {
+            let block = Block::of(row.ip);
+            format!(
+                "it is one of the block {block} of {eni}, which was asked for it now and gives all sixteen back once no container \
+                 there has any of them: choose another, or reserve addresses that are to move between hosts while they are free"
+            )
+        } else {
+            self.not_given_alone(ip, state, row, eni, &named)
         };
         Error::NotGiven { ip, why }
     }
@@ -232,8 +247,8 @@ impl Eni {
         self.shared.may_serve().await?;
         let parent = self.link_now().await;
         let token = self.shared.outside.claims.next(Kind::Lease);
-        let blocks = self.shared.memory.blocks();
-        let wanted = Wanted { eni: &self.nic.eni, sub_pool, choices, blocks: &blocks, token: &token, holder };
+        let (blocks, recalled) = (&self.shared.memory.blocks(), &self.shared.memory.recalled());
+        let wanted = Wanted { eni: &self.nic.eni, sub_pool, choices, blocks, recalled, token: &token, holder };
         let may_give = |ip| self.shared.memory.may_give(ip, parent.as_ref().ok()).is_ok();
         if self.shared.place.is_distant {
             return self.shared.give_by_table(&wanted, may_give, until).await;

@@ -47,6 +47,8 @@ struct Facts {
     taken_off: HashMap<Ipv4Addr, Instant>,
     /// The ENI's blocks, by its rows as they were last read, and by EC2's answers since.
     blocks: BTreeSet<Block>,
+    /// Those of them that another host has asked back lately.
+    recalled: BTreeSet<Block>,
 }
 
 /// Why an address is not given now.
@@ -147,6 +149,15 @@ impl Memory {
     /// The ENI's own blocks.
     pub(super) fn blocks(&self) -> BTreeSet<Block> {
         self.facts().blocks.clone()
+    }
+
+    /// These of them another host has asked back lately.
+    pub(super) fn are_recalled(&self, blocks: BTreeSet<Block>) {
+        self.facts().recalled = blocks;
+    }
+
+    pub(super) fn recalled(&self) -> BTreeSet<Block> {
+        self.facts().recalled.clone()
     }
 
     /// What the first looks of this life list. `missing`: what is idle by its row, and not listed.

@@ -87,8 +87,9 @@ impl Task {
             let token = self.outside.claims.next(Kind::Lease);
             let holder = order.holder();
             let choices = &[Choice::This(row.ip)];
-            let (eni, blocks) = (&self.nic.eni, &self.shared.memory.blocks());
-            let wanted = Wanted { eni, sub_pool: None, choices, blocks, token: &token, holder: holder.as_deref() };
+            let (eni, holder) = (&self.nic.eni, holder.as_deref());
+            let (blocks, recalled) = (&self.shared.memory.blocks(), &self.shared.memory.recalled());
+            let wanted = Wanted { eni, sub_pool: None, choices, blocks, recalled, token: &token, holder };
             let may_give = |ip| self.shared.memory.may_give(ip, Some(&parent)).is_ok();
             if self.shared.place.is_distant {
                 let until = Instant::now() + STORE_TIME;

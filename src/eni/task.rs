@@ -248,6 +248,7 @@ impl Task {
     async fn step(&mut self, now: Instant) -> Result<Then, Error> {
         let ec2 = self.outside.ec2.now()?;
         self.shared.place.is_ours().await?;
+        self.look_for_recalls(now).await?;
         let mut view = self.view(now).await?;
         if self.is_to_see_anothers(&view) {
             self.look().await?;
@@ -321,6 +322,7 @@ impl Task {
             in_use: which(&|ip| memory.has_container(ip) || self.shared.is_doubted(ip)),
             may_give: link.is_some().then(|| which(&may_give)),
             sub_pool: memory.sub_pool(),
+            recalled: memory.recalled(),
             capacity,
             elsewhere,
             warmth: self.outside.warmth,

@@ -17,7 +17,7 @@ pub struct Version(u64);
 /// Which of an ENI's idle addresses may be given; the coldest of them is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice<'a> {
-    /// Those let go at least so long ago, and that no container had named.
+    /// Those let go at least so long ago, that no container had named, and that are in no block that is asked back.
     Cooled(Duration),
     /// The one that is kept for this endpoint, or that it had last, cooled or not.
     Returning(&'a str),
@@ -110,11 +110,13 @@ impl Book {
         let in_range = |ip| wanted.sub_pool.is_none_or(|range| range.contains(&ip));
         let idle = self.all().filter(|holding| holding.eni == *wanted.eni && holding.held == Held::Idle);
         let open = idle.filter(|holding| !holding.doubted && in_range(holding.ip));
-        let fit = open.filter(|holding| allows(choice, holding, wanted.blocks, now) && may_give(holding.ip));
+        let fit = open.filter(|holding| allows(choice, holding, wanted, now) && may_give(holding.ip));
         // Of those that one endpoint may have: what is kept for it. Otherwise what a container had named comes last.
         let rank = |holding: &Holding| match choice {
             Choice::Returning(_) => !is_marked(holding, KEPT),
-            Choice::Cooled(_) | Choice::Any | Choice::This(_) => is_named(holding, wanted.blocks),
+            Choice::Cooled(_) | Choice::Any | Choice::This(_) => {
+                is_named(holding, wanted.blocks) || wanted.recalled.contains(&Block::of(holding.ip))
+            }
         };
         let leases = self.leases_of_blocks(wanted);
         let emptiness = |ip| leases.get(&Block::of(ip)).map_or(usize::MAX, |leases| SIZE - leases);
@@ -228,9 +230,12 @@ impl Book {
     }
 }
 
-fn allows(choice: Choice<'_>, holding: &Holding, blocks: &BTreeSet<Block>, now: &Moment) -> bool {
+fn allows(choice: Choice<'_>, holding: &Holding, wanted: &Wanted<'_>, now: &Moment) -> bool {
+    let is_recalled = || wanted.recalled.contains(&Block::of(holding.ip));
     match choice {
-        Choice::Cooled(cooldown) => !is_named(holding, blocks) && holding.let_go.age(now) >= cooldown,
+        Choice::Cooled(cooldown) => {
+            !is_named(holding, wanted.blocks) && !is_recalled() && holding.let_go.age(now) >= cooldown
+        }
         Choice::Returning(name) => holding.holder.as_deref() == Some(name) || holding.kept_for() == Some(name),
         Choice::Any => !is_marked(holding, KEPT),
         Choice::This(ip) => holding.ip == ip,
@@ -299,10 +304,21 @@ mod tests {
 
     /// `blocks`: the last numbers of their first addresses.
     fn chosen_with(book: &Book, blocks: &[u8], choice: Choice<'_>, may_give: impl Fn(u8) -> bool) -> Option<u8> {
+        chosen_beside(book, blocks, &[], choice, may_give)
+    }
+
+    /// `recalled`: of the blocks.
+    fn chosen_beside(
+        book: &Book,
+        blocks: &[u8],
+        recalled: &[u8],
+        choice: Choice<'_>,
+        may_give: impl Fn(u8) -> bool,
+    ) -> Option<u8> {
         let (eni, token) = (eni(), token());
-        let blocks = blocks.iter().map(|last| Block::of(ip(*last))).collect();
-        let wanted =
-            Wanted { eni: &eni, sub_pool: None, choices: &[choice], blocks: &blocks, token: &token, holder: None };
+        let those = |lasts: &[u8]| lasts.iter().map(|last| Block::of(ip(*last))).collect();
+        let (choices, blocks, recalled) = (&[choice], &those(blocks), &those(recalled));
+        let wanted = Wanted { eni: &eni, sub_pool: None, choices, blocks, recalled, token: &token, holder: None };
         book.choose(&wanted, &now(), |ip| may_give(ip.octets()[3])).map(|ip| ip.octets()[3])
     }
 
@@ -353,6 +369,11 @@ mod tests {
         assert_eq!(chosen_with(&book, &blocks, cooled, |last| last != 33), Some(32));
         assert_eq!(chosen_with(&book, &blocks, cooled, |last| last < 32), Some(16));
         assert_eq!(chosen_with(&book, &blocks, cooled, |last| last == 5), Some(5));
+        let without = |choice, may_give: fn(u8) -> bool| chosen_beside(&book, &blocks, &[32], choice, may_give);
+        assert_eq!(without(cooled, |_| true), Some(16), "the other one is asked back");
+        assert_eq!(without(cooled, |last| last >= 32), None);
+        assert_eq!(without(Choice::Any, |last| last >= 32), Some(33), "before a container has none");
+        assert_eq!(without(Choice::Any, |_| true), Some(16));
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct Wanted<'a> {
     pub choices: &'a [Choice<'a>],
     /// The ENI's blocks: the fullest gives first, so that the others empty and can go back; single addresses give last.
     pub blocks: &'a BTreeSet<Block>,
+    /// Those of them that another host has asked back: they give only where nothing else is to be had.
+    pub recalled: &'a BTreeSet<Block>,
     /// A `lease` token, used for this alone.
     pub token: &'a Claim,
     /// The endpoint, if the Engine names it.

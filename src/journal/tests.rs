@@ -41,6 +41,7 @@ async fn given(journal: &Journal) -> Option<(Ipv4Addr, Recorded)> {
         sub_pool: None,
         choices: &[Choice::Any],
         blocks: &BTreeSet::new(),
+        recalled: &BTreeSet::new(),
         token: &token,
         holder: Some("db"),
     };

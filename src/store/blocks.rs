@@ -1,5 +1,6 @@
 //! Blocks in the table: their sixteen rows move all or none.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -12,6 +13,9 @@ use crate::domain::subnet::Subnet;
 use crate::fail_point::Underway;
 
 use super::{Result, Store, Table};
+
+/// How the task is called by which a block is asked back.
+const RECALL: &str = "recall:";
 
 /// Whole free blocks to be taken for an ENI.
 #[derive(Debug, Clone)]
@@ -55,6 +59,19 @@ impl Store {
             return Ok(Vec::new());
         }
         either!(self, s => s.claim_blocks(wanted, until))
+    }
+
+    /// Asks the host that has this block to give it back. `who`: whoever asks, at most 64 characters.
+    pub async fn recall(&self, block: Block, who: &str, until: Instant) -> Result<()> {
+        // Held for no time: it is over at once, and says when it was asked.
+        self.hold_task(&format!("{RECALL}{block}"), who, Duration::ZERO, until).await.map(drop)
+    }
+
+    /// The blocks that were asked back within so long, by the database's clock.
+    pub async fn recalled(&self, within: Duration, until: Instant) -> Result<BTreeSet<Block>> {
+        let names = either!(self, s => s.tasks_over(RECALL, within, until))?;
+        let block = |name: &String| Block::exactly(name.strip_prefix(RECALL)?.parse().ok()?);
+        Ok(names.iter().filter_map(block).collect())
     }
 
     /// Carries out groups of guarded changes, none of them empty, of different rows: those of a group all or none, and each

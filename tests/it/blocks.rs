@@ -11,7 +11,9 @@ use futures_util::future::join_all;
 use serde_json::json;
 use vpc_sim::{Fault, FaultKind, Switches};
 
-use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, SUBNET, UNASSIGN, agree, eni, eventually, ip, on_both};
+use crate::support::host::{
+    ASSIGN, Fleet, Host, Kind, RDS, Row, SUBNET, UNASSIGN, agree, eni, eventually, ip, on_both,
+};
 
 on_both! {
     an_interface_fills_its_slots_with_blocks
@@ -21,6 +23,10 @@ on_both! {
     a_block_goes_back_whole_and_at_once
     grants_come_from_the_fullest_block
     a_named_address_of_a_block
+    a_block_is_given_back_for_an_address_that_another_host_names
+    what_was_taken_of_a_block_meanwhile_fails_no_start
+    a_host_with_nine_blocks_that_is_gone_leaves_its_subnet_free
+    what_cools_when_its_block_goes_back_cools_for_every_host
     a_range_that_is_smaller_than_a_block
     a_block_that_left_the_interface_under_a_container_comes_back
     a_prefix_of_somebody_else_is_one_slot_and_one_that_nobody_uses_is_taken_over
@@ -186,6 +192,105 @@ async fn a_named_address_of_a_block(kind: Kind) {
     assert_eq!(host.request(&pool, &single.to_string()).await, Ok(single));
     assert!(fleet.vpc.addresses(&eni(1)).contains(&single));
     agree(&[&host]).await;
+}
+
+async fn a_block_is_given_back_for_an_address_that_another_host_names(kind: Kind) {
+    if kind == Kind::Sqlite {
+        return; // Each host has a table of its own.
+    }
+    let fleet = Fleet::with(kind, "10.77.0.0/24", Switches::default()).await;
+    let (first, pool) = host_with(&fleet, "c5.large", &[("EC2_IPAM_COOLDOWN", "60s"), BRISK]).await;
+    let mut second = fleet.host_of(2, "c5.large");
+    second.set(&[BRISK]);
+    second.start().await;
+    let there = second.pool().await;
+    let used = first.lease(&pool).await;
+    let block = Block::of(used);
+    let named = block.addresses().find(|ip| *ip != used).unwrap();
+    let why = second.request(&there, &named.to_string()).await.unwrap_err();
+    assert!(why.contains(&block.to_string()) && why.contains(eni(1).as_str()), "{why}");
+    // From then on others are given, though addresses of it are warm.
+    eventually("it is told there", async || first.log().contains("another host asks for an address")).await;
+    first.lease(&pool).await;
+    assert_eq!(fleet.vpc.prefixes(&eni(1)).len(), 2);
+    first.release(&pool, used).await;
+    first.rows().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(fleet.vpc.prefixes(&eni(1)).contains(&block.net()), "I10: what cools stays");
+    first.age(120).await;
+    eventually("it is given back", async || !fleet.vpc.prefixes(&eni(1)).contains(&block.net())).await;
+    assert_eq!(second.request(&there, &named.to_string()).await, Ok(named));
+    agree(&[&first, &second]).await;
+}
+
+async fn what_was_taken_of_a_block_meanwhile_fails_no_start(kind: Kind) {
+    let fleet = Fleet::with(kind, "10.77.0.0/24", Switches::default()).await;
+    let (host, pool) = host_with(&fleet, "c5.large", &[BRISK, ("EC2_IPAM_SETTLE_AGE", "2s")]).await;
+    // Of each block that the table has as whole somebody has got an address or all, and only EC2 knows it.
+    let other = fleet.host_of(3, "c5.4xlarge");
+    for n in 1..15 {
+        match n % 2 {
+            0 => fleet.vpc.add_address(&other.eni, ip(n * 16 + n)),
+            _ => fleet.vpc.add_prefix(&other.eni, &Block::of(ip(n * 16)).to_string()),
+        }
+    }
+    fleet.vpc.settle();
+    let mut given = BTreeSet::new();
+    for _ in 0..6 {
+        assert!(given.insert(host.lease(&pool).await));
+    }
+    let theirs = other.assigned();
+    assert!(given.is_disjoint(&theirs), "{given:?}");
+    assert!(fleet.vpc.prefixes(&eni(1)).is_empty());
+    host.settled().await;
+    agree(&[&host]).await;
+}
+
+async fn a_host_with_nine_blocks_that_is_gone_leaves_its_subnet_free(kind: Kind) {
+    if kind == Kind::Sqlite {
+        return; // Each host has a table of its own.
+    }
+    let fleet = Fleet::with(kind, "10.77.0.0/24", Switches::default()).await;
+    let brisk = [BRISK, ("EC2_IPAM_SCAN_INTERVAL", "1s"), ("EC2_IPAM_SETTLE_AGE", "2s")];
+    let (mut dead, pool) = host_with(&fleet, "c5.large", &brisk).await;
+    for _ in 0..144 {
+        dead.lease(&pool).await;
+    }
+    assert_eq!(dead.mine(State::Lease).await.len(), 144);
+    let mut other = fleet.host_of(2, "c5.large");
+    other.set(&brisk);
+    other.start().await;
+    other.pool().await;
+    dead.kill();
+    fleet.vpc.remove_eni(&dead.eni);
+    let is_dead = |row: &Row| row.iface.as_ref() == Some(&dead.eni);
+    eventually("all of it is free", async || !other.rows_now().await.iter().any(is_dead)).await;
+    agree(&[&other]).await;
+}
+
+async fn what_cools_when_its_block_goes_back_cools_for_every_host(kind: Kind) {
+    if kind == Kind::Sqlite {
+        return; // Each host has a table of its own.
+    }
+    let fleet = Fleet::with(kind, "10.77.0.0/26", Switches::default()).await;
+    let (first, pool) = host_with(&fleet, "c5.large", &[("EC2_IPAM_COOLDOWN", "60s")]).await;
+    let used = first.lease(&pool).await;
+    first.release(&pool, used).await;
+    let (done, told) = first.run(&["drain"]).await;
+    assert!(done, "{told}");
+    eventually("its block went back", async || fleet.vpc.prefixes(&eni(1)).is_empty()).await;
+    let mut second = fleet.host_of(2, "c5.large");
+    second.set(&[AUTO, ("EC2_IPAM_COOLDOWN", "60s")]);
+    second.start().await;
+    let there = second.pool().await;
+    // More than the other block has.
+    let mut given = BTreeSet::new();
+    for _ in 0..20 {
+        given.insert(second.lease(&there).await);
+    }
+    assert!(!given.contains(&used), "I10");
+    assert!(fleet.vpc.prefixes(&eni(2)).iter().all(|net| !net.contains(&used)), "its block is none while it cools");
+    agree(&[&first, &second]).await;
 }
 
 async fn a_range_that_is_smaller_than_a_block(kind: Kind) {

@@ -61,8 +61,8 @@ impl Warmth {
     }
 
     /// How many addresses the ENI lacks of its target.
-    pub fn lacking(&self, rows: &[Row]) -> usize {
-        self.target.saturating_sub(rows.iter().filter(|row| self.is_warm(row)).count())
+    pub fn lacking<'r>(&self, rows: impl IntoIterator<Item = &'r Row>) -> usize {
+        self.target.saturating_sub(rows.into_iter().filter(|row| self.is_warm(row)).count())
     }
 
     /// Whether the subnet's last free addresses should be left to hosts that need them at once.

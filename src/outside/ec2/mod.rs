@@ -24,7 +24,7 @@ use aws_sdk_ec2::config::http::HttpResponse;
 use aws_sdk_ec2::config::retry::RetryConfig;
 use aws_sdk_ec2::config::timeout::TimeoutConfig;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_ec2::types::{Filter, InstanceType, InstanceTypeHypervisor, InstanceTypeInfo};
+use aws_sdk_ec2::types::{Filter, InstanceType, InstanceTypeHypervisor};
 use futures_util::future::select;
 use prometheus_client::registry::Registry;
 use serde::Serialize;

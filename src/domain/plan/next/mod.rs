@@ -1,7 +1,7 @@
 //! What an ENI does next: the most urgent thing that its rows, those who wait and the time call for. The ENI's task sees
 //! to it, and asks again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub struct View {
     pub may_give: Option<HashSet<Ipv4Addr>>,
     /// The sub-pool of the last request; none until a network has asked.
     pub sub_pool: Option<Option<Ipv4Net>>,
+    /// Blocks that another host has asked back.
+    pub recalled: BTreeSet<Block>,
     /// How many more addresses the ENI takes.
     pub capacity: usize,
     /// Whether another server may be about to put addresses on the ENI, or has done so and this one has not seen it yet.
@@ -147,7 +149,7 @@ pub enum Because {
     LeftOff,
     /// Their slots are wanted.
     Room,
-    /// A container that named its address may come back on another host.
+    /// A container that named its address may come back on another host, or has.
     Named,
     /// They are beyond need.
     Excess,
@@ -257,8 +259,7 @@ impl View {
         // Nothing is given, and nothing is fetched to be given.
         let Some(may_give) = &self.may_give else { return Some(Next::AskLink) };
         let idle = self.idle().all.into_iter();
-        let warm: Vec<Row> =
-            idle.filter(|row| self.warmth.is_warm(row) && may_give.contains(&row.ip)).cloned().collect();
+        let warm: Vec<Row> = idle.filter(|row| self.is_warm(row) && may_give.contains(&row.ip)).cloned().collect();
         let is_wanted = |row: &Row| self.queue.iter().any(|wish| wish.ip.is_none() && wish.fits(row.ip));
         warm.iter().any(is_wanted).then_some(Next::Serve(warm))
     }
@@ -282,7 +283,7 @@ impl View {
 
     fn top_up(&self, now: Instant) -> Option<Next> {
         let is_due = self.times.top_up_at.is_some_and(|at| at <= now) && now >= self.times.warm_at;
-        let is_wanted = is_due && self.drain.is_none() && self.warmth.lacking(&self.rows) > 0;
+        let is_wanted = is_due && self.drain.is_none() && self.lacking() > 0;
         let sub_pool = self.sub_pool.filter(|_| is_wanted)?;
         Some(self.refill(sub_pool, self.warmth.cooldown, now))
     }
@@ -293,7 +294,7 @@ impl View {
         if self.capacity == 0 {
             // What is kept for somebody is of no use to anybody else.
             let useful = |row: &Row| {
-                row.kept_for().is_none() && is_in(sub_pool, row.ip)
+                row.kept_for().is_none() && is_in(sub_pool, row.ip) && !self.is_recalled(row)
                     || self.in_use.contains(&row.ip)
                     || self.leaving.contains(&row.ip)
             };
@@ -307,7 +308,7 @@ impl View {
         // While EC2 leaves claims unclear nothing is claimed in reserve: each attempt would take more of the subnet.
         let is_clear = self.in_state(State::On).next().is_none();
         let in_reserve = self.warmth.target > 0 && now >= self.times.warm_at && is_clear;
-        let lacking = in_reserve.then(|| self.warmth.lacking(&self.rows));
+        let lacking = in_reserve.then(|| self.lacking());
         Next::Acquire(Need::More(Refill { sub_pool, cooldown, waiting, lacking, capacity: self.capacity }))
     }
 
@@ -322,7 +323,10 @@ impl View {
             return (!goes.is_empty()).then_some(Next::GiveBack(goes, Because::Drained));
         }
         let is_named = |row: &&&Row| row.is_fixed() && row.has_cooled(self.warmth.cooldown);
-        let named: Vec<Row> = idle.singles.iter().filter(is_named).map(|row| (*row).clone()).collect();
+        let mut named: Vec<Row> = idle.singles.iter().filter(is_named).map(|row| (*row).clone()).collect();
+        let has_cooled = |rows: &[&Row]| rows.iter().all(|row| row.has_cooled(self.warmth.cooldown));
+        let recalled = idle.blocks.iter().filter(|(block, rows)| self.recalled.contains(block) && has_cooled(rows));
+        named.extend(recalled.flat_map(|(_, rows)| rows).map(|row| (*row).clone()));
         if !named.is_empty() {
             return Some(Next::GiveBack(named, Because::Named));
         }
@@ -338,8 +342,9 @@ impl View {
     /// Until the next thing that time alone brings. What is due already, and was not called for, it does not bring.
     fn rest(&self, now: Instant) -> Duration {
         let until = |at: Instant| at.saturating_duration_since(now);
-        let goes_cooled =
-            self.in_state(State::Ready).filter(|row| row.is_fixed() && !row.in_block || self.drain.is_some());
+        let goes_cooled = self
+            .in_state(State::Ready)
+            .filter(|row| row.is_fixed() && !row.in_block || self.is_recalled(row) || self.drain.is_some());
         let cooled = goes_cooled.map(|row| {
             // A second more than the rule asks for, as the database counts whole ones.
             (self.drain.unwrap_or(self.warmth.cooldown) + Duration::from_secs(2)).saturating_sub(row.idle)
@@ -362,6 +367,19 @@ impl View {
 
     fn idle(&self) -> Idle<'_> {
         Idle::of(&self.rows, |ip| self.in_use.contains(&ip) || self.leaving.contains(&ip))
+    }
+
+    /// Of a block that is asked back nothing is given while there is anything else.
+    fn is_warm(&self, row: &Row) -> bool {
+        self.warmth.is_warm(row) && !self.is_recalled(row)
+    }
+
+    fn is_recalled(&self, row: &Row) -> bool {
+        row.in_block && self.recalled.contains(&Block::of(row.ip))
+    }
+
+    fn lacking(&self) -> usize {
+        self.warmth.lacking(self.rows.iter().filter(|row| !self.is_recalled(row)))
     }
 
     fn may_give_up(&self, now: Instant) -> bool {

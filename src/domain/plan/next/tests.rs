@@ -1,7 +1,7 @@
 mod drain;
 
 use super::*;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::domain::address::{FIXED, Status};
 use crate::domain::id::{Boot, Claim, Kind};
@@ -19,6 +19,7 @@ fn nothing(now: Instant) -> View {
         in_use: HashSet::new(),
         may_give: Some(HashSet::new()),
         sub_pool: Some(None),
+        recalled: BTreeSet::new(),
         capacity: 8,
         elsewhere: false,
         warmth: Warmth { max: 0, ..warmth(0) },
@@ -339,6 +340,32 @@ fn a_quiet_interface_gives_back_all_that_is_cool_and_a_busy_one_what_is_beyond_i
     assert_eq!(lasts(trimmed(burst)), [10], "a burst may want them");
     assert_eq!(lasts(trimmed(|view, _| view.in_use.extend([ip(10)]))), [11], "a container has it");
     assert_eq!(trimmed(|view, _| view.warmth.max = 3), Next::Rest(settle_age()), "and looks again");
+}
+
+#[test]
+fn a_block_that_is_asked_back_gives_nothing_and_goes_once_it_has_cooled_whole() {
+    fn asked_back(change: Brings) -> Next {
+        let recalled: Brings = |view, _| {
+            let block = (16..32).map(|last| Row { in_block: true, ..ready(last, 900) });
+            view.recalled = block.clone().map(|row| Block::of(row.ip)).collect();
+            view.rows.extend(block);
+            view.may_give = Some((0..=255).map(ip).collect());
+        };
+        first(&[recalled, change])
+    }
+    assert_eq!(lasts(asked_back(|_, _| {})), (16..32).collect::<Vec<_>>());
+    assert_eq!(asked_back(|view, _| view.rows[3].idle = Duration::from_secs(42)), Next::Rest(Duration::from_secs(20)));
+    let leased: Brings = |view, _| {
+        view.rows[3].status = Status::Occupied;
+        view.rows[3].claim = claim(Kind::Lease);
+    };
+    assert_eq!(kind(&asked_back(leased)), "rest");
+    assert_eq!(kind(&asked_back(|view, _| view.queue.push(ANY))), "refill: somebody waits", "others are fetched");
+    let full: Brings = |view, _| {
+        view.queue.push(ANY);
+        view.capacity = 0;
+    };
+    assert_eq!(lasts(asked_back(full)), (16..32).collect::<Vec<_>>(), "it makes room for them");
 }
 
 #[test]
