@@ -35,6 +35,7 @@ mod attached;
 mod blocks;
 mod by_table;
 mod doubt;
+mod fetch_blocks;
 mod grant;
 pub mod in_use;
 mod lease;

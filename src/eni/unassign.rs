@@ -43,6 +43,11 @@ impl Task {
             self.pace.give_up_later(Instant::now());
             return Err(why);
         }
+        // What the table has just been found not to say, or not to say rightly, would stay.
+        let behind = self.shared.behind();
+        if rows.iter().any(|row| behind.contains(&row.ip)) {
+            self.shared.post().await?;
+        }
         let token = self.outside.claims.next(Kind::Off);
         // In the journal first, so that nothing can grant it: what became a lease meanwhile stays.
         let journal = self.shared.journal();

@@ -106,7 +106,8 @@ impl Fleet {
         Self { vpc, cidr: cidr.to_owned(), db }
     }
 
-    /// The n-th host, of a type with 10 addresses an interface; not started. Its `eth1` has the primary address .3+n.
+    /// The n-th host, of a type with 10 addresses an interface; not started. Its `eth1` has the primary address .3+n, or
+    /// the next one that is not in use.
     pub fn host(&self, n: u8) -> Host {
         self.host_of(n, "c5.large")
     }
@@ -117,7 +118,9 @@ impl Fleet {
         let main = format!("eni-0bbbbbbbbbbbbbb{n:02x}");
         self.vpc.add_eni(EniSpec::new(&main, MAIN_SUBNET, Ipv4Addr::new(10, 78, 0, 3 + n)).on(&id, 0));
         let net: ipnet::Ipv4Net = self.cidr.parse().unwrap();
-        let primary = Ipv4Addr::from(u32::from(net.network()) + 3 + u32::from(n));
+        // Hosts that are there already may have been given it.
+        let from = u32::from(net.network()) + 3 + u32::from(n);
+        let primary = (from..).map(Ipv4Addr::from).find(|ip| self.vpc.holder(*ip).is_none()).unwrap();
         let mac = format!("0a:77:00:00:00:{n:02x}");
         self.vpc.add_eni(EniSpec::new(&eni(n), SUBNET, primary).on(&id, 1).mac(&mac));
         let namespace = Namespace::new();

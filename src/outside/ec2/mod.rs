@@ -9,6 +9,7 @@
 
 mod answer;
 mod calls;
+mod change;
 mod connect;
 mod credentials;
 mod error;
@@ -21,21 +22,17 @@ use std::time::Duration;
 use aws_credential_types::Credentials;
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::config::http::HttpResponse;
-use aws_sdk_ec2::config::retry::RetryConfig;
-use aws_sdk_ec2::config::timeout::TimeoutConfig;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{Filter, InstanceType, InstanceTypeHypervisor};
-use futures_util::future::select;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use crate::domain::block::Block;
 use crate::domain::id::{EniId, SubnetId};
 use crate::domain::subnet::Subnet;
 pub use answer::{Answer, AssignCall, UnassignCall};
 use calls::Calls;
-use connect::CONNECT;
+pub use change::throttle_pause;
 pub use connect::StaticKeys;
 use credentials::Source;
 pub use error::Ec2Error;
@@ -50,13 +47,8 @@ use words::partition;
 const CALL: Duration = Duration::from_secs(25);
 /// An answer that has not come by then may be lost as well as slow. Two attempts of a read fit into a call.
 const LOST: Duration = Duration::from_secs(12);
-/// A change that was throttled is attempted again only with so much time left.
-const WORTH: Duration = Duration::from_secs(8);
 /// Attempts in all while EC2 throttles.
 pub const ATTEMPTS: u32 = 3;
-/// The pause before a second attempt is random between nothing and this, and doubles. The bucket refills 5 a second for
-/// the whole fleet, so a shorter one would only meet the same empty bucket.
-const PAUSE: Duration = Duration::from_secs(1);
 /// Filter values of one Describe call (EC2, "Filter": at most 200).
 const FILTER_VALUES: usize = 200;
 /// Interfaces of one page (EC2 allows 5 to 1000). Half of it keeps an answer near 1 MB.
@@ -163,90 +155,6 @@ impl Ec2 {
     /// Errors: `NoCredentials`, `BadCredentials`.
     pub async fn credentials(&self) -> Result<Credentials, Ec2Error> {
         self.credentials.get().await
-    }
-
-    /// Puts these addresses on the ENI, all or none. Never moves one from another ENI.
-    ///
-    /// Errors: `InUse`, `EniFull`, `SubnetFull`, `OutsideSubnet`, `AwsReserved`, and those of every call. An answer that
-    /// does not list all of them is `Unlisted`.
-    pub async fn assign(&self, eni: &EniId, ips: &[Ipv4Addr]) -> Result<(), Ec2Error> {
-        if ips.is_empty() {
-            return Ok(());
-        }
-        let subject = &self.about(Action::Assign, Some(eni), None);
-        let wanted: &Vec<String> = &ips.iter().map(Ipv4Addr::to_string).collect();
-        let send = |until| async move {
-            let call = self.client.assign_private_ip_addresses().network_interface_id(eni.as_str());
-            let call = call.set_private_ip_addresses(Some(wanted.clone())).customize();
-            call.config_override(one_attempt(until)).send().await.map_err(|error| subject.explain(&error))
-        };
-        let answer = change(subject, |until| twice(move || Box::pin(send(until)))).await?;
-        let listed = answer.assigned_private_ip_addresses();
-        let is_listed = |ip: &&String| listed.iter().any(|entry| entry.private_ip_address() == Some(ip.as_str()));
-        let missing: Vec<&String> = wanted.iter().filter(|ip| !is_listed(ip)).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(Ec2Error::Unlisted { addresses: missing.into_iter().filter_map(|ip| ip.parse().ok()).collect() })
-    }
-
-    /// Puts these blocks on the ENI, all or none.
-    ///
-    /// Errors: as [`Self::assign`]; which code and words EC2 has for a block that it does not give is not known for certain, so
-    /// that any clear refusal may speak of one. `Unlisted` names the first addresses of those that the answer lacks.
-    pub async fn assign_blocks(&self, eni: &EniId, blocks: &[Block]) -> Result<(), Ec2Error> {
-        let subject = &self.about(Action::Assign, Some(eni), None);
-        let wanted: &Vec<String> = &blocks.iter().map(Block::to_string).collect();
-        let send = |until| async move {
-            let call = self.client.assign_private_ip_addresses().network_interface_id(eni.as_str());
-            let call = call.set_ipv4_prefixes(Some(wanted.clone())).customize();
-            call.config_override(one_attempt(until)).send().await.map_err(|error| subject.explain(&error))
-        };
-        let answer = change(subject, |until| twice(move || Box::pin(send(until)))).await?;
-        let listed = answer.assigned_ipv4_prefixes();
-        let is_listed = |block: &Block| {
-            let net = block.to_string();
-            listed.iter().any(|entry| entry.ipv4_prefix() == Some(net.as_str()))
-        };
-        let missing: Vec<Ipv4Addr> =
-            blocks.iter().filter(|block| !is_listed(block)).map(|block| block.net().network()).collect();
-        if missing.is_empty() { Ok(()) } else { Err(Ec2Error::Unlisted { addresses: missing }) }
-    }
-
-    /// Takes these blocks off the ENI, all or none.
-    ///
-    /// Errors: as [`Self::unassign`], but no code is known for certain that says of a block that it is not on the ENI.
-    pub async fn unassign_blocks(&self, eni: &EniId, blocks: &[Block]) -> Result<(), Ec2Error> {
-        let subject = &self.about(Action::Unassign, Some(eni), None);
-        let given: Vec<String> = blocks.iter().map(Block::to_string).collect();
-        change(subject, |until| {
-            let call = self.client.unassign_private_ip_addresses().network_interface_id(eni.as_str());
-            let call = call.set_ipv4_prefixes(Some(given.clone())).customize();
-            let sent = call.config_override(one_attempt(until)).send();
-            Box::pin(async { sent.await.map_err(|error| subject.explain(&error)) })
-        })
-        .await?;
-        Ok(())
-    }
-
-    /// Takes these addresses off the ENI, all or none.
-    ///
-    /// Errors: `NotAssigned` if any one of them is not on the ENI, `Primary`, and those of every call. The SDK does not
-    /// read the body of a success, so any HTTP 200 is one.
-    pub async fn unassign(&self, eni: &EniId, ips: &[Ipv4Addr]) -> Result<(), Ec2Error> {
-        if ips.is_empty() {
-            return Ok(());
-        }
-        let subject = &self.about(Action::Unassign, Some(eni), None);
-        let given: Vec<String> = ips.iter().map(Ipv4Addr::to_string).collect();
-        change(subject, |until| {
-            let call = self.client.unassign_private_ip_addresses().network_interface_id(eni.as_str());
-            let call = call.set_private_ip_addresses(Some(given.clone())).customize();
-            let sent = call.config_override(one_attempt(until)).send();
-            Box::pin(async { sent.await.map_err(|error| subject.explain(&error)) })
-        })
-        .await?;
-        Ok(())
     }
 
     /// The ENI as EC2 sees it. Asked by parameter, which fails with `NoSuchEni` when it is gone (a filter would not).
@@ -390,58 +298,6 @@ impl Ec2 {
             outcome => outcome,
         }
     }
-}
-
-/// A change's own settings: one attempt, until then.
-fn one_attempt(until: Instant) -> aws_sdk_ec2::config::Builder {
-    let time = until.saturating_duration_since(Instant::now());
-    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT);
-    let timeouts = timeouts.operation_attempt_timeout(time).operation_timeout(time).build();
-    aws_sdk_ec2::config::Config::builder().retry_config(RetryConfig::disabled()).timeout_config(timeouts)
-}
-
-/// One attempt, or a second one beside it once the answer to the first may be lost: whichever succeeds. What either left
-/// unclear is unclear, since it may still land.
-async fn twice<T, F>(attempt: impl Fn() -> F) -> Result<T, Ec2Error>
-where
-    F: Future<Output = Result<T, Ec2Error>> + Unpin,
-{
-    let mut first = attempt();
-    if let Ok(outcome) = timeout(LOST, &mut first).await {
-        return outcome;
-    }
-    let (outcome, other) = select(first, attempt()).await.factor_first();
-    match outcome {
-        Ok(answer) => Ok(answer),
-        Err(why) => other.await.map_err(|other| if why.is_unclear() { why } else { other }),
-    }
-}
-
-/// One change, repeated only while EC2 throttles it: then EC2 says that it did nothing. Each attempt is told when the call
-/// has to be over.
-async fn change<T, F>(subject: &Subject, attempt: impl Fn(Instant) -> F) -> Result<T, Ec2Error>
-where
-    F: Future<Output = Result<T, Ec2Error>>,
-{
-    let until = Instant::now() + CALL;
-    for n in 0..ATTEMPTS {
-        let error = match attempt(until).await {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
-        };
-        let pause = throttle_pause(n);
-        let is_last = n + 1 == ATTEMPTS || Instant::now() + pause + WORTH > until;
-        if is_last || !matches!(error, Ec2Error::Throttled { .. }) {
-            return Err(error);
-        }
-        tokio::time::sleep(pause).await;
-    }
-    Err(Ec2Error::Throttled { action: subject.action })
-}
-
-/// How long a change waits after its attempt `n`, counted from 0, was throttled.
-pub fn throttle_pause(n: u32) -> Duration {
-    PAUSE.saturating_mul(1 << n.min(ATTEMPTS)).mul_f64(fastrand::f64())
 }
 
 /// The outcome of a dry run: EC2 says yes with the error `DryRunOperation` (HTTP 412).
