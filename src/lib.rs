@@ -21,6 +21,9 @@
 //! | warm | on the ENI, idle, usable at once |
 //! | cooling | on the ENI, idle, but let go too recently to be given to another container |
 //! | foreign | in use by something that is not ours: another ENI, a database, a load balancer, the host itself |
+//! | slot | a place on an ENI, of which the instance type allows so many; the primary address has one |
+//! | block | a whole /28, whose sixteen addresses take one slot, and move to an ENI and off it together |
+//! | unit | what takes a slot: a single address, or a block |
 //! | drained | of a host: nobody gets an address of its own ENIs, and nothing idle is kept on them |
 //! | roll | the hosts that the table knows, as they enter themselves, and what each is asked |
 //! | distant | of an ENI: its host is another one, without a driver; a server serves it, by EC2's word and the table alone |
