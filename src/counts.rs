@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
@@ -60,6 +61,7 @@ pub struct Counts {
     refusals: Counters<2>,
     releases: Counters<1>,
     findings: Counters<1>,
+    blocks_refused: Counter,
 }
 
 impl Default for Counts {
@@ -74,6 +76,7 @@ impl Default for Counts {
             refusals: Family::default(),
             releases: Family::default(),
             findings: Family::default(),
+            blocks_refused: Counter::default(),
         };
         for how in How::ALL {
             drop(counts.grants.get_or_create(&one("how", how.as_str())));
@@ -116,6 +119,11 @@ impl Counts {
         self.findings.get_or_create(&one("kind", kind)).inc();
     }
 
+    /// EC2 does not give so many blocks that were claimed.
+    pub fn refused_blocks(&self, blocks: usize) {
+        self.blocks_refused.inc_by(blocks as u64);
+    }
+
     /// Shows them.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("grants", "Addresses granted to containers", self.grants.clone());
@@ -126,6 +134,11 @@ impl Counts {
             self.seconds.clone(),
         );
         registry.register("refusals", "Calls of Docker that were refused", self.refusals.clone());
+        registry.register(
+            "blocks_refused",
+            "Blocks that were whole by the table, and that EC2 did not give",
+            self.blocks_refused.clone(),
+        );
         registry.register("releases", "Leases that have ended", self.releases.clone());
         registry.register(
             "findings",

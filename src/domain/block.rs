@@ -1,7 +1,9 @@
 //! A block: the sixteen addresses of a /28, which take one slot of an ENI and move to it and off it together.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 use ipnet::Ipv4Net;
 
@@ -51,11 +53,15 @@ impl Block {
         Self::of(ip) == self
     }
 
-    /// Whether EC2 may put it on an ENI of the subnet: it lies inside, and is neither the first nor the last, in which AWS keeps
-    /// its five addresses (AWS's own tool on the fragmentation of subnets marks them as never to be had).
+    /// The numbers of those that EC2 may put on an ENI of the subnet: all but the first and the last, in which AWS keeps its
+    /// five addresses (AWS's own tool on the fragmentation of subnets marks them as never to be had).
+    pub fn numbers_in(subnet: Ipv4Net) -> Range<u32> {
+        Self::of(subnet.network()).0 + 1..Self::of(subnet.broadcast()).0
+    }
+
+    /// Whether it is one of those.
     pub fn may_be_in(self, subnet: &Subnet) -> bool {
-        let ends = [subnet.cidr.network(), subnet.cidr.broadcast()].map(Self::of);
-        subnet.contains(self.net().network()) && !ends.contains(&self)
+        Self::numbers_in(subnet.cidr).contains(&self.0)
     }
 }
 
@@ -146,6 +152,11 @@ mod tests {
             ("10.0.1.0/28", "10.0.1.0/28"),
         ] {
             assert!(!may(cidr, net), "{net} in {cidr}");
+        }
+        for (cidr, expected) in
+            [("10.0.0.0/16", 4094), ("10.0.1.0/24", 14), ("10.0.1.0/26", 2), ("10.0.1.0/27", 0), ("10.0.1.0/28", 0)]
+        {
+            assert_eq!(Block::numbers_in(cidr.parse().unwrap()).len(), expected, "{cidr}");
         }
     }
 

@@ -11,6 +11,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, timeout};
 
+use crate::domain::plan::blocks::Policy;
 use crate::driver::docker_watch::DockerWatch;
 use crate::driver::format::Format;
 use crate::driver::page::{Page, count};
@@ -135,11 +136,13 @@ impl Exposition {
         page.truth("drained", "Whether this host is drained", self.outside.drain.is_on());
         let target = self.outside.warmth.target;
         page.one("warm_target_addresses", "Idle, cooled addresses to hold on each ENI", count(target));
+        let are_wanted = self.outside.blocks != Policy::Never;
+        page.truth("blocks_wanted", "Whether ENIs take blocks where they are to be had: EC2_IPAM_BLOCKS", are_wanted);
     }
 
     fn show_enis(&self, page: &mut Page, enis: &[Arc<Eni>]) {
         let (mut addresses, mut waiting, mut ready) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut slots, mut limits) = (Vec::new(), Vec::new());
+        let (mut slots, mut limits, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
         for eni in enis {
             let of = || {
                 [
@@ -154,6 +157,7 @@ impl Exposition {
                 ([eni, subnet, host, ("state", state.to_owned())], count(addresses))
             }));
             slots.extend(tally.slots.map(|slots| (of(), count(slots))));
+            blocks.push((of(), count(eni.blocks())));
             limits.extend(eni.limit().map(|limit| (of(), count(limit))));
             waiting.push((of(), count(eni.waiting())));
             ready.push((of(), f64::from(eni.not_ready().is_none())));
@@ -161,10 +165,15 @@ impl Exposition {
         page.many("eni_addresses", "Addresses of an ENI, by what they are to it", addresses);
         page.many(
             "eni_slots_used",
-            "What counts towards the limit of the instance type, the primary address too",
+            "What counts towards the limit of the instance type: each single address, the primary one too, and each block",
             slots,
         );
-        page.many("eni_slots", "How many addresses the instance type allows the ENI, the primary one included", limits);
+        page.many("eni_blocks", "Blocks of sixteen addresses that it has, of a slot each", blocks);
+        page.many(
+            "eni_slots",
+            "How many of these the instance type allows the ENI, the primary address included",
+            limits,
+        );
         page.many("eni_waiting_requests", "Requests that wait for EC2", waiting);
         page.many("eni_ready", "Whether its rows and EC2 were compared, so that it gives addresses", ready);
     }

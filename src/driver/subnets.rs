@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::page::{Page, count};
 use crate::domain::address::State;
+use crate::domain::block::SIZE;
 use crate::domain::id::SubnetId;
 use crate::domain::subnet::Subnet;
 use crate::eni::Outside;
@@ -63,21 +64,23 @@ impl Subnets {
         {
             let last = locked(&self.last);
             for (id, subnet) in &subnets {
-                let Some(Read { at, states, blocks: taken }) = last.read.get(*id) else { continue };
+                let Some(Read { at, states, blocks: Blocks { whole, broken, full } }) = last.read.get(*id) else {
+                    continue;
+                };
                 addresses.extend(STATES.map(|state| {
                     (
                         two("subnet", id.as_str(), "state", &state.to_string()),
                         count(states.get(&state).copied().unwrap_or(0)),
                     )
                 }));
-                let whole = blocks_of(subnet).saturating_sub(taken.broken + taken.full);
-                let of = [("whole", whole), ("broken", taken.broken), ("full", taken.full)];
+                let ends = (subnet.size() / SIZE as u64).min(2);
+                let of = [("whole", *whole), ("broken", *broken), ("full", *full), ("unusable", ends)];
                 blocks.extend(of.map(|(state, number)| (two("subnet", id.as_str(), "state", state), count(number))));
                 times.push((one("subnet", id.as_str()), *at));
             }
         }
         page.many("subnet_addresses", "Addresses of a subnet in the table, by state", addresses);
-        let help = "Blocks of sixteen addresses in a subnet: all free (whole), some (broken), none (full)";
+        let help = "Blocks of sixteen addresses in a subnet: all free (whole), some (broken), none (full), the two at its ends (unusable)";
         page.many("subnet_blocks", help, blocks);
         page.times("subnet_read_timestamp", "When these figures of a subnet were read in the table", times);
         for subnet in subnets.into_values() {
@@ -134,16 +137,11 @@ async fn read(outside: &Outside, subnet: &Subnet) -> Result<Option<Read>, Error>
     for count in counts {
         *states.entry(count.state).or_default() += count.rows;
     }
-    Ok(Some(Read { at: Instant::now(), states, blocks: store.blocks(id, until).await? }))
+    Ok(Some(Read { at: Instant::now(), states, blocks: store.blocks(subnet, until).await? }))
 }
 
 fn rows(counts: &[Count]) -> u64 {
     counts.iter().map(|count| count.rows).sum()
-}
-
-/// How many blocks of sixteen a subnet has.
-fn blocks_of(subnet: &Subnet) -> u64 {
-    28_u8.checked_sub(subnet.cidr.prefix_len()).map_or(0, |bits| 1 << bits)
 }
 
 fn locked(last: &Mutex<Last>) -> MutexGuard<'_, Last> {

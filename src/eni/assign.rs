@@ -34,6 +34,8 @@ impl Task {
             leaving: &leaving,
             budget: STORE_TIME,
         };
-        self.fleet.acquire(request).await
+        let acquired = self.fleet.acquire(request).await?;
+        self.outside.counts.refused_blocks(acquired.refused_blocks.len());
+        Ok(acquired)
     }
 }

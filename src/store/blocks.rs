@@ -1,9 +1,11 @@
 //! Blocks in the table: their sixteen rows move all or none.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::domain::address::{Change, Row};
@@ -33,7 +35,39 @@ pub struct BlockClaim<'a> {
     pub claim: &'a Claim,
 }
 
+/// How a subnet's aligned blocks stand that EC2 may put on an ENI.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocks {
+    /// Those of which all sixteen addresses are free,
+    pub whole: u64,
+    /// some,
+    pub broken: u64,
+    /// none.
+    pub full: u64,
+}
+
+impl Blocks {
+    /// So many have a row that is not free, and of so many none is.
+    fn of(subnet: &Subnet, taken: u64, full: u64) -> Self {
+        let all = Block::numbers_in(subnet.cidr).len() as u64;
+        Self { whole: all.saturating_sub(taken), broken: taken.saturating_sub(full), full }
+    }
+}
+
+impl fmt::Display for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { whole, broken, full } = self;
+        write!(f, "{whole} whole, {broken} broken, {full} full")
+    }
+}
+
 impl Store {
+    /// How many of a subnet's blocks are whole, broken and full.
+    pub async fn blocks(&self, subnet: &Subnet, until: Instant) -> Result<Blocks> {
+        let (taken, full) = either!(self, s => s.blocks_taken(subnet, until))?;
+        Ok(Blocks::of(subnet, taken, full))
+    }
+
     /// Some blocks of which all sixteen rows are free, `most` at most, and wholly inside `within`: from a random place of the
     /// subnet on, and then from its beginning. None: there was none. Only looked at, and on a server by a column that is a
     /// hint: the claim looks again.

@@ -47,7 +47,7 @@ mod schema;
 mod sqlite;
 mod url;
 
-pub use blocks::BlockClaim;
+pub use blocks::{BlockClaim, Blocks};
 pub use error::StoreError;
 pub use login::{Login, Password, Tokens};
 pub use schema::whole as whole_schema;
@@ -115,15 +115,6 @@ pub struct Count {
     pub state: State,
     pub iface: Option<EniId>,
     pub rows: u64,
-}
-
-/// Blocks of sixteen addresses, aligned, in which not all is free.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Blocks {
-    /// Those with a free address.
-    pub broken: u64,
-    /// Those without.
-    pub full: u64,
 }
 
 /// An open store.
@@ -264,11 +255,6 @@ impl Store {
     /// any away, and counting a large subnet's costs the database more than all else.
     pub async fn census_lately(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
         either!(self, s => s.census_lately(subnet, until))
-    }
-
-    /// Into how many of its /28 blocks a subnet's taken addresses fall, and how many of those have no free one.
-    pub async fn blocks(&self, subnet: &SubnetId, until: Instant) -> Result<Blocks> {
-        either!(self, s => s.blocks(subnet, until))
     }
 
     /// free -> allocated, on: free rows, as they are now, skipping those that other hosts have locked. They come from blocks that

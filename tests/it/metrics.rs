@@ -8,7 +8,7 @@ use ec2_ipam::domain::address::State;
 use serde_json::{Value, json};
 use vpc_sim::{Fault, FaultKind};
 
-use crate::support::host::{ASSIGN, Fleet, Host, Kind, SUBNET, eni, eventually};
+use crate::support::host::{ASSIGN, Fleet, Host, Kind, RDS, SUBNET, eni, eventually, ip};
 
 /// Where the tests' drivers and Prometheus listen, each in a namespace of its own.
 const METRICS: &str = "127.0.0.1:9809";
@@ -92,6 +92,43 @@ async fn figures_say_what_has_happened() {
     assert_eq!(figure(&page, &of_eni("eni_slots_used", "")), Some(5.0));
     assert!(figure(&page, "ec2_ipam_ec2_calls_total{action=\"AssignPrivateIpAddresses\",code=\"OK\"}").unwrap() >= 1.0);
     assert!(!page.contains(&held.to_string()), "no address is a label: {page}");
+}
+
+#[tokio::test]
+async fn blocks_are_one_slot_each_and_subnets_are_told_by_what_is_left_of_theirs() {
+    for kind in [Kind::Mariadb, Kind::Sqlite] {
+        let fleet = Fleet::new(kind).await;
+        // In a /28 at the end, which is no block whoever has an address there, and in one that would be.
+        fleet.vpc.take(RDS, ip(250));
+        fleet.vpc.take("eni-0dddddddddddddd02", ip(70));
+        let (host, pool) = fleet.started(1, &[("EC2_IPAM_BLOCKS", "auto")]).await;
+        fleet.vpc.fail(Fault::on(
+            ASSIGN,
+            FaultKind::Error { status: 400, code: "InsufficientCidrBlocks", message: "There are none." },
+        ));
+        for _ in 0..17 {
+            host.lease(&pool).await;
+        }
+        host.request(&pool, "10.77.0.254").await.unwrap();
+        host.rows().await;
+        let subnet = |state| format!("ec2_ipam_subnet_blocks{{subnet=\"{SUBNET}\",state=\"{state}\"}}");
+        says(&host, &subnet("whole"), 11.0).await;
+        let page = page(&host).await;
+        for (series, expected) in [
+            (subnet("broken"), 1.0),
+            (subnet("full"), 2.0),
+            (subnet("unusable"), 2.0),
+            (of_eni("eni_blocks", ""), 2.0),
+            (of_eni("eni_slots", ""), 10.0),
+            (of_eni("eni_addresses", "lease"), 18.0),
+            ("ec2_ipam_blocks_wanted".to_owned(), 1.0),
+            ("ec2_ipam_blocks_refused_total".to_owned(), 1.0),
+        ] {
+            assert_eq!(figure(&page, &series), Some(expected), "{series}: {page}");
+        }
+        // The primary address, two blocks and a single one.
+        says(&host, &of_eni("eni_slots_used", ""), 4.0).await;
+    }
 }
 
 #[tokio::test]
@@ -266,7 +303,7 @@ async fn promtool_and_prometheus_read_them() {
     let shown = page(&host).await;
     let [whole, broken, full] =
         ["whole", "broken", "full"].map(|state| figure(&shown, &subnet("blocks", state)).unwrap());
-    assert!(whole + broken + full == 16.0 && (2.0..=7.0).contains(&broken) && full == 0.0, "{shown}");
+    assert!(whole + broken + full == 14.0 && (0.0..=5.0).contains(&broken) && full == 0.0, "{shown}");
     let socket = host.socket();
     let check = format!(
         "curl -sS --unix-socket {} http://driver/metrics | promtool check metrics && echo clean",

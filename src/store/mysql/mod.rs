@@ -23,7 +23,7 @@ use std::net::Ipv4Addr;
 
 use super::login::Login;
 use super::url::Server;
-use super::{BlockClaim, Blocks, Count, Description, FreeClaim, StoreError, password_file, raw};
+use super::{BlockClaim, Count, Description, FreeClaim, StoreError, password_file, raw};
 use pool::Pool;
 use tries::Tries;
 use trouble::Trouble;
@@ -120,8 +120,8 @@ impl MySql {
         read::census_lately(&self.pool, subnet, until).await
     }
 
-    pub(super) async fn blocks(&self, subnet: &SubnetId, until: Instant) -> Result<Blocks> {
-        read::blocks(&self.pool, subnet, until).await
+    pub(super) async fn blocks_taken(&self, subnet: &Subnet, until: Instant) -> Result<(u64, u64)> {
+        read::blocks_taken(&self.pool, subnet, until).await
     }
 
     pub(super) async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Row>> {

@@ -2,17 +2,20 @@
 
 use std::cmp::Reverse;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::domain::address::{Row, State};
+use crate::domain::block::Block;
 use crate::domain::id::{EniId, SubnetId};
+use crate::domain::subnet::Subnet;
 
 use super::super::clock::{AHEAD, EARLIEST};
 use super::super::raw::{self, Raw, TAKEN};
-use super::super::{Blocks, Count, StoreError};
+use super::super::{Count, StoreError};
 use super::pool::{Checkout, Pool};
 use super::tries::{Before, Tries};
 use super::trouble::Trouble;
@@ -101,12 +104,14 @@ fn taken(subnet: &SubnetId) -> String {
     )
 }
 
-pub(super) async fn blocks(pool: &Arc<Pool>, subnet: &SubnetId, until: Instant) -> Result<Blocks, StoreError> {
+/// Into how many of a subnet's blocks taken addresses fall, and how many of those have no free one.
+pub(super) async fn blocks_taken(pool: &Arc<Pool>, subnet: &Subnet, until: Instant) -> Result<(u64, u64), StoreError> {
+    let Range { start, end } = Block::numbers_in(subnet.cidr);
     // From KEY cold and the primary key alone: no row is read.
     let read = format!(
         "SELECT COUNT(*),COALESCE(CAST(SUM(taken=16) AS UNSIGNED),0) FROM (SELECT COUNT(*) AS taken FROM allocation \
-         WHERE subnet={}{TAKEN} GROUP BY INET_ATON(ip) DIV 16) AS block",
-        text(subnet.as_str())
+         WHERE subnet={}{TAKEN} AND INET_ATON(ip) DIV 16>={start} AND INET_ATON(ip) DIV 16<{end} GROUP BY INET_ATON(ip) DIV 16) AS block",
+        text(subnet.id.as_str())
     );
     let attempt = async |mut conn: Checkout, _: Before| {
         let rows = conn.rows(&read).await?;
@@ -114,8 +119,7 @@ pub(super) async fn blocks(pool: &Arc<Pool>, subnet: &SubnetId, until: Instant) 
         let counts = rows.into_iter().next().map(|mut row| Ok((column(&mut row, 0)?, column(&mut row, 1)?)));
         counts.transpose().map(Option::unwrap_or_default)
     };
-    let (all, full): (u64, u64) = Tries::new(pool, until).run(attempt).await?;
-    Ok(Blocks { broken: all.saturating_sub(full), full })
+    Tries::new(pool, until).run(attempt).await
 }
 
 async fn counted(pool: &Arc<Pool>, packet: &str, statements: usize, until: Instant) -> Result<Vec<Count>, StoreError> {

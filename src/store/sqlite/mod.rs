@@ -27,7 +27,7 @@ use crate::fail_point::point;
 
 use super::clock::Clock;
 use super::raw::LeftOut;
-use super::{BlockClaim, Blocks, Count, Description, FreeClaim, StoreError, raw};
+use super::{BlockClaim, Count, Description, FreeClaim, StoreError, raw};
 use trouble::Trouble;
 
 mod blocks;
@@ -172,9 +172,9 @@ impl Sqlite {
         self.census(subnet, until).await
     }
 
-    pub(super) async fn blocks(&self, subnet: &SubnetId, until: Instant) -> Result<Blocks> {
+    pub(super) async fn blocks_taken(&self, subnet: &Subnet, until: Instant) -> Result<(u64, u64)> {
         let subnet = subnet.clone();
-        self.run(until, move |file, _| read::blocks(file, &subnet)).await
+        self.run(until, move |file, _| read::blocks_taken(file, &subnet)).await
     }
 
     pub(super) async fn claim_free(&self, wanted: &FreeClaim<'_>, until: Instant) -> Result<Vec<Row>> {

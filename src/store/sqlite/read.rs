@@ -7,11 +7,13 @@ use std::net::Ipv4Addr;
 use rusqlite::{Connection, Params};
 
 use crate::domain::address::Row;
+use crate::domain::block::{Block, SIZE};
 use crate::domain::id::{EniId, SubnetId};
+use crate::domain::subnet::Subnet;
 
+use super::super::Count;
 use super::super::clock::{AHEAD, EARLIEST};
 use super::super::raw::{self, Raw, TAKEN};
-use super::super::{Blocks, Count};
 use super::Known;
 use super::trouble::Trouble;
 
@@ -67,18 +69,19 @@ pub(super) fn census(file: &Connection, known: &Known, subnet: &SubnetId) -> Res
     Ok(raw::census(groups.collect::<Result<_, _>>()?, &known.left_out))
 }
 
-pub(super) fn blocks(file: &Connection, subnet: &SubnetId) -> Result<Blocks, Trouble> {
+/// Into how many of a subnet's blocks taken addresses fall, and how many of those have no free one.
+pub(super) fn blocks_taken(file: &Connection, subnet: &Subnet) -> Result<(u64, u64), Trouble> {
     let read = format!("SELECT ip FROM allocation WHERE subnet = ?1{TAKEN}");
     let mut statement = file.prepare_cached(&read)?;
-    let ips = statement.query_map([subnet.as_str()], |row| row.get::<_, String>(0))?;
-    let mut taken: HashMap<u32, u32> = HashMap::new();
+    let ips = statement.query_map([subnet.id.as_str()], |row| row.get::<_, String>(0))?;
+    let mut taken: HashMap<Block, usize> = HashMap::new();
     for ip in ips {
-        if let Ok(ip) = ip?.parse::<Ipv4Addr>() {
-            *taken.entry(ip.to_bits() / 16).or_default() += 1;
+        if let Some(block) = ip?.parse().ok().map(Block::of).filter(|block| block.may_be_in(subnet)) {
+            *taken.entry(block).or_default() += 1;
         }
     }
-    let full = taken.values().filter(|taken| **taken == 16).count();
-    Ok(Blocks { broken: (taken.len() - full) as u64, full: full as u64 })
+    let full = taken.values().filter(|taken| **taken == SIZE).count();
+    Ok((taken.len() as u64, full as u64))
 }
 
 fn matching(file: &Connection, known: &Known, which: &str, values: impl Params) -> Result<Vec<Row>, Trouble> {
