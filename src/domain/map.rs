@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::address::{Row, State};
+use super::block::{Block, SIZE};
 use super::id::{EniId, SubnetId};
 use super::roll::{KnownHost, serving};
 use super::square::Square;
@@ -64,6 +65,31 @@ pub struct Drawn {
     pub outside: usize,
     /// The addresses that somebody has, in order.
     pub taken: Vec<Taken>,
+    /// What its /28s are.
+    #[serde(default)]
+    pub blocks: Blocks,
+}
+
+/// The /28s of a subnet that EC2 may put on an interface whole: all but the first and the last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocks {
+    /// Those that are on one, in order.
+    pub held: Vec<Held>,
+    /// Of the others those with sixteen free addresses,
+    pub whole: usize,
+    /// with some,
+    pub broken: usize,
+    /// and with none.
+    pub full: usize,
+}
+
+/// A block that is on an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Its addresses.
+    pub net: Ipv4Net,
+    /// Which of [`Map::enis`] has it, counted from 0.
+    pub eni: Option<usize>,
 }
 
 /// An address that somebody has.
@@ -108,7 +134,7 @@ impl Map {
         let mut known: HashMap<EniId, usize> =
             self.enis.iter().enumerate().map(|(n, eni)| (eni.eni.clone(), n)).collect();
         let mut squares: HashMap<Ipv4Addr, Square> = HashMap::with_capacity(rows.len());
-        let (mut outside, mut taken) = (0, Vec::new());
+        let (mut outside, mut taken, mut held) = (0, Vec::new(), BTreeMap::new());
         for row in rows {
             if !cidr.contains(&row.ip) {
                 outside += 1;
@@ -123,6 +149,9 @@ impl Map {
             let is_here = eni.and_then(|n| self.enis.get(n)).is_some_and(|eni| eni.here);
             let square = Square::of(row, is_here);
             squares.insert(row.ip, square);
+            if row.in_block && !matches!(row.state(), State::Free | State::Reserved) {
+                held.insert(Block::of(row.ip), eni);
+            }
             if square.is_taken() {
                 taken.push(Taken { ip: row.ip, eni, holder: holder(row), seconds: since(row) });
             }
@@ -133,8 +162,27 @@ impl Map {
             *counts.entry(square).or_default() += 1;
             square.letter()
         };
-        let squares = all_of(cidr).map(&mut letter).collect();
-        self.subnets.push(Drawn { subnet, cidr, squares, counts, outside, taken });
+        let squares: String = all_of(cidr).map(&mut letter).collect();
+        let blocks = Blocks::of(cidr, &squares, &held);
+        self.subnets.push(Drawn { subnet, cidr, squares, counts, outside, taken, blocks });
+    }
+}
+
+impl Blocks {
+    fn of(cidr: Ipv4Net, squares: &str, held: &BTreeMap<Block, Option<usize>>) -> Self {
+        let held_ones = held.iter().map(|(block, eni)| Held { net: block.net(), eni: *eni }).collect();
+        let mut blocks = Self { held: held_ones, ..Self::default() };
+        let letters: Vec<char> = squares.chars().collect();
+        let may_be_had = Block::numbers_in(cidr);
+        let all = all_of(cidr).step_by(SIZE).map(Block::of).zip(letters.chunks(SIZE));
+        for (_, letters) in all.filter(|(block, _)| may_be_had.contains(&block.number()) && !held.contains_key(block)) {
+            match letters.iter().filter(|letter| **letter == Square::Free.letter()).count() {
+                SIZE => blocks.whole += 1,
+                0 => blocks.full += 1,
+                _ => blocks.broken += 1,
+            }
+        }
+        blocks
     }
 }
 
@@ -233,6 +281,7 @@ mod tests {
             .iter()
             .map(|taken| (taken.ip.octets()[3], taken.eni, taken.holder.as_deref(), taken.seconds))
             .collect();
+        assert_eq!(drawn.blocks, Blocks::default(), "a /28 is no block");
         assert_eq!(
             taken,
             [
@@ -243,6 +292,27 @@ mod tests {
                 (9, Some(2), None, None)
             ]
         );
+    }
+
+    #[test]
+    fn a_28_is_an_interfaces_or_whole_or_broken_or_full() {
+        let mut rows: Vec<Row> =
+            all_of("10.0.0.0/25".parse().unwrap()).map(|ip| row(&ip.to_string(), Status::Free, None, None)).collect();
+        for row in &mut rows[16..32] {
+            *row = Row { in_block: true, ..self::row(&row.ip.to_string(), Status::Ready, Some(7), None) };
+        }
+        rows[20] = Row { in_block: true, ..row("10.0.0.20", Status::Occupied, Some(7), Some(Kind::Lease)) };
+        for row in &mut rows[32..48] {
+            *row = self::row(&row.ip.to_string(), Status::Occupied, Some(8), None);
+        }
+        rows[50] = row("10.0.0.50", Status::Reserved, None, None);
+        // Whoever had it last had it in a block: what is free is free.
+        rows[70].in_block = true;
+        let mut map = Map::of_hosts(1000, Vec::new(), &[]);
+        map.draw(rows[0].subnet.clone(), "10.0.0.0/25".parse().unwrap(), &rows, |_| None);
+        let held = vec![Held { net: "10.0.0.16/28".parse().unwrap(), eni: Some(0) }];
+        assert_eq!(map.subnets[0].blocks, Blocks { held, whole: 3, broken: 1, full: 1 });
+        assert_eq!(map.enis[0].eni, eni(7));
     }
 
     #[test]

@@ -352,6 +352,71 @@ async fn a_page_shows_in_a_browser_what_the_table_says() {
     assert_eq!(browser.asked_for(), [format!("file://{}", file.display())], "it needs nobody");
 }
 
+#[tokio::test]
+async fn blocks_of_interfaces_stand_out() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    fleet.vpc.take(RDS, ip(70));
+    let auto = [("EC2_IPAM_BLOCKS", "auto")];
+    let ((host, pool), (other, theirs)) = (fleet.started(1, &auto).await, fleet.started(2, &auto).await);
+    let (leased, elsewhere) = (host.lease(&pool).await, other.lease(&theirs).await);
+    eventually("both hosts are on the roll", async || {
+        host.rows().await;
+        host.tell_json::<Value>(&["map"]).await["hosts"].as_array().unwrap().len() == 2
+    })
+    .await;
+    let json: Value = host.tell_json(&["map"]).await;
+    let blocks = &json["subnets"][0]["blocks"];
+    assert_eq!(["whole", "broken", "full"].map(|name| blocks[name].as_u64()), [11, 1, 0].map(Some), "{blocks}");
+    for (eni, ip) in [(&host.eni, leased), (&other.eni, elsewhere)] {
+        let place = json["enis"].as_array().unwrap().iter().position(|one| one["eni"] == **eni).unwrap();
+        let net = fleet.vpc.prefixes(eni).into_iter().find(|net| net.contains(&ip)).unwrap();
+        let held = json!({ "net": net.to_string(), "eni": place });
+        assert!(blocks["held"].as_array().unwrap().contains(&held), "{held}: {blocks}");
+    }
+    let block = |ip: Ipv4Addr| u32::from(ip.octets()[3]) / 16 * 16;
+    let text = host.tell(&["map"]).await;
+    let framed: Vec<&str> = text.lines().filter(|line| line.contains('[') && line.ends_with(']')).collect();
+    let mut expected = [leased, elsewhere].map(|ip| format!("10.77.0.{}", block(ip)));
+    expected.sort_by_key(|first| text.find(first.as_str()));
+    assert_eq!(framed.iter().map(|line| line[..12].split('[').next().unwrap().trim()).collect::<Vec<_>>(), expected);
+    assert!(text.contains("\n  /28 blocks: 2 on an interface as one ([ ]), 11 whole, 1 broken, 0 full\n"), "{text}");
+    let line = text.lines().find(|line| line.starts_with(&host.eni)).unwrap();
+    assert!(line.contains("     1     15      1       1  10.77.0.4"), "{text}");
+
+    let (_, mut browser) = page(&host).await;
+    let net = format!("in the block 10.77.0.{}/28; ", block(leased));
+    let told_of = pointed_at(&mut browser, u32::from(leased.octets()[3]));
+    assert!(told_of.contains(&net) && told_of.contains(&host.instance), "{told_of}");
+    let told_of = pointed_at(&mut browser, u32::from(elsewhere.octets()[3]));
+    assert!(told_of.contains("in the block ") && told_of.contains(&other.instance), "{told_of}");
+    assert!(!pointed_at(&mut browser, 70).contains("block"));
+    // The frame's own colour, left of the first square.
+    let frame = |browser: &mut Browser, n: u32| {
+        browser.evaluate(&format!(
+            "(() => {{ const [x, y] = place(subnets[0], {n}); \
+             const pixel = subnets[0].canvas.getContext('2d').getImageData(x - 2, y + 4, 1, 1).data; \
+             return Array.from(pixel); }})()"
+        ))
+    };
+    let [of_block, plain] = [block(leased), 64].map(|n| frame(&mut browser, n));
+    assert_eq!(frame(&mut browser, block(elsewhere)), of_block);
+    assert_ne!(plain, of_block);
+    browser.evaluate(
+        "[...document.querySelectorAll('#legend button')].find((one) => one.textContent.includes('block of')).click()",
+    );
+    let is_veiled = |browser: &mut Browser, n: u32| {
+        browser.evaluate(&format!(
+            "(() => {{ const [x, y] = place(subnets[0], {n}); \
+             return subnets[0].over.getContext('2d').getImageData(x + 3, y + 3, 1, 1).data[3] > 0; }})()"
+        ))
+    };
+    assert_eq!(
+        [block(leased) + 9, block(elsewhere), 70].map(|n| is_veiled(&mut browser, n)),
+        [false, false, true].map(Value::from)
+    );
+    assert!(browser.complaints().is_empty(), "{:#?}", browser.complaints());
+}
+
 /// The largest subnet there is, each address of it somebody's.
 #[tokio::test]
 async fn a_page_of_65_536_addresses_does_not_stutter() {

@@ -32,8 +32,11 @@ const subnets = map.subnets.map((drawn) => {
   const taken = new Array(drawn.squares.length);
   const first = number(drawn.cidr.split("/")[0]);
   for (const one of drawn.taken) taken[number(one.ip) - first] = one;
-  return { ...drawn, first, taken };
+  // Blocks of interfaces, by where they begin.
+  const held = new Map(drawn.blocks.held.map((block) => [number(block.net.split("/")[0]) - first, block]));
+  return { ...drawn, first, taken, held };
 });
+const blockOf = (subnet, n) => subnet.held.get(n - (n % LINE));
 const eniOf = (one) => (one && one.eni !== null ? map.enis[one.eni] : null);
 
 // --- What stands beside the pictures -------------------------------------------------------------------------------
@@ -71,11 +74,20 @@ for (const kind of kinds.filter((kind) => counted(kind.name) > 0)) {
   highlightedBy(button, (subnet, n) => subnet.squares[n] === kind.letter);
 }
 
+const held = subnets.reduce((sum, subnet) => sum + subnet.held.size, 0);
+if (held > 0) {
+  const button = element("button", document.getElementById("legend"));
+  element("span", button, "", "swatch block");
+  element("span", button, "block of an interface");
+  element("span", button, held.toLocaleString(), "dim");
+  highlightedBy(button, (subnet, n) => blockOf(subnet, n) !== undefined);
+}
+
 // By instance: its ENIs, each with how many addresses it has. ENIs of which nobody knows the instance come last.
 const hosts = new Map(map.hosts.map((host) => [host.instance, { ...host, enis: [] }]));
 map.enis.forEach((eni, index) => {
   if (!hosts.has(eni.instance)) hosts.set(eni.instance, { instance: eni.instance, enis: [] });
-  hosts.get(eni.instance).enis.push({ ...eni, index, lease: 0, idle: 0, other: 0 });
+  hosts.get(eni.instance).enis.push({ ...eni, index, lease: 0, idle: 0, other: 0, blocks: 0 });
 });
 const eniAt = new Map([...hosts.values()].flatMap((host) => host.enis).map((eni) => [eni.index, eni]));
 for (const subnet of subnets) {
@@ -84,6 +96,7 @@ for (const subnet of subnets) {
     const name = byLetter.get(subnet.squares[n]).name;
     eniAt.get(one.eni)[name.startsWith("lease") ? "lease" : name.startsWith("idle") ? "idle" : "other"] += 1;
   });
+  for (const block of subnet.held.values()) if (block.eni !== null) eniAt.get(block.eni).blocks += 1;
 }
 const size = (host) => host.enis.reduce((sum, eni) => sum + eni.lease + eni.idle + eni.other, 0);
 const rank = (host) => (host.instance === null ? -1 : host.instance === map.instance ? Infinity : size(host));
@@ -105,7 +118,8 @@ for (const host of shown.sort((a, b) => rank(b) - rank(a))) {
   for (const eni of host.enis) {
     const line = element("div", button);
     element("code", line, plain(eni.eni));
-    element("div", line, `${eni.lease.toLocaleString()} lease, ${eni.idle.toLocaleString()} idle, ${eni.other.toLocaleString()} other`, "dim");
+    const blocks = eni.blocks ? `, ${eni.blocks.toLocaleString()} blocks` : "";
+    element("div", line, `${eni.lease.toLocaleString()} lease, ${eni.idle.toLocaleString()} idle, ${eni.other.toLocaleString()} other${blocks}`, "dim");
   }
   const enis = new Set(host.enis.map((eni) => eni.index));
   highlightedBy(button, (subnet, n) => subnet.taken[n] !== undefined && enis.has(subnet.taken[n].eni));

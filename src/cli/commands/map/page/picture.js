@@ -9,6 +9,12 @@ for (const subnet of subnets) {
   const share = Math.floor((100 * free) / subnet.squares.length);
   element("b", title, `${free.toLocaleString()} of ${subnet.squares.length.toLocaleString()} free (${share} %)`);
   if (subnet.outside) element("p", card, `${subnet.outside} of its rows are not in ${subnet.cidr}: they are not drawn`);
+  const { whole, broken, full } = subnet.blocks;
+  if (subnet.held.size + whole + broken + full > 0) {
+    const onInterfaces = subnet.held.size ? `${subnet.held.size.toLocaleString()} on interfaces, ` : "";
+    const others = `${whole.toLocaleString()} whole, ${broken.toLocaleString()} broken, ${full.toLocaleString()} full`;
+    element("p", card, `/28 blocks: ${onInterfaces}${others}`, "dim");
+  }
   const bar = element("div", card, undefined, "bar");
   for (const kind of kinds.filter((kind) => subnet.counts[kind.name])) {
     const part = element("div", bar);
@@ -81,9 +87,11 @@ function draw(subnet) {
     drawing.fillStyle = color(kind.name);
     for (const n of of.get(kind.letter)) drawing.fillRect(...place(subnet, n), inner, inner);
   }
-  drawing.strokeStyle = color("frame");
+  const [frame, ofBlock] = [color("frame"), color("block")];
   for (let n = 0; n < squares.length; n += LINE) {
     const [x, y] = place(subnet, n);
+    const isHeld = blockOf(subnet, n) !== undefined;
+    [drawing.strokeStyle, drawing.lineWidth] = isHeld ? [ofBlock, 2] : [frame, 1];
     drawing.strokeRect(x - 1.5, y - 1.5, LINE * cell + (cell - inner ? 2 : 3), inner + 3);
   }
   drawing.textBaseline = "middle";

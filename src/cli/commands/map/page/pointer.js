@@ -21,6 +21,8 @@ function show(subnet, n) {
   const kind = byLetter.get(subnet.squares[n]);
   element("b", tip, address(subnet.first + n));
   element("div", tip, kind.means);
+  const block = blockOf(subnet, n);
+  if (block) element("div", tip, `in the block ${block.net}`);
   if (one && one.holder !== null) element("div", tip, holder(subnet, n, kind, one.holder));
   const eni = eniOf(one);
   if (eni) element("code", element("div", tip), plain(eni.eni));

@@ -29,6 +29,12 @@ pub(super) fn interfaces(
             has.takes(one.ip, *square);
         }
     }
+    for held in &subnet.blocks.held {
+        if let Some(has) = held.eni.and_then(|n| all.get_mut(n)) {
+            has.blocks += 1;
+        }
+    }
+    let has_blocks = !subnet.blocks.held.is_empty();
     all.retain(|has| !has.ips.is_empty());
     if all.is_empty() {
         return Ok(());
@@ -38,7 +44,8 @@ pub(super) fn interfaces(
     let listed: Vec<(&Has<'_>, String)> =
         all.iter().take(shown).map(|has| (has, if is_whole { spans(&has.ips) } else { String::new() })).collect();
     let wide = listed.iter().map(|(has, _)| has.host().chars().count()).max().unwrap_or(0).max(4);
-    let head = format!("{:<21}  {:<wide$}  LEASE   IDLE  OTHER", "INTERFACE", "HOST");
+    let of_blocks = if has_blocks { "  BLOCKS" } else { "" };
+    let head = format!("{:<21}  {:<wide$}  LEASE   IDLE  OTHER{of_blocks}", "INTERFACE", "HOST");
     let longest = listed.iter().map(|(_, ips)| ips.len() + 2).max().filter(|_| is_whole).unwrap_or(0);
     let is_table = head.len() <= columns;
     let is_beside = head.len() + longest.max("  ADDRESSES".len()) <= columns;
@@ -47,16 +54,18 @@ pub(super) fn interfaces(
         writeln!(text, "{head}{}", if is_whole && is_beside { "  ADDRESSES" } else { "" })?;
     }
     for (has, ips) in &listed {
-        let Has { eni, lease, idle, other, ips: _ } = has;
+        let Has { eni, lease, idle, other, blocks, ips: _ } = has;
         let (id, host) = (plain(eni.eni.as_str()), has.host());
         if !is_table {
             writeln!(text, "{id}")?;
             wrapped(text, &host, columns)?;
-            wrapped(text, &format!("{lease} lease, {idle} idle, {other} other"), columns)?;
+            let of_blocks = if has_blocks { format!(", {blocks} blocks") } else { String::new() };
+            wrapped(text, &format!("{lease} lease, {idle} idle, {other} other{of_blocks}"), columns)?;
             wrapped(text, ips, columns)?;
             continue;
         }
-        let line = format!("{id:<21}  {host:<wide$}  {lease:>5}  {idle:>5}  {other:>5}");
+        let of_blocks = if has_blocks { format!("  {blocks:>6}") } else { String::new() };
+        let line = format!("{id:<21}  {host:<wide$}  {lease:>5}  {idle:>5}  {other:>5}{of_blocks}");
         if is_beside {
             writeln!(text, "{}", format!("{line}  {ips}").trim_end())?;
         } else {
@@ -71,7 +80,7 @@ pub(super) fn interfaces(
 }
 
 /// Indented lines of as many words as fit.
-fn wrapped(text: &mut String, words: &str, columns: usize) -> std::fmt::Result {
+pub(super) fn wrapped(text: &mut String, words: &str, columns: usize) -> std::fmt::Result {
     let mut line = String::new();
     for word in words.split(' ').filter(|word| !word.is_empty()) {
         let width = INDENT.len() + line.chars().count() + 1 + word.chars().count();
@@ -91,12 +100,13 @@ struct Has<'m> {
     lease: usize,
     idle: usize,
     other: usize,
+    blocks: usize,
     ips: Vec<Ipv4Addr>,
 }
 
 impl<'m> Has<'m> {
     fn nothing(eni: &'m Eni) -> Self {
-        Self { eni, lease: 0, idle: 0, other: 0, ips: Vec::new() }
+        Self { eni, lease: 0, idle: 0, other: 0, blocks: 0, ips: Vec::new() }
     }
 
     fn takes(&mut self, ip: Ipv4Addr, square: Square) {

@@ -1,19 +1,20 @@
 //! The picture on a terminal: a square an address and a line a /28, or, of a large subnet, a square a /28.
 
-use std::fmt::Write;
+use std::collections::HashSet;
+use std::fmt::{self, Write};
 use std::net::Ipv4Addr;
 
 use anstyle::{Ansi256Color, AnsiColor, Color, Style};
 
 use super::look::{Colors, Look};
-use crate::domain::map::{Drawn, Map};
+use crate::domain::map::{Blocks, Drawn, Map};
 use crate::domain::square::Square;
 use crate::domain::subnet::all_of;
 use crate::plain::plain;
 
 mod interfaces;
 
-use interfaces::interfaces;
+use interfaces::{interfaces, wrapped};
 
 /// Addresses of a /28.
 const LINE: usize = 16;
@@ -21,6 +22,10 @@ const LINE: usize = 16;
 const LINES: usize = 64;
 /// As many squares a line has at most where each is a /28: then a line is a /22, and a /16 has 64 of them.
 const BLOCKS: usize = 64;
+/// Around the squares of a block that an interface has,
+const FRAME: &str = "[ ]";
+/// or in place of it where a square is a /28. No digit of how many are taken is written so.
+const HELD: char = 'B';
 /// Between the label of a line and its squares.
 const GAP: usize = 1;
 
@@ -37,7 +42,7 @@ pub(super) fn drawn(map: &Map, look: &Look, full: bool) -> String {
     text
 }
 
-fn draw(text: &mut String, map: &Map, subnet: &Drawn, look: &Look, full: bool) -> std::fmt::Result {
+fn draw(text: &mut String, map: &Map, subnet: &Drawn, look: &Look, full: bool) -> fmt::Result {
     let squares: Vec<Square> =
         subnet.squares.chars().map(|letter| Square::read(letter).unwrap_or(Square::Absent)).collect();
     let free = subnet.counts.get(&Square::Free).copied().unwrap_or(0);
@@ -53,37 +58,49 @@ fn draw(text: &mut String, map: &Map, subnet: &Drawn, look: &Look, full: bool) -
     }
     let is_whole = full || squares.len() <= LINE * LINES;
     text.push('\n');
+    let held: HashSet<Ipv4Addr> = subnet.blocks.held.iter().map(|held| held.net.network()).collect();
     if is_whole {
-        addresses(text, subnet, &squares, look)?;
+        addresses(text, subnet, &squares, &held, look)?;
     } else {
-        blocks(text, subnet, &squares, look)?;
+        blocks(text, subnet, &squares, &held, look)?;
     }
     text.push('\n');
     legend(text, subnet, look)?;
+    legend_of_blocks(text, &subnet.blocks, is_whole, look.columns)?;
     interfaces(text, map, subnet, &squares, is_whole, look.columns)
 }
 
-/// A square an address, a line a /28.
-fn addresses(text: &mut String, subnet: &Drawn, squares: &[Square], look: &Look) -> std::fmt::Result {
+/// A square an address, a line a /28, in a frame where an interface has it as a block.
+fn addresses(
+    text: &mut String,
+    subnet: &Drawn,
+    squares: &[Square],
+    held: &HashSet<Ipv4Addr>,
+    look: &Look,
+) -> fmt::Result {
     let firsts: Vec<Ipv4Addr> = all_of(subnet.cidr).step_by(LINE).collect();
     let long = widest(&firsts);
-    let is_short = long + GAP + LINE > look.columns;
+    let end = usize::from(!held.is_empty());
+    let is_short = long + GAP + LINE + end > look.columns;
     let label = if is_short { 4 } else { long };
     // Two columns are about as wide as a line is high.
     let wide = if label + GAP + 2 * LINE <= look.columns { 2 } else { 1 };
     for (first, line) in firsts.iter().zip(squares.chunks(LINE)) {
         let [.., last] = first.octets();
         let name = if is_short { format!(".{last}") } else { first.to_string() };
-        write!(text, "{name:<label$}{:GAP$}", "")?;
+        let is_held = held.contains(first);
+        write!(text, "{name:<label$}{:GAP$}", if is_held { "[" } else { "" })?;
         let parts = line.iter().map(|square| (letter(*square, look), style(*square, look.colors)));
-        painted(text, parts, wide)?;
+        painted(text, parts, wide, if is_held { "]" } else { "" })?;
     }
     Ok(())
 }
 
 /// A square a /28.
-fn blocks(text: &mut String, subnet: &Drawn, squares: &[Square], look: &Look) -> std::fmt::Result {
-    let all: Vec<&[Square]> = squares.chunks(LINE).collect();
+fn blocks(text: &mut String, subnet: &Drawn, squares: &[Square], held: &HashSet<Ipv4Addr>, look: &Look) -> fmt::Result {
+    let firsts = all_of(subnet.cidr).step_by(LINE);
+    let shade = |first: Ipv4Addr, block: &[Square]| if held.contains(&first) { HELD } else { shade(block, look) };
+    let all: Vec<char> = firsts.zip(squares.chunks(LINE)).map(|(first, block)| shade(first, block)).collect();
     // A line begins with a /24 at least.
     let label = widest(&all_of(subnet.cidr).step_by(LINE * LINE).collect::<Vec<_>>());
     let fitting = look.columns.saturating_sub(label + GAP).clamp(LINE, BLOCKS);
@@ -92,7 +109,7 @@ fn blocks(text: &mut String, subnet: &Drawn, squares: &[Square], look: &Look) ->
     let firsts = all_of(subnet.cidr).step_by(LINE * per_line);
     for (first, line) in firsts.zip(all.chunks(per_line)) {
         write!(text, "{:<label$}{:GAP$}", first.to_string(), "")?;
-        painted(text, line.iter().map(|block| (shade(block, look), shaded(look.colors))), 1)?;
+        painted(text, line.iter().map(|shade| (*shade, shaded(look.colors))), 1, "")?;
     }
     let (first, rest) =
         if look.is_utf8 { ('·', "░ ▒ ▓ some, █ all") } else { ('.', "1-9 a-f so many, # all") };
@@ -118,10 +135,13 @@ fn shade(block: &[Square], look: &Look) -> char {
     }
 }
 
-/// A line of squares. One colour is written once for all of its neighbours.
-fn painted(text: &mut String, squares: impl Iterator<Item = (char, Style)>, wide: usize) -> std::fmt::Result {
+/// A line of squares, and what ends its frame. One colour is written once for all of its neighbours.
+fn painted(text: &mut String, squares: impl Iterator<Item = (char, Style)>, wide: usize, end: &str) -> fmt::Result {
     let (mut line, mut now) = (String::new(), Style::new());
-    for (letter, style) in squares {
+    let mut squares = squares.peekable();
+    while let Some((letter, style)) = squares.next() {
+        // A frame is as near to its last square as to its first.
+        let wide = if squares.peek().is_none() && !end.is_empty() { 1 } else { wide };
         if style != now {
             write!(line, "{}{}", now.render_reset(), style.render())?;
             now = style;
@@ -129,11 +149,11 @@ fn painted(text: &mut String, squares: impl Iterator<Item = (char, Style)>, wide
         write!(line, "{letter:<wide$}")?;
     }
     write!(line, "{}", now.render_reset())?;
-    writeln!(text, "{}", line.trim_end())
+    writeln!(text, "{}{end}", line.trim_end())
 }
 
 /// What is drawn, and how often.
-fn legend(text: &mut String, subnet: &Drawn, look: &Look) -> std::fmt::Result {
+fn legend(text: &mut String, subnet: &Drawn, look: &Look) -> fmt::Result {
     let entries = subnet.counts.iter().map(|(square, count)| {
         let style = style(*square, look.colors);
         let (sign, told) = (letter(*square, look), format!(" {count} {}", square.means()));
@@ -152,6 +172,21 @@ fn legend(text: &mut String, subnet: &Drawn, look: &Look) -> std::fmt::Result {
     }
     text.push('\n');
     Ok(())
+}
+
+/// What the /28s are that may be blocks, if any may.
+fn legend_of_blocks(text: &mut String, blocks: &Blocks, is_whole: bool, columns: usize) -> fmt::Result {
+    let Blocks { held, whole, broken, full } = blocks;
+    let on_interfaces = match held.len() {
+        0 => String::new(),
+        count if is_whole => format!("{count} on an interface as one ({FRAME}), "),
+        count => format!("{count} on an interface as one ({HELD}), "),
+    };
+    if held.len() + whole + broken + full == 0 {
+        return Ok(());
+    }
+    let told = format!("/28 blocks: {on_interfaces}{whole} whole, {broken} broken, {full} full");
+    wrapped(text, &told, columns)
 }
 
 fn widest(ips: &[Ipv4Addr]) -> usize {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::domain::id::{EniId, SubnetId};
-use crate::domain::map::{Eni, Taken};
+use crate::domain::map::{Blocks, Eni, Held, Taken};
 
 const PLAIN: Look = Look { colors: Colors::None, columns: usize::MAX, is_utf8: false };
 
@@ -30,7 +30,7 @@ fn map(cidr: &str, letters: &str) -> Map {
         here,
     };
     let subnet = SubnetId::stored("subnet-0aaaaaaaaaaaaaaa1".into());
-    let drawn = Drawn { subnet, cidr, squares, counts, outside: 0, taken };
+    let drawn = Drawn { subnet, cidr, squares, counts, outside: 0, taken, blocks: Blocks::default() };
     Map { time: 0, instance: None, hosts: Vec::new(), enis: vec![eni(1, true), eni(2, false)], subnets: vec![drawn] }
 }
 
@@ -55,6 +55,37 @@ fn a_line_is_a_28_and_each_interface_is_told_of() {
     );
 }
 
+/// The same, and this host's ENI has the /28s that begin so as blocks.
+fn with_blocks(mut map: Map, firsts: &[&str]) -> Map {
+    let held = |first: &&str| Held { net: format!("{first}/28").parse().unwrap(), eni: Some(0) };
+    map.subnets[0].blocks = Blocks { held: firsts.iter().map(held).collect(), whole: 7, broken: 1, full: 0 };
+    map
+}
+
+#[test]
+fn a_block_of_an_interface_is_framed_and_counted() {
+    let letters = format!("AAAAp...........LLI{}", "I".repeat(13));
+    let map = with_blocks(map("10.77.0.0/26", &letters), &["10.77.0.16"]);
+    let text = drawn(&map, &PLAIN, false);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[2], "10.77.0.0  A A A A p . . . . . . . . . . .");
+    assert_eq!(lines[3], "10.77.0.16[L L I I I I I I I I I I I I I I]");
+    assert_eq!(lines[4], "10.77.0.32 . . . . . . . . . . . . . . . .");
+    assert!(lines.contains(&"  /28 blocks: 1 on an interface as one ([ ]), 7 whole, 1 broken, 0 full"), "{text}");
+    assert!(text.contains("LEASE   IDLE  OTHER  BLOCKS  ADDRESSES\n"), "{text}");
+    assert!(text.contains("  2     14      0       1  10.77.0.16-.31\n"), "{text}");
+    for columns in 22..200 {
+        let text = drawn(&map, &Look { columns, ..PLAIN }, false);
+        let squares = text.lines().skip(2).take(4);
+        assert!(squares.clone().all(|line| line.len() <= columns), "{columns}: {text}");
+        assert_eq!(squares.clone().filter(|line| line.contains('[') && line.ends_with(']')).count(), 1, "{text}");
+    }
+    let large = with_blocks(self::map("10.77.0.0/20", &letters), &["10.77.0.16"]);
+    let text = drawn(&large, &Look { columns: 80, ..PLAIN }, false);
+    assert_eq!(text.lines().nth(2), Some(format!("10.77.0.0  5B{}", ".".repeat(62)).as_str()));
+    assert!(text.contains("\n  /28 blocks: 1 on an interface as one (B), 7 whole, 1 broken, 0 full\n"), "{text}");
+}
+
 #[test]
 fn it_is_as_narrow_as_the_terminal() {
     let map = map("10.77.0.0/28", "AAAAp");
@@ -72,7 +103,7 @@ fn it_is_as_narrow_as_the_terminal() {
 #[test]
 fn colours_add_nothing_but_themselves() {
     let letters: String = Square::ALL.iter().map(|square| square.letter()).collect();
-    let map = map("10.77.0.0/27", &letters);
+    let map = with_blocks(map("10.77.0.0/27", &letters), &["10.77.0.0"]);
     let bare = drawn(&map, &PLAIN, false);
     for colors in [Colors::Sixteen, Colors::Many] {
         let colored = drawn(&map, &Look { colors, ..PLAIN }, false);
