@@ -4,16 +4,29 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use crate::domain::address::{AWS, EC2, Event, FIXED, Row, State};
 use crate::domain::id::SubnetId;
+use crate::domain::plan::blocks::Policy;
 use crate::driver::served::Served;
 use crate::eni::Outside;
 use crate::error::Error;
 use crate::fleet::fill::{self, Refreshed};
 use crate::plain::is_odd;
-use crate::store::{Database, Store};
+use crate::store::{Blocks, Database, Store};
+
+/// What came of `init`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Filled {
+    /// The rows,
+    #[serde(flatten)]
+    pub rows: Refreshed,
+    /// and the subnet's blocks, where ENIs take any.
+    #[serde(default)]
+    pub blocks: Option<Blocks>,
+}
 
 /// Does it.
 pub struct Operator {
@@ -28,11 +41,16 @@ impl Operator {
     }
 
     /// `init`: every address of the subnet has its row afterwards.
-    pub async fn init(&self, subnet: &SubnetId, until: Instant) -> Result<Refreshed, Error> {
+    pub async fn init(&self, subnet: &SubnetId, until: Instant) -> Result<Filled, Error> {
         let store = self.outside.store(until).await?;
         let ec2 = self.outside.ec2(until).await?;
         let subnet = ec2.subnet(subnet).await?;
-        fill::refresh(&store, &ec2, &subnet, until).await
+        let rows = fill::refresh(&store, &ec2, &subnet, until).await?;
+        let blocks = match self.outside.blocks {
+            Policy::Never => None,
+            Policy::Auto | Policy::Always => Some(store.blocks(&subnet, until).await?),
+        };
+        Ok(Filled { rows, blocks })
     }
 
     /// `schema`: the statements that its tables lack.

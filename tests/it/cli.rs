@@ -203,6 +203,56 @@ async fn doctor_finds_nothing_wrong(kind: Kind) {
     agree(&[&host]).await;
 }
 
+#[tokio::test]
+async fn init_and_doctor_tell_of_blocks_where_they_are_wanted() {
+    let fleet = Fleet::new(Kind::Mariadb).await;
+    fleet.vpc.take(RDS, ip(70));
+    let mut host = fleet.host(1);
+    host.start().await;
+    let text = host.tell(&["init", SUBNET]).await;
+    assert!(!text.contains("/28"), "{text}");
+    host.pool().await;
+    let text = host.tell(&["doctor"]).await;
+    let says = "ok    blocks: EC2_IPAM_BLOCKS is never: an interface takes 9 containers, with auto up to 144\n";
+    assert!(text.contains(says), "{text}");
+
+    host.set(&[("EC2_IPAM_BLOCKS", "auto")]);
+    host.restart().await;
+    let counts = "13 whole, 1 broken, 0 full; a subnet CIDR reservation of type explicit keeps";
+    let text = host.tell(&["init", SUBNET]).await;
+    assert!(text.contains(&format!("\n/28s that may be blocks: {counts}")), "{text}");
+    host.pool().await;
+    for running in [true, false] {
+        let (done, text) = doctor(&host, running).await;
+        assert!(done && text.contains(&format!("ok    blocks: /28s of {SUBNET} that may be one: {counts}")), "{text}");
+    }
+
+    // One broken by each of its neighbours: what is free is no block.
+    for n in 1..15 {
+        let _ = host.run(&["reserve", &ip(n * 16 + 1).to_string()]).await;
+    }
+    let text = host.tell(&["doctor"]).await;
+    assert!(text.contains("warn  blocks: ") && text.contains("0 whole, 14 broken, 0 full\n      -> single"), "{text}");
+
+    // Types without Nitro, and subnets that are too small.
+    for (cidr, instance_type, says) in [
+        ("10.77.0.0/24", "m4.large", "warn  blocks: EC2_IPAM_BLOCKS is auto, but m4.large takes single addresses only"),
+        ("10.77.0.0/27", "c5.large", "warn  blocks: EC2_IPAM_BLOCKS is auto, but a /27 has no /28 that may be one"),
+    ] {
+        let fleet = Fleet::with(Kind::Sqlite, cidr, Switches::default()).await;
+        let mut host = fleet.host_of(1, instance_type);
+        host.set(&[("EC2_IPAM_BLOCKS", "auto")]);
+        host.start().await;
+        host.pool().await;
+        let (done, text) = doctor(&host, true).await;
+        assert!(done && text.contains(says), "{text}");
+        host.set(&[("EC2_IPAM_BLOCKS", "never")]);
+        host.restart().await;
+        let (done, text) = doctor(&host, true).await;
+        assert!(done && !text.contains("blocks: "), "nobody is nagged: {text}");
+    }
+}
+
 /// Each fault of the surroundings, with its remedy, as the running driver and as a doctor alone see it.
 #[tokio::test]
 async fn doctor_names_each_failure_and_its_remedy() {

@@ -23,9 +23,9 @@ use crate::driver::history::{Past, ToKnow};
 use crate::driver::hosts::ListedHost;
 use crate::driver::leases::Leased;
 use crate::driver::list::Listed;
+use crate::driver::operate::Filled;
 use crate::driver::recycle::Report;
 use crate::driver::status::Status;
-use crate::fleet::fill::Refreshed;
 use crate::plain::PlainLines;
 use crate::socket::control::{OfAddress, OfSubnet, ToLease, ToList, ToMap, ToRecycle};
 use crate::store;
@@ -84,12 +84,8 @@ async fn answer(command: Command, driver: &Driver, sockets: &Sockets, out: &mut 
         Command::Serve { .. } => {}
         Command::Init { subnet } => {
             subnet.parse::<SubnetId>()?;
-            let done: Refreshed = driver.ask("init", &OfSubnet { subnet: subnet.clone() }).await?;
-            writeln!(
-                out,
-                "{subnet}: {} rows added, {} changed; EC2 has {} addresses in use",
-                done.inserted, done.changed, done.assigned
-            )?;
+            let done: Filled = driver.ask("init", &OfSubnet { subnet: subnet.clone() }).await?;
+            print::filled(out, &subnet, &done)?;
         }
         Command::Schema { .. } => {
             let lacking: Vec<String> = driver.ask("schema", &json!({})).await?;

@@ -6,14 +6,17 @@ use serde::Serialize;
 
 use super::driver::{Driver, note};
 use crate::domain::address::State;
-use crate::driver::doctor::{Check, Verdict};
+use crate::driver::doctor::{Check, RESERVE, Verdict};
 use crate::driver::found::Found;
 use crate::driver::leases::Leased;
 use crate::driver::list::Listed;
+use crate::driver::operate::Filled;
 use crate::driver::recycle::{Came, Part, Report};
 use crate::driver::status::{DockerStatus, EniStatus, JournalStatus, Status};
 use crate::eni::Recycled;
+use crate::fleet::fill::Refreshed;
 use crate::plain::write_json;
+use crate::store::Blocks;
 
 pub(super) fn json(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
     Ok(write_json(out, value)?)
@@ -32,6 +35,16 @@ pub(super) fn schema<'s>(out: &mut impl Write, statements: impl Iterator<Item = 
         writeln!(out, "{statement};")?;
     }
     Ok(())
+}
+
+pub(super) fn filled(out: &mut impl Write, subnet: &str, filled: &Filled) -> anyhow::Result<()> {
+    let Refreshed { inserted, changed, assigned } = filled.rows;
+    line(out, &format!("{subnet}: {inserted} rows added, {changed} changed; EC2 has {assigned} addresses in use"))?;
+    match filled.blocks {
+        Some(blocks) if blocks == Blocks::default() => line(out, "it has no /28 that may be a block: a /26 has two"),
+        Some(blocks) => line(out, &format!("/28s that may be blocks: {blocks}; {RESERVE}")),
+        None => Ok(()),
+    }
 }
 
 pub(super) fn found(out: &mut impl Write, found: &[Found]) -> anyhow::Result<()> {

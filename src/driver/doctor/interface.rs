@@ -2,7 +2,7 @@
 
 use super::check::{Check, bad, ok, warning};
 use crate::domain::address::{Row, State};
-use crate::outside::ec2::{Action, Ec2, Ec2Error};
+use crate::outside::ec2::{Action, Ec2, Ec2Error, Limits};
 use crate::outside::imds::{Host, Nic};
 use crate::outside::link::{Links, Parent};
 
@@ -23,7 +23,15 @@ pub(super) async fn check_metadata(ec2: &Ec2, host: &Host, checks: &mut Vec<Chec
     }
 }
 
-pub(super) async fn check_eni(links: &Links, ec2: &Ec2, host: &Host, nic: &Nic, rows: &[Row], checks: &mut Vec<Check>) {
+/// `limits`: of the host's instance type.
+pub(super) async fn check_eni(
+    links: &Links,
+    ec2: &Ec2,
+    limits: &Result<Limits, Ec2Error>,
+    nic: &Nic,
+    rows: &[Row],
+    checks: &mut Vec<Check>,
+) {
     let interface = match ec2.interface(&nic.eni).await {
         Ok(interface) => interface,
         Err(why) => {
@@ -39,11 +47,16 @@ pub(super) async fn check_eni(links: &Links, ec2: &Ec2, host: &Host, nic: &Nic, 
     let taken = interface.addresses.len() + interface.prefixes.len();
     let on_it = |row: &&Row| interface.has(row.ip);
     let idle = rows.iter().filter(|row| row.state() == State::Ready && !row.primary).filter(on_it).count();
-    checks.push(match ec2.limits(&host.instance_type).await.map(|limits| limits.addresses) {
-        Ok(limit) if taken < limit + idle => {
+    let blocks = interface.prefixes.len();
+    checks.push(match limits {
+        Ok(Limits { addresses: limit, .. }) if taken < limit + idle && blocks > 0 => {
+            let of_blocks = format!("{blocks} of them by blocks; {idle} addresses are idle");
+            ok(name, format!("{taken} of {limit} slots of {} are taken, {of_blocks}", nic.eni))
+        }
+        Ok(Limits { addresses: limit, .. }) if taken < limit + idle => {
             ok(name, format!("{taken} of {limit} addresses are on {}, {idle} of them idle", nic.eni))
         }
-        Ok(limit) => warning(
+        Ok(Limits { addresses: limit, .. }) => warning(
             name,
             format!("all {limit} addresses of {} are in use", nic.eni),
             "for more, use a larger instance type or a second ENI",

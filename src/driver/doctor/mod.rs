@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::Settings;
+use crate::domain::subnet::Subnet;
 use crate::driver::docker_watch::DockerWatch;
 use crate::driver::history::rfc3339;
 use crate::driver::interfaces::Interfaces;
@@ -21,6 +22,7 @@ use crate::outside::engine::EngineError;
 use crate::outside::imds::{Host, Nic};
 use crate::store::Database;
 
+mod blocks;
 mod check;
 mod distant;
 mod interface;
@@ -29,6 +31,8 @@ mod metrics;
 mod table;
 mod tls;
 
+pub use blocks::RESERVE;
+use blocks::check_blocks;
 use check::warning;
 pub use check::{Check, Verdict};
 pub(crate) use check::{bad, ok};
@@ -128,19 +132,32 @@ impl Doctor {
         }
         checks.extend(check_login(&self.database, by_then()).await);
         let store = check_database(self.outside.store.now(), by_then(), &mut checks).await;
+        let limits = match (&ec2, &host) {
+            (Ok(ec2), Ok(host)) if !enis.is_empty() => Some(ec2.limits(&host.instance_type).await),
+            _ => None,
+        };
         for nic in &enis {
             self.check_lock(nic, &mut checks).await;
-            if let (Ok(ec2), Ok(host)) = (&ec2, &host) {
+            if let (Ok(ec2), Some(limits)) = (&ec2, &limits) {
                 let rows = match &store {
                     Some(store) => self.served.rows(store, &nic.eni, by_then()).await.unwrap_or_default(),
                     None => Vec::new(),
                 };
-                check_eni(&self.outside.links, ec2, host, nic, &rows, &mut checks).await;
+                check_eni(&self.outside.links, ec2, limits, nic, &rows, &mut checks).await;
                 check_permissions(ec2, nic, &Action::ALL, &mut checks).await;
             }
             if let Some(store) = &store {
                 let rows = self.served.rows(store, &nic.eni, by_then()).await;
                 check_subnet(store, nic, rows, by_then(), &mut checks).await;
+            }
+            if let (Ok(host), Some(Ok(limits)), Ok(subnet)) =
+                (&host, &limits, Subnet::new(nic.subnet.clone(), nic.cidr))
+            {
+                let blocks = match &store {
+                    Some(store) => store.blocks(&subnet, by_then()).await.ok(),
+                    None => None,
+                };
+                checks.extend(check_blocks(self.outside.blocks, &host.instance_type, *limits, &subnet, blocks));
             }
         }
         checks.extend(self.check_journal().await);
