@@ -109,6 +109,22 @@ impl fmt::Display for Unit {
     }
 }
 
+/// Sentences on addresses, each of which begins with its own, by what they are part of: what is said alike of several of a block is
+/// said once.
+pub fn told_once(told: impl IntoIterator<Item = (Unit, Ipv4Addr, String)>) -> Vec<(Unit, String)> {
+    let mut kinds: BTreeMap<(Unit, String), Vec<String>> = BTreeMap::new();
+    for (unit, ip, text) in told {
+        let rest = text.strip_prefix(&ip.to_string()).unwrap_or(&text).to_owned();
+        kinds.entry((unit, rest)).or_default().push(text);
+    }
+    let once = |((unit, rest), mut alike): ((Unit, String), Vec<String>)| match alike.len() {
+        SIZE => (unit, format!("{unit}{rest}")),
+        2.. => (unit, format!("{unit} ({} of {SIZE}){rest}", alike.len())),
+        _ => (unit, alike.pop().unwrap_or_default()),
+    };
+    kinds.into_iter().map(once).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,5 +183,18 @@ mod tests {
         assert_eq!((whole.addresses().count(), whole.to_string()), (SIZE, "10.0.1.16/28".into()));
         assert!(single.contains([10, 0, 1, 20].into()) && !single.contains([10, 0, 1, 21].into()));
         assert!(whole.contains([10, 0, 1, 21].into()));
+    }
+
+    #[test]
+    fn what_is_so_of_a_block_is_said_once() {
+        let whole = block("10.0.1.16/28");
+        let of_block = whole.addresses().map(|ip| (Unit::Block(whole), ip, format!("{ip} is gone")));
+        let mut told: Vec<_> = of_block.collect();
+        assert_eq!(told_once(told.clone()), [(Unit::Block(whole), "10.0.1.16/28 is gone".to_owned())]);
+        told[4].2 = "10.0.1.20 is in use".to_owned();
+        let once: Vec<String> = told_once(told).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(once, ["10.0.1.16/28 (15 of 16) is gone", "10.0.1.20 is in use"]);
+        let singles = whole.addresses().take(2).map(|ip| (Unit::Single(ip), ip, format!("{ip} is gone")));
+        assert_eq!(told_once(singles).len(), 2);
     }
 }

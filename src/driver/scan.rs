@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::domain::address::Change;
+use crate::domain::block::told_once;
 use crate::domain::id::{EniId, SubnetId};
 use crate::domain::plan::drain_age;
 use crate::domain::plan::ledger::Ledger;
@@ -187,9 +188,11 @@ impl Scanner {
         point("scan:changed").await;
         let done: BTreeSet<Ipv4Addr> =
             changes.iter().zip(done).filter(|(_, done)| *done).map(|(change, _)| change.ip).collect();
-        for finding in due.iter().filter(|finding| done.contains(&finding.row.ip)) {
-            tracing::warn!(subnet = %subnet.id, ip = %finding.row.ip, "{finding}");
-            self.outside.counts.mended(finding.what.kind());
+        let mended = || due.iter().filter(|finding| done.contains(&finding.row.ip));
+        mended().for_each(|finding| self.outside.counts.mended(finding.what.kind()));
+        for (unit, finding) in told_once(mended().map(|finding| (finding.unit(), finding.row.ip, finding.to_string())))
+        {
+            tracing::warn!(subnet = %subnet.id, ip = %unit, "{finding}");
         }
         for found in &mut found {
             found.repaired = done.contains(&found.ip);

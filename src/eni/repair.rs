@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::STORE_TIME;
 use super::task::Task;
 use crate::domain::address::{Change, NewRow, Row, State};
-use crate::domain::block::{Block, Unit};
+use crate::domain::block::{Block, Unit, told_once};
 use crate::domain::holding::{Held, Holding};
 use crate::domain::id::Claim;
 use crate::domain::plan;
@@ -45,8 +45,12 @@ impl Task {
         let mut cut_off: Vec<Row> = Vec::new();
         let mut unknown: Vec<NewRow> = Vec::new();
         let mut changes: Vec<(Finding, Change)> = Vec::new();
+        for (unit, finding) in
+            told_once(findings.iter().map(|finding| (finding.unit(), finding.ip, finding.to_string())))
+        {
+            tracing::warn!(eni = %self.nic.eni, ip = %unit, "{finding}");
+        }
         for finding in findings {
-            tracing::warn!(eni = %self.nic.eni, ip = %finding.ip, "{finding}");
             match finding.mend(&self.nic.eni, |kind| self.outside.claims.next(kind)) {
                 Some(Mend::Insert(row)) => unknown.push(row),
                 Some(Mend::GiveUp(row)) => missing.push(row),

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use super::ledger::Sight;
 use crate::domain::address::{Event, Row, State};
+use crate::domain::block::{Block, Unit};
 use crate::domain::id::EniId;
 
 /// What EC2 says of the subnet: who has each address that is assigned.
@@ -147,6 +148,18 @@ impl Finding {
 }
 
 /// One sentence: what was found, and what mends it.
+impl Finding {
+    /// What it is found of.
+    pub fn unit(&self) -> Unit {
+        match &self.what {
+            What::Foreign { holder } | What::Alien { holder: Some(holder) } if holder.in_block => {
+                Unit::Block(Block::of(self.row.ip))
+            }
+            _ => self.row.unit(),
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ip = self.row.ip;

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use super::ledger::Sight;
 use super::settle_age;
 use crate::domain::address::{Change, Event, NewRow, Row, State, Status};
-use crate::domain::block::{Block, SIZE};
+use crate::domain::block::{Block, SIZE, Unit};
 use crate::domain::id::{Claim, EniId, Kind};
 use crate::domain::on_eni::OnEni;
 use crate::domain::subnet::Subnet;
@@ -331,6 +331,19 @@ pub fn is_blind(sight: &Sight<What>, listed: bool, docker: bool) -> bool {
 }
 
 /// One sentence: what was found, and what mends it.
+impl Finding {
+    /// What it is found of: what containers have each by itself.
+    pub fn unit(&self) -> Unit {
+        match self.what {
+            What::Unknown { in_block: true, .. } | What::Unused { in_block: true } => Unit::Block(Block::of(self.ip)),
+            What::Missing | What::Gone | What::Contradiction => {
+                self.row.as_ref().map_or(Unit::Single(self.ip), Row::unit)
+            }
+            _ => Unit::Single(self.ip),
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ip = self.ip;
