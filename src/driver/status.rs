@@ -134,9 +134,12 @@ pub struct EniStatus {
     /// and how many it has so counted, as of the last look.
     #[serde(default)]
     pub slots: Option<usize>,
-    /// How many of those are blocks.
+    /// How many of those are blocks of its own,
     #[serde(default)]
     pub blocks: usize,
+    /// and how many single addresses beside the primary one.
+    #[serde(default)]
+    pub singles: usize,
     /// Requests that wait for EC2.
     pub waiting: usize,
     /// Why nothing is granted yet, until rows and EC2 were compared once.
@@ -302,6 +305,7 @@ impl Picture {
                 limit: eni.limit(),
                 slots: eni.tally().slots,
                 blocks: eni.blocks(),
+                singles: rows.iter().filter(|row| !row.primary && !row.in_block).count(),
                 waiting: eni.waiting(),
                 not_ready: eni.not_ready(),
                 last_error: eni.last_error(),

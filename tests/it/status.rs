@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use ec2_ipam::domain::address::State;
+use ec2_ipam::domain::block::Block;
 use serde_json::{Value, json};
 
 use crate::support::docker::Docker;
@@ -180,6 +182,63 @@ async fn idle_addresses_are_not_in_use() {
     }
     let text = host.tell(&["doctor"]).await;
     assert!(text.contains(&format!("warn  address limit: all 10 addresses of {} are in use", eni(1))), "{text}");
+}
+
+#[tokio::test]
+async fn a_block_is_one_slot() {
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let (host, pool) = fleet.started(1, &[("EC2_IPAM_BLOCKS", "auto")]).await;
+    let text = host.tell(&["status"]).await;
+    assert!(!text.contains("slots"), "{text}");
+    let first = host.lease(&pool).await;
+    for _ in 0..16 {
+        host.lease(&pool).await;
+    }
+    let prefixes = fleet.vpc.prefixes(&eni(1));
+    let other = (1..15).map(|n| ip(n * 16)).find(|ip| !prefixes.iter().any(|net| net.contains(ip))).unwrap();
+    host.request(&pool, &other.to_string()).await.unwrap();
+    host.rows().await;
+    let enis = status(&host).await.1["enis"][0].clone();
+    let counts = ["limit", "slots", "blocks", "singles"].map(|name| enis[name].as_u64());
+    assert_eq!(counts, [10, 4, 2, 1].map(Some), "{enis}");
+    assert_eq!(enis["addresses"], json!({ "ready": 15, "lease": 18, "foreign": 1 }));
+    let text = host.tell(&["status"]).await;
+    assert!(text.contains("; limit 10; 0 waiting\n"), "{text}");
+    assert!(text.contains("\n          2 blocks of 16 and 1 single addresses; 4 of 10 slots are taken\n"), "{text}");
+    let text = host.tell(&["doctor"]).await;
+    let says =
+        format!("address limit: 4 of 10 slots of {} are taken, 2 of them by blocks; 15 addresses are idle", eni(1));
+    assert!(text.contains(&says), "{text}");
+    let list: Vec<Value> = host.tell_json(&["list"]).await;
+    let block_of = |ip: String| list.iter().find(|row| row["ip"] == ip).unwrap()["block"].clone();
+    let of_first = prefixes.iter().find(|net| net.contains(&first)).unwrap().to_string();
+    assert_eq!((block_of(first.to_string()), block_of(other.to_string())), (json!(of_first), Value::Null));
+}
+
+#[tokio::test]
+async fn the_log_has_a_line_for_a_block_and_not_sixteen() {
+    let fleet = Fleet::new(Kind::Sqlite).await;
+    let settings = [
+        ("EC2_IPAM_BLOCKS", "auto"),
+        ("EC2_IPAM_LOG", "info"),
+        ("EC2_IPAM_RECONCILE_INTERVAL", "1s"),
+        ("EC2_IPAM_SETTLE_AGE", "2s"),
+        ("EC2_IPAM_COOLDOWN", "0s"),
+    ];
+    let (host, pool) = fleet.started(1, &settings).await;
+    let before = host.log().lines().count();
+    let first = host.lease(&pool).await;
+    host.release(&pool, first).await;
+    host.rows().await;
+    let log = host.log();
+    let told: Vec<&str> = log.lines().skip(before).collect();
+    assert!(told.len() <= 3, "a grant and a release: {told:#?}");
+    let block = Block::of(first).to_string();
+    fleet.vpc.remove_prefix(&eni(1), &block);
+    eventually("its rows are free", async || host.mine(State::Ready).await.is_empty()).await;
+    let log = host.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("is idle and not on the interface")).collect();
+    assert!(told.len() == 1 && told[0].contains(&format!("{block} is idle")), "{told:#?}");
 }
 
 #[tokio::test]

@@ -173,11 +173,8 @@ fn eni(out: &mut impl Write, eni: &EniStatus) -> anyhow::Result<()> {
         Some(false) => "DOWN",
         None => "MISSING",
     };
-    let mut limit = eni.limit.map_or("?".to_owned(), |limit| limit.to_string());
-    if eni.blocks > 0 {
-        let slots = eni.slots.map_or("?".to_owned(), |slots| slots.to_string());
-        limit = format!("{limit}, of which {slots} are taken, {} by blocks", eni.blocks);
-    }
+    let known = |count: Option<usize>| count.map_or("?".to_owned(), |count| count.to_string());
+    let limit = known(eni.limit);
     let place = match &eni.host {
         Some(instance) => format!("of {instance} (its link and its Docker are not seen)"),
         None => format!("on {} ({link})", eni.link),
@@ -187,6 +184,11 @@ fn eni(out: &mut impl Write, eni: &EniStatus) -> anyhow::Result<()> {
         out,
         &format!("          {}; {} warm; limit {limit}; {} waiting", counted(&eni.addresses), eni.warm, eni.waiting),
     )?;
+    if eni.blocks > 0 {
+        let (EniStatus { blocks, singles, .. }, slots) = (eni, known(eni.slots));
+        let text = format!("{blocks} blocks of 16 and {singles} single addresses; {slots} of {limit} slots are taken");
+        line(out, &format!("          {text}"))?;
+    }
     if let Some(why) = &eni.not_ready {
         line(out, &format!("          not ready: {why}"))?;
     }
