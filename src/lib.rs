@@ -107,7 +107,7 @@
 //! driver                                   composes: Docker's four calls, the ENIs served, reconcile, scan, take-up, roll,
 //!                                          status, history, doctor, operators' wishes
 //! eni                                      one ENI: grants, releases, posts, and the one task that calls EC2 for it
-//! fleet                                    between the table and EC2: acquire, give back, post, look, census; a subnet's rows
+//! fleet                                    between the table and EC2: acquire, give back, post, look; a subnet's rows
 //! config                                   settings
 //! late, counts                             waiting for the outside; what is counted for Prometheus
 //! error                                    why a call was refused

@@ -16,7 +16,6 @@ use crate::domain::plan::assign::Wanted;
 use crate::domain::plan::blocks::{Outlook, Policy};
 use crate::domain::plan::next::Refill;
 use crate::error::Error;
-use crate::store::Count;
 
 /// For so long a block that is asked back is one,
 const RECALLED: Duration = Duration::from_secs(600);
@@ -116,17 +115,9 @@ impl Task {
         }
         let until = now + STORE_TIME;
         let hosts = store.hosts(until).await?;
-        let known: BTreeSet<&EniId> = hosts.iter().flat_map(|host| &host.entry.enis).chain([&self.nic.eni]).collect();
-        let census = store.census_lately(&self.subnet.id, until).await?;
-        let is_strange = |count: &Count| match count.state {
-            State::Ready => true,
-            State::Foreign => count.rows > 1,
-            State::Free | State::On | State::Off | State::Lease | State::Reserved => false,
-        };
-        let is_here = census
-            .iter()
-            .filter(|count| is_strange(count))
-            .any(|count| count.iface.as_ref().is_some_and(|eni| !known.contains(eni)));
+        let own = self.nic.eni.clone();
+        let known: BTreeSet<EniId> = hosts.into_iter().flat_map(|host| host.entry.enis).chain([own]).collect();
+        let is_here = store.has_strangers(&self.subnet.id, &known, until).await?;
         if is_here && self.blocks.stranger.is_none_or(|(before, _)| !before) {
             tracing::warn!(
                 eni = %self.nic.eni,

@@ -84,8 +84,8 @@ impl Task {
         let outlook = self.outlook(&wanted, rows, now).await?;
         let mut size = waiting;
         if let Some(lacking) = lacking {
-            let free = self.fleet.census(&self.subnet.id, STORE_TIME).await?;
-            if !self.outside.warmth.leaves_to_others(free, &self.subnet) {
+            let left = self.outside.warmth.leaves(&self.subnet);
+            if self.store()?.has_free(&self.subnet.id, left, now + STORE_TIME).await? {
                 size = self.burst.refill(waiting + lacking, waiting > 0, now);
             }
         }

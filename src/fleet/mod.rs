@@ -3,7 +3,7 @@
 //! - [`acquire`](Fleet::acquire): free -> claimed, commit, Assign, and what became of it;
 //! - [`give_back`](Fleet::give_back): idle -> given up, commit, Unassign, free;
 //! - [`post`](Fleet::post): what the journal says of addresses, for the table to follow;
-//! - [`look`](Fleet::look) and [`census`](Fleet::census): what the table says of an ENI, and of a subnet.
+//! - [`look`](Fleet::look): what the table says of an ENI.
 //!
 //! A committed row precedes each change in EC2 (I3), and what is said to be on the ENI is so by EC2's own word (I2). Requests
 //! and answers are values: a request bears its own tokens and says how long it may take, not until when, and an answer tells

@@ -4,9 +4,9 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{Fleet, by};
-use crate::domain::address::{Change, Row, State};
+use crate::domain::address::{Change, Row};
 use crate::domain::holding::{Follow, Holding, Moment};
-use crate::domain::id::{EniId, SubnetId};
+use crate::domain::id::EniId;
 use crate::error::Error;
 
 /// What came of telling the table of an address.
@@ -60,14 +60,5 @@ impl Fleet {
             rows.extend(self.store.now()?.rows_at(&others, until).await?);
         }
         Ok(rows)
-    }
-
-    /// How many addresses of a subnet nobody has, as of a moment ago.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn census(&self, subnet: &SubnetId, budget: Duration) -> Result<u64, Error> {
-        let census = self.store.now()?.census_lately(subnet, by(budget)).await?;
-        Ok(census.iter().filter(|count| count.state == State::Free).map(|count| count.rows).sum())
     }
 }

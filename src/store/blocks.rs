@@ -61,6 +61,18 @@ impl fmt::Display for Blocks {
     }
 }
 
+/// Blocks that are looked at to tell how many of a subnet's are whole.
+const SAMPLE: u32 = 64;
+
+/// Some of those that the subnet can have, drawn evenly from all over it.
+pub(super) fn sample(subnet: &Subnet) -> Vec<Block> {
+    let first = Block::of(subnet.cidr.network()).number() + 1;
+    let usable = Block::of(subnet.cidr.broadcast()).number().saturating_sub(first);
+    let sample = usable.min(SAMPLE);
+    let drawn = (0..sample).map(|n| first + fastrand::u32(n * usable / sample..(n + 1) * usable / sample));
+    drawn.filter_map(Block::numbered).collect()
+}
+
 impl Store {
     /// How many of a subnet's blocks are whole, broken and full.
     pub async fn blocks(&self, subnet: &Subnet, until: Instant) -> Result<Blocks> {
@@ -84,6 +96,12 @@ impl Store {
     /// Whether a quarter of the blocks that the subnet can have is whole and free, as far as a sample of 64 tells.
     pub async fn plenty(&self, subnet: &Subnet, until: Instant) -> Result<bool> {
         either!(self, s => s.plenty(subnet, until))
+    }
+
+    /// Whether interfaces other than the known ones have idle addresses in the subnet, or several in use that are nobody's claim:
+    /// those of a driver that does not enter itself. What known ones have is not read.
+    pub async fn has_strangers(&self, subnet: &SubnetId, known: &BTreeSet<EniId>, until: Instant) -> Result<bool> {
+        either!(self, s => s.has_strangers(subnet, known, until))
     }
 
     /// free -> allocated, on, in a block: the first of the candidates that are whole and free, all sixteen rows of each or none.

@@ -257,6 +257,11 @@ impl Store {
         either!(self, s => s.census_lately(subnet, until))
     }
 
+    /// Whether at least so many rows of the subnet are free. No more than these are read.
+    pub async fn has_free(&self, subnet: &SubnetId, least: u64, until: Instant) -> Result<bool> {
+        either!(self, s => s.has_free(subnet, least, until))
+    }
+
     /// free -> allocated, on: free rows, as they are now, skipping those that other hosts have locked. They come from blocks that
     /// are broken already, the fullest first and its coldest ones; from whole ones only where no broken one near the lowest has
     /// any. Empty only when a plain read found none either. A primary address is never taken (I7).

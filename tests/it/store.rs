@@ -19,6 +19,7 @@ mod login;
 mod names;
 mod net;
 mod outages;
+mod reads;
 mod roll;
 mod schema;
 mod shares;

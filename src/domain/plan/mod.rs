@@ -65,10 +65,11 @@ impl Warmth {
         self.target.saturating_sub(rows.into_iter().filter(|row| self.is_warm(row)).count())
     }
 
-    /// Whether the subnet's last free addresses should be left to hosts that need them at once.
-    pub fn leaves_to_others(&self, free: u64, subnet: &Subnet) -> bool {
+    /// How many addresses of a subnet are free at least where some are fetched in reserve: its last ones are left to hosts that
+    /// need them at once.
+    pub fn leaves(&self, subnet: &Subnet) -> u64 {
         let target = u64::try_from(self.target).unwrap_or(u64::MAX);
-        free < target.saturating_mul(2).max(subnet.size() / 32)
+        target.saturating_mul(2).max(subnet.size() / 32)
     }
 }
 
@@ -223,10 +224,9 @@ mod tests {
 
     #[test]
     fn the_last_free_addresses_of_a_subnet_are_left_to_those_who_need_them() {
-        assert!(warmth(4).leaves_to_others(7, &subnet()));
-        assert!(!warmth(4).leaves_to_others(8, &subnet()));
+        assert_eq!(warmth(4).leaves(&subnet()), 8);
         let large = Subnet::new(subnet().id, "10.0.0.0/16".parse().unwrap()).unwrap();
-        assert!(warmth(4).leaves_to_others(2047, &large));
+        assert_eq!(warmth(4).leaves(&large), 2048);
     }
 
     #[test]

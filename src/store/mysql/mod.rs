@@ -4,7 +4,7 @@
 //! READ COMMITTED (in REPEATABLE READ an under-filled claim blocks other hosts' frees) and at +00:00 (an hour of DST
 //! breaks ages otherwise). Every UPDATE sets `ts=ts` unless it lets go.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,6 +118,19 @@ impl MySql {
 
     pub(super) async fn census_lately(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
         read::census_lately(&self.pool, subnet, until).await
+    }
+
+    pub(super) async fn has_free(&self, subnet: &SubnetId, least: u64, until: Instant) -> Result<bool> {
+        read::has_free(&self.pool, subnet, least, until).await
+    }
+
+    pub(super) async fn has_strangers(
+        &self,
+        subnet: &SubnetId,
+        known: &BTreeSet<EniId>,
+        until: Instant,
+    ) -> Result<bool> {
+        read::has_strangers(&self.pool, subnet, known, until).await
     }
 
     pub(super) async fn blocks_taken(&self, subnet: &Subnet, until: Instant) -> Result<(u64, u64)> {

@@ -1,6 +1,7 @@
 //! Plain reads: they lock nothing and wait for nobody.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -102,6 +103,60 @@ fn taken(subnet: &SubnetId) -> String {
     format!(
         "SELECT status,{kind} AS kind,iface,COUNT(*) FROM allocation WHERE subnet={subnet}{TAKEN} GROUP BY status,kind,iface"
     )
+}
+
+/// From KEY cold alone, which is left once it has shown as many.
+pub(super) async fn has_free(
+    pool: &Arc<Pool>,
+    subnet: &SubnetId,
+    least: u64,
+    until: Instant,
+) -> Result<bool, StoreError> {
+    let read = format!(
+        "SELECT COUNT(*) FROM (SELECT 1 FROM allocation FORCE INDEX (cold) WHERE subnet={} AND status='free' LIMIT {least}) free",
+        text(subnet.as_str())
+    );
+    let attempt = async |mut conn: Checkout, _: Before| {
+        let rows = conn.rows(&read).await?;
+        conn.keep();
+        rows.into_iter().next().map_or(Ok(0), |mut row| column::<u64>(&mut row, 0))
+    };
+    Ok(Tries::new(pool, until).run(attempt).await? >= least)
+}
+
+/// Interfaces to a statement that leaves these out.
+const EDGES: usize = 500;
+
+/// Along KEY mine, between the known ones: none of their rows is read, but all of the others', up to the first that tells.
+pub(super) async fn has_strangers(
+    pool: &Arc<Pool>,
+    subnet: &SubnetId,
+    known: &BTreeSet<EniId>,
+    until: Instant,
+) -> Result<bool, StoreError> {
+    let edges: Vec<String> = known.iter().map(|eni| text(eni.as_str())).collect();
+    let from = std::iter::once("''").chain(edges.iter().map(String::as_str));
+    let to = edges.iter().map(|eni| format!(" AND iface<{eni}")).chain([String::new()]);
+    let between: Vec<String> = from.zip(to).map(|(from, to)| format!("iface>{from}{to}")).collect();
+    let reads = between.chunks(EDGES).map(|between| {
+        format!(
+            "SELECT iface FROM allocation FORCE INDEX (mine) WHERE ({}) AND status IN ('ready','occupied') AND subnet={} \
+             AND claim IS NULL GROUP BY iface,status HAVING status='ready' OR COUNT(*)>1 LIMIT 1",
+            between.join(" OR "),
+            text(subnet.as_str())
+        )
+    });
+    for read in reads {
+        let attempt = async |mut conn: Checkout, _: Before| {
+            let rows = conn.rows(&read).await?;
+            conn.keep();
+            Ok(!rows.is_empty())
+        };
+        if Tries::new(pool, until).run(attempt).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Into how many of a subnet's blocks taken addresses fall, and how many of those have no free one.

@@ -183,9 +183,14 @@ impl Take {
 
     /// The rows to lock by key: a draw from the coldest ones. In a sub-pool they are chosen here, since `ip` sorts as text.
     async fn choose(&self, conn: &mut Checkout) -> Result<Vec<Ipv4Addr>, Trouble> {
-        let limit = if self.sub_pool.is_some() { String::new() } else { format!(" LIMIT {}", self.draw()) };
-        let eligible = self.eligible();
-        let read = format!("SELECT ip FROM allocation FORCE INDEX (cold) WHERE {eligible} ORDER BY ts{limit}");
+        let (eligible, draw) = (self.eligible(), self.draw());
+        let read = match self.sub_pool.map(|net| window::span(Some(net))) {
+            Some((from, to)) => {
+                let inside = format!("(net BETWEEN {from} AND {to} OR net IS NULL)");
+                format!("SELECT ip FROM allocation FORCE INDEX (whole) WHERE {eligible} AND {inside} ORDER BY ts")
+            }
+            None => format!("SELECT ip FROM allocation FORCE INDEX (cold) WHERE {eligible} ORDER BY ts LIMIT {draw}"),
+        };
         let rows = conn.rows(&read).await?;
         let mut ips = addresses(rows, conn.pool())?;
         ips.retain(|ip| self.is_inside(*ip));

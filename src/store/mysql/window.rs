@@ -14,6 +14,7 @@ use crate::domain::block::{Block, SIZE};
 use crate::domain::id::SubnetId;
 use crate::domain::subnet::Subnet;
 
+use super::super::blocks::sample;
 use super::super::{StoreError, raw};
 use super::pool::{Checkout, Pool};
 use super::tries::{Before, Tries};
@@ -24,8 +25,6 @@ use super::{column, net, text};
 /// had. A /20 has as many as both.
 const FIRST: usize = 64;
 const FURTHER: usize = 192;
-/// Blocks that are looked at to tell how many of a subnet's are whole.
-const SAMPLE: u32 = 64;
 
 /// What is to be had of the lowest blocks with a free row.
 #[derive(Default)]
@@ -116,16 +115,12 @@ pub(super) async fn whole_blocks(
     Ok(nets.into_iter().filter_map(Block::numbered).filter(is_inside).take(most).collect())
 }
 
-/// Told from a sample, drawn evenly from all over a subnet that has more.
 pub(super) async fn plenty(pool: &Arc<Pool>, subnet: &Subnet, until: Instant) -> Result<bool, StoreError> {
-    let (first, last) = span(Some(subnet.cidr));
-    let usable = last.saturating_sub(first).saturating_sub(1);
-    let sample = usable.min(SAMPLE);
-    let drawn = (0..sample).map(|n| first + 1 + fastrand::u32(n * usable / sample..(n + 1) * usable / sample));
-    let drawn = drawn.map(|net| net.to_string()).collect::<Vec<_>>().join(",");
-    if drawn.is_empty() {
+    let sample = sample(subnet);
+    if sample.is_empty() {
         return Ok(false);
     }
+    let drawn = sample.iter().map(|block| block.number().to_string()).collect::<Vec<_>>().join(",");
     let read = format!(
         "SELECT COUNT(*) FROM (SELECT net FROM allocation FORCE INDEX (whole) WHERE subnet={} AND status='free' \
          AND net IN ({drawn}) GROUP BY net HAVING COUNT(*)={SIZE}) w",
@@ -134,13 +129,13 @@ pub(super) async fn plenty(pool: &Arc<Pool>, subnet: &Subnet, until: Instant) ->
     let attempt = async |mut conn: Checkout, _: Before| {
         let rows = conn.rows(&read).await?;
         conn.keep();
-        rows.into_iter().next().map_or(Ok(0), |mut row| column::<u32>(&mut row, 0))
+        rows.into_iter().next().map_or(Ok(0), |mut row| column::<usize>(&mut row, 0))
     };
     let whole = Tries::new(pool, until).run(attempt).await?;
-    Ok(whole * 4 >= sample)
+    Ok(whole * 4 >= sample.len())
 }
 
 /// The numbers of the blocks that the net has a part of.
-fn span(net: Option<Ipv4Net>) -> (u32, u32) {
+pub(super) fn span(net: Option<Ipv4Net>) -> (u32, u32) {
     net.map_or((0, u32::MAX), |net| (Block::of(net.network()).number(), Block::of(net.broadcast()).number()))
 }

@@ -11,6 +11,7 @@ use crate::domain::address::{Change, Row};
 use crate::domain::block::{Block, SIZE};
 use crate::domain::subnet::Subnet;
 
+use super::super::blocks::sample;
 use super::super::{BlockClaim, raw};
 use super::trouble::Trouble;
 use super::{Known, read, write};
@@ -42,8 +43,18 @@ pub(super) fn whole(
 }
 
 pub(super) fn plenty(file: &Connection, subnet: &Subnet) -> Result<bool, Trouble> {
-    let usable = usize::try_from(subnet.size() / 16).unwrap_or_default().saturating_sub(2);
-    Ok(usable > 0 && whole(file, subnet.id.as_str(), None, usable)?.len() * 4 >= usable)
+    let sample = sample(subnet);
+    let mut is_free =
+        file.prepare_cached("SELECT 1 FROM allocation WHERE ip = ?1 AND subnet = ?2 AND status = 'free'")?;
+    let mut whole = 0;
+    for block in &sample {
+        let mut is_whole = true;
+        for ip in block.addresses() {
+            is_whole = is_whole && is_free.exists(params![ip.to_string(), subnet.id.as_str()])?;
+        }
+        whole += usize::from(is_whole);
+    }
+    Ok(!sample.is_empty() && whole * 4 >= sample.len())
 }
 
 /// A claim with all that it needs, to be carried to another thread.

@@ -3,7 +3,7 @@
 //! One connection, used by one call at a time, on threads where blocking is allowed. Other hosts do not see the file,
 //! so EC2 alone tells what they have; hence free addresses are drawn at random, lest every host try the same ones.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::net::Ipv4Addr;
@@ -170,6 +170,16 @@ impl Sqlite {
     /// Counting all of it costs next to nothing here.
     pub(super) async fn census_lately(&self, subnet: &SubnetId, until: Instant) -> Result<Vec<Count>> {
         self.census(subnet, until).await
+    }
+
+    pub(super) async fn has_free(&self, subnet: &SubnetId, least: u64, until: Instant) -> Result<bool> {
+        let subnet = subnet.clone();
+        self.run(until, move |file, _| read::has_free(file, &subnet, least)).await
+    }
+
+    /// Nobody else writes to it.
+    pub(super) async fn has_strangers(&self, _: &SubnetId, _: &BTreeSet<EniId>, _: Instant) -> Result<bool> {
+        Ok(false)
     }
 
     pub(super) async fn blocks_taken(&self, subnet: &Subnet, until: Instant) -> Result<(u64, u64)> {

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use rusqlite::{Connection, Params};
+use rusqlite::{Connection, Params, params};
 
 use crate::domain::address::Row;
 use crate::domain::block::{Block, SIZE};
@@ -67,6 +67,13 @@ pub(super) fn census(file: &Connection, known: &Known, subnet: &SubnetId) -> Res
         Ok((row.get(0)?, row.get(1)?, row.get(2)?, u64::from(row.get::<_, u32>(3)?)))
     })?;
     Ok(raw::census(groups.collect::<Result<_, _>>()?, &known.left_out))
+}
+
+pub(super) fn has_free(file: &Connection, subnet: &SubnetId, least: u64) -> Result<bool, Trouble> {
+    let read = "SELECT count(*) FROM (SELECT 1 FROM allocation WHERE subnet = ?1 AND status = 'free' LIMIT ?2)";
+    let least = i64::try_from(least).unwrap_or(i64::MAX);
+    let free: i64 = file.prepare_cached(read)?.query_row(params![subnet.as_str(), least], |row| row.get(0))?;
+    Ok(free >= least)
 }
 
 /// Into how many of a subnet's blocks taken addresses fall, and how many of those have no free one.
