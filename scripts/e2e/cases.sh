@@ -3,9 +3,10 @@
 # What users do, on two hosts: to be sourced by run.sh. Each case_NAME says what holds (about) and runs with -e; after it rows,
 # the simulator and Docker must agree. They build on each other, in this order.
 
-cases_quick=(install network reach route named)
-cases_all=(original server "${cases_quick[@]}" black_hole restart live_restore upgrade parent_down reboot boot_parent_down boot_without_parent boot_without_database host_agent \
-    two_enis l3 imds database swarm)
+cases_first=(install network reach route named)
+cases_quick=("${cases_first[@]}" blocks)
+cases_all=(original server "${cases_first[@]}" black_hole restart live_restore upgrade parent_down reboot boot_parent_down boot_without_parent boot_without_database host_agent \
+    two_enis l3 imds database swarm blocks)
 
 about() { echo "$*" >"$bed/about"; }
 plugin=ec2-ipam:latest
@@ -561,4 +562,60 @@ case_swarm() {
     eventually 60 nothing
     on h2 docker swarm leave
     on h1 docker swarm leave -f
+}
+
+# Of a host's interface in the other subnet, as the simulator has it: its slots that are taken beside the primary address's, and
+# its blocks.
+wide_eni() { echo "eni-0e2e00000000000${1#h}2"; } # HOST
+slots() { on vpc curl -sf http://10.78.0.2:8000/_sim/state | jq ".enis[\"$(wide_eni "$1")\"] | .secondaries + .prefixes | length"; } # HOST
+prefixes() { on vpc curl -sf http://10.78.0.2:8000/_sim/state | jq -r ".enis[\"$(wide_eni "$1")\"].prefixes[]"; } # HOST
+has_blocks() { [ "$(prefixes "$1" | wc -l)" = "$2" ]; } # HOST NUMBER
+# What the command line lists of it: STATE, and the BLOCK if there is one.
+listed() { on "$1" ec2-ipam list --json | jq -r ".. | objects | select(.iface? == \"$(wide_eni "$1")\" and .block?) | \"\(.ip) \(.state) \(.block)\""; }
+
+case_blocks() {
+    about 'with EC2_IPAM_BLOCKS=auto forty containers run on an interface of ten slots, and each is reached; their blocks go back'
+    local h all idle
+    for h in h1 h2; do
+        on $h "docker plugin disable -f $plugin && docker plugin set $plugin EC2_IPAM_BLOCKS=auto && docker plugin enable $plugin" >/dev/null
+        mknet $h eth2 wide
+    done
+    run h2 c --network wide
+    run h2 d --network wide
+    # A few at a time, as Compose has it.
+    on h1 'seq -f w%g 40 | xargs -P 4 -I{} docker run -d --name {} --network wide busybox sleep 100000 >/dev/null'
+    all=$(on h1 'docker ps -q -f name=^w | xargs docker inspect -f "{{.State.Running}} {{.NetworkSettings.Networks.wide.IPAddress}}"')
+    all=$(sed -n 's/^true //p' <<<"$all" | sort -u)
+    same "$(grep -c '^10\.79\.0\.' <<<"$all")" 40
+    # Each of them from the other host; and from some of them that host, the router, and what is beyond it.
+    same "$(on h2 docker exec c sh -c "'for ip in $(xargs <<<"$all"); do ping -q -c 1 -W 10 \$ip >/dev/null || echo \$ip; done'")" ''
+    for h in w1 w20 w40; do pings h1 $h "$(ip_of h2 d)"; done
+    same "$(page h1 w40 "$(ip_of h2 c)")" c
+    pings h1 w40 10.79.0.1
+    pings h1 w40 10.78.0.12
+    # By blocks, within the slots, and told so.
+    [ "$(slots h1)" -le 9 ] || fail "$(slots h1) slots"
+    [ "$(prefixes h1 | wc -l)" -ge 3 ] || fail "$(prefixes h1)"
+    has_blocks h2 1
+    for h in h1 h2; do
+        same "$(listed $h | cut -d ' ' -f 3 | sort -u)" "$(prefixes $h | sort)"
+        same "$(listed $h | wc -l)" $((16 * $(prefixes $h | wc -l)))
+        on $h ec2-ipam status >"$bed/status"
+        grep -qF "limit 10, of which $(($(slots $h) + 1)) are taken, $(prefixes $h | wc -l) by blocks" "$bed/status" || fail "$(cat "$bed/status")"
+    done
+    # An idle address of a block is its host's alone, also for those who name it.
+    idle=$(listed h2 | sed -n 's/ ready .*//p' | head -n 1)
+    refused h1 "$idle cannot be given" docker run --rm --network wide --ip "$idle" busybox true
+    run h2 e --network wide --ip "$idle"
+    pings h1 w1 "$idle"
+    # One that has a container stays whole, and the others go back.
+    remove h1 w{2..40}
+    given_back() { on "$1" ec2-ipam recycle subnet-0e2e0000000000079 >/dev/null && has_blocks "$1" "$2"; }
+    eventually 120 given_back h1 1
+    pings h2 c "$(ip_of h1 w1)"
+    remove h1 w1
+    eventually 120 given_back h1 0
+    # What is idle stays where nobody wants it back.
+    remove h2 c d e
+    has_blocks h2 1
 }

@@ -36,14 +36,16 @@ trap 'exit 143' TERM
 declare -n cases=cases_$which
 [ -z "${CASES:-}" ] || read -ra cases <<<"$CASES"
 
-# What the simulator has on each ENI must be the table's idle addresses and leases, and what Docker's containers have its
-# leases; no row is under way. In the end: a call or a cool-down may be, still.
+# What the simulator has on each ENI must be the table's idle addresses and leases, by themselves or in blocks, and what Docker's
+# containers have its leases; no row is under way. In the end: a call or a cool-down may be, still.
 observe() {
     local h
     on vpc "curl -sf http://10.78.0.2:8000/_sim/state" |
-        jq -r '.enis | to_entries[] | .key as $eni | .value.secondaries[] | "\($eni) \(.)"' | sort >"$bed/on-enis"
-    on vpc "mariadb -N -e 'SELECT status, claim, iface, ip FROM ipam.allocation WHERE iface IS NOT NULL AND NOT \`primary\`'" >"$bed/rows"
-    awk '$1 == "ready" || $2 ~ /:lease$/ { print $3, $4 }' "$bed/rows" | sort >"$bed/held"
+        jq -r '.enis | to_entries[] | .key as $eni | (.value.secondaries[] | "\($eni) \(.)"), (.value.prefixes[] |
+            split("[./]"; "") as $n | range(16) | "\($eni) \($n[:3] | join(".")).\(($n[3] | tonumber) + .) block")' | sort >"$bed/on-enis"
+    on vpc "mariadb -N -e 'SELECT status, claim, iface, ip, IF(in_block, \" block\", \"\") FROM ipam.allocation
+        WHERE iface IS NOT NULL AND NOT \`primary\`'" >"$bed/rows"
+    awk '$1 == "ready" || $2 ~ /:lease$/ { print $3, $4 ($5 ? " " $5 : "") }' "$bed/rows" | sort >"$bed/held"
     awk '$2 ~ /:lease$/ { print $3, $4 }' "$bed/rows" | sort >"$bed/leases"
     awk '$1 == "allocated"' "$bed/rows" >"$bed/under-way"
     for h in h1 h2; do
