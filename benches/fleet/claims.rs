@@ -14,9 +14,12 @@ use super::figures::{Report, Times, ms, quantile, timed};
 use super::plot::{self, Line};
 use crate::support::mariadb::Db;
 
+mod blocks;
+
 pub async fn run(report: &mut Report) {
     against_size(report).await;
     against_hosts(report).await;
+    blocks::run(report).await;
 }
 
 /// A table with so many free rows in one subnet.
@@ -44,7 +47,10 @@ async fn open(db: &Db) -> Store {
 
 impl Table {
     async fn with(rows: u32) -> (Self, Store) {
-        let db = Db::new().await;
+        Self::on(Db::new().await, rows).await
+    }
+
+    async fn on(db: Db, rows: u32) -> (Self, Store) {
         let store = open(&db).await;
         let row = |n| NewRow {
             in_block: false,

@@ -31,6 +31,7 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+mod blocks;
 mod burst;
 mod churn;
 mod claims;
@@ -46,7 +47,7 @@ mod watch;
 
 use figures::Report;
 
-const PARTS: [&str; 9] = ["warm", "burst", "server", "watch", "claims", "life", "docker", "paper", "churn"];
+const PARTS: [&str; 10] = ["warm", "burst", "server", "watch", "claims", "life", "docker", "paper", "blocks", "churn"];
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
@@ -69,6 +70,7 @@ async fn main() {
             "life" => life::run(&mut report).await,
             "docker" => docker::run(&mut report),
             "paper" => paper::run(&mut report),
+            "blocks" => blocks::run(&mut report).await,
             _ => churn::run(&mut report).await,
         }
     }
