@@ -94,7 +94,7 @@ impl Task {
     /// What this life of the ENI finds.
     fn began(&self, listed: &OnEni, rows: &[Row]) {
         let is_known = |ip| rows.iter().any(|row| row.ip == ip && !matches!(row.state(), State::Free | State::Foreign));
-        let found = listed.secondary.iter().copied().filter(|ip| !is_known(*ip));
+        let found = listed.all().filter(|ip| listed.primary != Some(*ip) && !is_known(*ip));
         let found = found.collect();
         self.shared.memory.began(found);
     }
