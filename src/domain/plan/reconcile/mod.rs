@@ -200,7 +200,8 @@ impl Look<'_> {
         self.listed.is_some_and(|listed| listed.in_prefix(ip))
     }
 
-    /// Whether what nobody uses of a prefix is to join the ENI's own: some of it is its own already, or all of it is nobody's.
+    /// Whether what nobody uses of a prefix is to join the ENI's own: some of it is its own already, by the table or by a lease
+    /// that the table lost, or all of it is nobody's.
     fn is_ours_to_be(&self, block: Block) -> bool {
         let rows = self.rows.iter().filter(|row| block.contains(row.ip) && row.iface.as_ref() == Some(self.eni));
         let (foreign, ours): (Vec<&Row>, Vec<&Row>) = rows.partition(|row| row.state() == State::Foreign);
@@ -208,7 +209,10 @@ impl Look<'_> {
             let is_known = self.on_link.contains(&row.ip) || self.recent.contains(&row.ip);
             !row.primary && !is_known && self.is_in_docker(row.ip) == Some(false)
         };
-        ours.iter().any(|row| row.in_block) || self.adopts && foreign.len() == SIZE && foreign.iter().all(is_unused)
+        let is_leased = || block.addresses().any(|ip| self.known_lease(ip).is_some());
+        ours.iter().any(|row| row.in_block)
+            || is_leased()
+            || self.adopts && foreign.len() == SIZE && foreign.iter().all(is_unused)
     }
 
     fn is_in_docker(&self, ip: Ipv4Addr) -> Option<bool> {

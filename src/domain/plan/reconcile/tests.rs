@@ -212,6 +212,16 @@ fn a_prefix_that_nobody_uses_is_adopted_whole_or_not_at_all() {
     );
     let used = adopting().docker(&[20]).finds(&foreign);
     assert_eq!(used, [What::Forgotten { claim: None }], "a container has one of them");
+    let claim = lease();
+    let leases = HashMap::from([(ip(16), claim.clone())]);
+    let forgotten = World { leases, ..world().prefix(16).docker(&[16]) }.finds(&foreign);
+    let (first, others) = forgotten.split_first().unwrap();
+    assert_eq!(*first, What::Forgotten { claim: Some(claim) });
+    assert_eq!(
+        others,
+        vec![What::Unused { in_block: true }; 15],
+        "the table lost a block of which this life has a lease"
+    );
     assert_eq!(World { on_link: vec![ip(20)], ..adopting() }.finds(&foreign), [], "I7: the host has one");
     assert_eq!(World { recent: HashSet::from([ip(20)]), ..adopting() }.finds(&foreign), []);
     // Once some of it is ours, the rest is what the database lost.
