@@ -273,6 +273,7 @@ pub struct Row {
     pub holder: Option<String>,
     /// `ts` as seconds since 1970.
     pub ts: i64,
+    pub in_block: bool,
 }
 
 impl Host {
@@ -708,11 +709,12 @@ impl Host {
 
     /// The table as it is now, in order of address.
     pub async fn rows_now(&self) -> Vec<Row> {
-        type Columns = (String, String, Option<String>, bool, Option<String>, Option<String>, i64);
+        type Columns = (String, String, Option<String>, bool, Option<String>, Option<String>, i64, bool);
         let rows: Vec<Columns> = match &self.db {
             Some(db) => {
                 let mut session = db.session().await;
-                let sql = "SELECT ip, status, iface, `primary`, claim, holder, UNIX_TIMESTAMP(ts) FROM allocation";
+                let sql =
+                    "SELECT ip, status, iface, `primary`, claim, holder, UNIX_TIMESTAMP(ts), in_block FROM allocation";
                 let rows = session.query(sql).await.unwrap();
                 session.disconnect().await.unwrap();
                 rows
@@ -720,10 +722,11 @@ impl Host {
             None => {
                 let file = rusqlite::Connection::open(self.dir.path().join("state/ipam.db")).unwrap();
                 file.busy_timeout(Duration::from_secs(30)).unwrap();
-                let mut query =
-                    file.prepare("SELECT ip, status, iface, \"primary\", claim, holder, ts FROM allocation").unwrap();
+                let sql = "SELECT ip, status, iface, \"primary\", claim, holder, ts, in_block FROM allocation";
+                let mut query = file.prepare(sql).unwrap();
                 let read = |row: &rusqlite::Row<'_>| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+                    let (ip, status, iface, primary) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+                    Ok((ip, status, iface, primary, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?))
                 };
                 let rows = query.query_map([], read).unwrap().collect::<Result<_, _>>();
                 rows.unwrap()
@@ -731,7 +734,7 @@ impl Host {
         };
         let mut rows: Vec<Row> = rows
             .into_iter()
-            .map(|(ip, status, iface, primary, claim, holder, ts)| Row {
+            .map(|(ip, status, iface, primary, claim, holder, ts, in_block)| Row {
                 ip: ip.parse().unwrap(),
                 state: State::of(Status::parse(&status).unwrap(), claim.clone().map(Claim::stored).as_ref()),
                 iface,
@@ -739,6 +742,7 @@ impl Host {
                 claim,
                 holder,
                 ts,
+                in_block,
             })
             .collect();
         rows.sort_by_key(|row| row.ip);

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ec2_ipam::domain::block::Block;
 use ec2_ipam::domain::id::{EniId, PoolId};
+use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -29,11 +31,15 @@ pub struct Bed {
     pub engine: Engine,
     /// How often Docker had been read when this life of the driver began.
     pub read_before: usize,
-    /// How many addresses its interface takes, beside the primary one.
+    /// How many slots its interface has, beside the primary address's.
     pub limit: usize,
     /// Its table lost what it was told, and hears of it again.
     pub has_forgotten: bool,
 }
+
+/// A subnet of one broken block and two that can be had, and one of fourteen.
+pub const NARROW: &str = "10.77.0.0/26";
+pub const WIDE: &str = "10.77.0.0/24";
 
 /// What plays Docker: it calls the driver, and has containers with the addresses that it got and did not release.
 #[derive(Clone)]
@@ -42,6 +48,8 @@ pub struct Engine {
     pub eni: String,
     pub docker: Docker,
     pub table: Table,
+    /// Whether the driver takes whole blocks, and others do.
+    pub blocks: bool,
     users: Users,
     socket: PathBuf,
     cidr: String,
@@ -69,6 +77,7 @@ impl Bed {
             eni: host.eni.clone(),
             docker,
             table: host.table(),
+            blocks: false,
             users: Arc::clone(users),
             socket: host.socket(),
             cidr: fleet.cidr.clone(),
@@ -78,9 +87,15 @@ impl Bed {
     }
 
     /// One host that is alone in its VPC.
-    pub async fn alone(kind: Kind, cidr: &str, instance_type: &str) -> Self {
-        let fleet = Fleet::with(kind, cidr, Switches::default()).await;
+    pub async fn alone(kind: Kind, cidr: &str, instance_type: &str, switches: Switches) -> Self {
+        let fleet = Fleet::with(kind, cidr, switches).await;
         Self::new(&fleet, 1, instance_type, &Users::default())
+    }
+
+    /// With whole blocks, where they pay.
+    pub fn takes_blocks(&mut self) {
+        self.host.set(&[("EC2_IPAM_BLOCKS", "auto")]);
+        self.engine.blocks = true;
     }
 
     /// A life of the driver that stops nowhere.
@@ -190,7 +205,7 @@ impl Engine {
         let ip: Ipv4Addr = granted["Address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap();
         let other = self.users.lock().unwrap().insert(ip, self.eni.clone());
         assert_eq!(other, None, "I1: {ip} was given to {} while a container has it", self.eni);
-        assert!(self.vpc.addresses(&self.eni).contains(&ip), "I2: {ip} was given, and is not on {}", self.eni);
+        assert_eq!(self.vpc.holder(ip), Some(self.eni.clone()), "I2: {ip} was given, and is not on {}", self.eni);
         self.show();
         ip
     }
@@ -259,6 +274,42 @@ impl Engine {
     /// The first address from `.last` on that nothing in the VPC has.
     pub fn unused(&self, last: u8) -> Ipv4Addr {
         (last..).map(crate::support::host::ip).find(|ip| self.vpc.holder(*ip).is_none()).unwrap()
+    }
+
+    /// The blocks from that of `.last` on that nothing in the VPC has any of.
+    pub fn unused_blocks(&self, last: u8) -> impl Iterator<Item = Block> {
+        let all = (last / 16..15).map(|n| Block::of(crate::support::host::ip(n * 16)));
+        all.filter(|block| block.addresses().all(|ip| self.vpc.holder(ip).is_none()))
+    }
+
+    /// An address that nobody has, or a block, comes to the interface behind the driver's back.
+    pub fn comes(&self, last: u8) {
+        if self.blocks {
+            let block = self.unused_blocks(last).next().expect("a whole block");
+            self.vpc.add_prefix(&self.eni, &block.to_string());
+        } else {
+            self.vpc.add_address(&self.eni, self.unused(last));
+        }
+    }
+
+    /// The address leaves the interface behind the driver's back, with its block if that is there.
+    pub fn leaves(&self, ip: Ipv4Addr) {
+        match self.vpc.prefixes(&self.eni).iter().find(|prefix| prefix.contains(&ip)) {
+            Some(prefix) => self.vpc.remove_prefix(&self.eni, &prefix.to_string()),
+            None => self.vpc.remove_address(&self.eni, ip),
+        }
+    }
+
+    /// Whether something is on the interface of which no container has any.
+    pub fn has_spare(&self) -> bool {
+        let held = self.held();
+        let is_idle = |prefix: &Ipv4Net| !held.iter().any(|ip| prefix.contains(ip));
+        !self.vpc.addresses(&self.eni).is_subset(&held) || self.vpc.prefixes(&self.eni).iter().any(is_idle)
+    }
+
+    /// Slots of the interface that are taken, the primary address's not counted.
+    pub fn slots(&self) -> usize {
+        self.vpc.addresses(&self.eni).len() + self.vpc.prefixes(&self.eni).len()
     }
 }
 

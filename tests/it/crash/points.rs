@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
-use vpc_sim::{Fault, FaultKind};
+use vpc_sim::{Fault, FaultKind, OwnAddress, PrefixSwitches, Switches};
 
 use super::agreement::{let_go, nothing_is_lost, reached};
-use super::bed::{Bed, until_none};
+use super::bed::{Bed, NARROW, WIDE, until_none};
 use super::ways::Way;
 use crate::support::host::{Kind, eventually, on_both};
 
@@ -20,6 +20,12 @@ on_both! {
     killed_at_every_point_with_a_reply_lost
     killed_at_every_point_with_a_late_effect
     killed_at_every_point_and_the_table_forgets_that_life
+    killed_once_at_every_point_with_blocks
+    killed_twice_at_every_point_with_blocks
+    killed_at_every_point_with_a_reply_of_a_block_lost
+    killed_at_every_point_with_a_reply_of_a_block_lost_and_its_repeat_refused
+    killed_at_every_point_with_a_late_effect_of_a_block
+    killed_at_every_point_with_blocks_and_the_table_forgets_that_life
 }
 
 async fn killed_once_at_every_point(kind: Kind) {
@@ -47,6 +53,35 @@ async fn killed_at_every_point_and_the_table_forgets_that_life(kind: Kind) {
 #[tokio::test]
 async fn killed_at_every_point_and_started_without_the_table() {
     at_every_point(Kind::Mariadb, Manner::TableAway).await;
+}
+
+async fn killed_once_at_every_point_with_blocks(kind: Kind) {
+    with_blocks_at_every_point(kind, Manner::Once).await;
+}
+
+async fn killed_twice_at_every_point_with_blocks(kind: Kind) {
+    with_blocks_at_every_point(kind, Manner::Twice).await;
+}
+
+async fn killed_at_every_point_with_a_reply_of_a_block_lost(kind: Kind) {
+    with_blocks_at_every_point(kind, Manner::ReplyLost).await;
+}
+
+async fn killed_at_every_point_with_a_reply_of_a_block_lost_and_its_repeat_refused(kind: Kind) {
+    with_blocks_at_every_point(kind, Manner::RepeatRefused).await;
+}
+
+async fn killed_at_every_point_with_a_late_effect_of_a_block(kind: Kind) {
+    with_blocks_at_every_point(kind, Manner::LateEffect).await;
+}
+
+async fn killed_at_every_point_with_blocks_and_the_table_forgets_that_life(kind: Kind) {
+    with_blocks_at_every_point(kind, Manner::Forgotten).await;
+}
+
+#[tokio::test]
+async fn killed_at_every_point_with_blocks_and_started_without_the_table() {
+    with_blocks_at_every_point(Kind::Mariadb, Manner::TableAway).await;
 }
 
 /// A point that is in no way's list would be a step boundary that nobody was killed at.
@@ -84,6 +119,8 @@ enum Manner {
     Twice,
     /// The call of EC2 nearest to the point takes effect, and its answer is lost.
     ReplyLost,
+    /// The same, and EC2 refuses a prefix that is on the interface already.
+    RepeatRefused,
     /// It takes effect after its connection broke.
     LateEffect,
     /// The database fails over, and what it has lost is all that this life committed.
@@ -96,9 +133,9 @@ impl Manner {
     fn is_for(self, way: Way) -> bool {
         match self {
             Self::Once | Self::Twice => true,
-            Self::ReplyLost | Self::LateEffect => way.ec2_call().is_some(),
+            Self::ReplyLost | Self::RepeatRefused | Self::LateEffect => way.ec2_call().is_some(),
             // It is the table itself that those make.
-            Self::Forgotten | Self::TableAway => !matches!(way, Way::Init | Way::Refresh | Way::Migrate),
+            Self::Forgotten | Self::TableAway => !way.makes_table(),
         }
     }
 }
@@ -107,11 +144,13 @@ struct Case {
     way: Way,
     point: &'static str,
     manner: Manner,
+    blocks: bool,
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "after a kill at {} ({:?}, {:?})", self.point, self.way, self.manner)
+        let with = if self.blocks { ", with blocks" } else { "" };
+        write!(f, "after a kill at {} ({:?}, {:?}{with})", self.point, self.way, self.manner)
     }
 }
 
@@ -119,9 +158,16 @@ impl fmt::Display for Case {
 static TURNS: Semaphore = Semaphore::const_new(12);
 
 async fn at_every_point(kind: Kind, manner: Manner) {
-    let cases =
-        Way::ALL.into_iter().flat_map(|way| way.points(kind).iter().map(move |point| Case { way, point, manner }));
-    let cases = cases.filter(|case| manner.is_for(case.way));
+    at_points_of(Way::ALL.into_iter(), kind, manner, false).await;
+}
+
+async fn with_blocks_at_every_point(kind: Kind, manner: Manner) {
+    at_points_of(Way::with_blocks(), kind, manner, true).await;
+}
+
+async fn at_points_of(ways: impl Iterator<Item = Way>, kind: Kind, manner: Manner, blocks: bool) {
+    let ways = ways.filter(|way| manner.is_for(*way));
+    let cases = ways.flat_map(|way| way.points(kind).iter().map(move |point| Case { way, point, manner, blocks }));
     let outcomes = join_all(cases.map(|case| async move {
         let _turn = TURNS.acquire().await.unwrap();
         let label = case.to_string();
@@ -139,13 +185,29 @@ async fn at_every_point(kind: Kind, manner: Manner) {
 }
 
 impl Case {
+    /// More than one chunk of rows where that matters: a chunk has 4000 in MariaDB, 4096 in SQLite.
+    fn cidr(&self) -> &'static str {
+        match self.way {
+            Way::Init => "10.77.0.0/19",
+            Way::Turns => NARROW,
+            _ if self.blocks => WIDE,
+            _ => NARROW,
+        }
+    }
+
     async fn run(&self, kind: Kind) {
         let after = format!("on {kind:?} {self}");
-        let mut bed = Bed::alone(kind, self.way.cidr(), self.way.instance_type()).await;
+        let own = if self.manner == Manner::RepeatRefused { OwnAddress::Refused } else { OwnAddress::default() };
+        let switches =
+            Switches { prefixes: PrefixSwitches { own, ..PrefixSwitches::default() }, ..Switches::default() };
+        let mut bed = Bed::alone(kind, self.cidr(), self.way.instance_type(), switches).await;
+        if self.blocks {
+            bed.takes_blocks();
+        }
         self.way.prepare(&mut bed).await;
         let unclear = match self.manner {
             Manner::Once | Manner::Twice | Manner::Forgotten | Manner::TableAway => None,
-            Manner::ReplyLost => Some(FaultKind::LoseReply),
+            Manner::ReplyLost | Manner::RepeatRefused => Some(FaultKind::LoseReply),
             // Before the settle age is over, as all that EC2 has taken up.
             Manner::LateEffect => Some(FaultKind::LandLate(Duration::from_millis(300))),
         };
@@ -167,6 +229,7 @@ impl Case {
                 bed.has_forgotten = true;
             }
             assert_eq!(let_go(&bed).await, None, "{after}: nothing live is released");
+            self.way.thereupon(&bed).await;
         }
         if self.manner == Manner::TableAway {
             bed.host.proxy.as_ref().unwrap().away(true);
@@ -184,7 +247,7 @@ impl Case {
             bed.host.proxy.as_ref().unwrap().away(false);
             eventually(&format!("{after}: the first look"), async || looks(&bed) > before).await;
         }
-        if matches!(self.way, Way::Init | Way::Refresh | Way::Migrate) {
+        if self.way.makes_table() {
             // Whatever broke off is simply done again.
             assert!(bed.engine.pool().await);
             until_none(&after, async || {

@@ -10,11 +10,12 @@ use futures_util::future::join_all;
 use vpc_sim::{Fault, FaultKind, Switches};
 
 use super::agreement::{let_go, nothing_is_lost, reached};
-use super::bed::{Bed, Engine, Users};
+use super::bed::{Bed, Engine, NARROW, Users};
 use crate::support::host::{ASSIGN, Fleet, Kind, UNASSIGN, on_both};
 
 on_both! {
     killed_at_random_moments
+    killed_at_random_moments_with_blocks
 }
 
 /// Unless `SOAK_KILLS` says otherwise.
@@ -29,15 +30,27 @@ fn number(name: &str) -> Option<u64> {
 }
 
 async fn killed_at_random_moments(kind: Kind) {
+    kill(kind, NARROW, false).await;
+}
+
+/// In a subnet of six, so that they are scarce at times.
+async fn killed_at_random_moments_with_blocks(kind: Kind) {
+    kill(kind, "10.77.0.0/25", true).await;
+}
+
+async fn kill(kind: Kind, cidr: &str, blocks: bool) {
     let kills = number("SOAK_KILLS").map_or(KILLS, |kills| usize::try_from(kills).unwrap());
     let seed = number("SOAK_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("{kills} kills, SOAK_SEED={seed}");
     let mut rng = Rng::with_seed(seed);
-    let fleet = Fleet::with(kind, "10.77.0.0/26", Switches::default()).await;
+    let fleet = Fleet::with(kind, cidr, Switches::default()).await;
     let users = Users::default();
     let hosts = if kind == Kind::Mariadb { 2 } else { 1 };
     let mut beds: Vec<Bed> = (1..=hosts).map(|n| Bed::new(&fleet, n, "c5.large", &users)).collect();
     for bed in &mut beds {
+        if blocks {
+            bed.takes_blocks();
+        }
         bed.start().await;
         assert!(bed.engine.pool().await);
     }
@@ -85,7 +98,14 @@ async fn call(engine: &Engine, mut rng: Rng, over: &Cell<bool>) {
                 engine.hang_up().await;
                 true
             }
-            17 => engine.tell("recycle").await.is_some(),
+            17 => {
+                // All at once, so that blocks go back.
+                while engine.blocks && rng.u8(..32) > 0 {
+                    let Some(ip) = engine.end_one(&mut rng) else { break };
+                    engine.release(ip).await;
+                }
+                engine.tell("recycle").await.is_some()
+            }
             18 => engine.reconcile().await,
             _ => {
                 let (action, kind) = [

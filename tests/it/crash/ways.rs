@@ -1,11 +1,13 @@
 //! The ways that lead to each point, and the calls and changes that take the driver there.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ec2_ipam::domain::address::State;
+use ec2_ipam::domain::block::Block;
 
 use super::bed::{Bed, Engine};
-use crate::support::host::{ASSIGN, Kind, RDS, SUBNET, UNASSIGN, ip};
+use crate::support::host::{ASSIGN, Kind, RDS, Row, SUBNET, UNASSIGN, ip};
 
 /// What the driver does when it dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,10 @@ pub enum Way {
     Foreign,
     /// Rows of an interface that is no more.
     DeadEni,
+    /// The same row by itself, then with its block, and so on.
+    Turns,
+    /// A block is given back, and while the driver is dead somebody frees one of its rows, as drivers that know no blocks do.
+    Torn,
     /// A subnet that the table does not know, of more than one chunk of rows.
     Init,
     /// `init` again, with a newcomer.
@@ -62,6 +68,8 @@ pub enum Way {
 const DEAD: &str = "eni-0eeeeeeeeeeeeee01";
 /// The address that has no row.
 const NO_ROW: u8 = 45;
+/// One of the only whole block.
+const TURNS: u8 = 40;
 
 impl Way {
     pub const ALL: [Self; 23] = [
@@ -115,6 +123,22 @@ impl Way {
             Self::Survey => &["survey:changed", "off:claimed", "off:unassigned", "off:freed"],
             Self::Foreign => &["scan:read#2", "scan:changed"],
             Self::DeadEni => &["scan:changed"],
+            Self::Turns => &[
+                "named:claimed",
+                "assign:answered",
+                "assign:recorded",
+                "off:claimed",
+                "off:unassigned",
+                "off:freed",
+                "refill:claimed",
+                "assign:answered#2",
+                "assign:recorded#2",
+                "off:claimed#2",
+                "off:unassigned#2",
+                "off:freed#2",
+                "named:claimed#2",
+            ],
+            Self::Torn => &["release:done", "off:claimed", "off:unassigned", "off:freed"],
             Self::Init if kind == Kind::Sqlite => &["init:chunk", "init:inserted", "init:changed"],
             Self::Init => &["init:chunk", "init:chunk#2", "init:inserted", "init:changed"],
             Self::Refresh => &["init:inserted", "init:changed"],
@@ -128,10 +152,14 @@ impl Way {
     pub fn ec2_call(self) -> Option<(&'static str, u32)> {
         match self {
             Self::Cold | Self::Named => Some((ASSIGN, 0)),
-            Self::CutOff | Self::Unknown => Some((ASSIGN, 1)),
-            Self::GoingHome | Self::Trim | Self::Recycle | Self::MakeRoom | Self::Missing | Self::Survey => {
-                Some((UNASSIGN, 0))
-            }
+            Self::CutOff | Self::Unknown | Self::Turns => Some((ASSIGN, 1)),
+            Self::GoingHome
+            | Self::Trim
+            | Self::Recycle
+            | Self::MakeRoom
+            | Self::Missing
+            | Self::Survey
+            | Self::Torn => Some((UNASSIGN, 0)),
             _ => None,
         }
     }
@@ -140,9 +168,14 @@ impl Way {
         matches!(self, Self::Foreign | Self::DeadEni)
     }
 
-    /// More than one chunk of rows where that matters: a chunk has 4000 in MariaDB, 4096 in SQLite.
-    pub fn cidr(self) -> &'static str {
-        if self == Self::Init { "10.77.0.0/19" } else { "10.77.0.0/26" }
+    /// Those that have anything to do with blocks: what makes the table knows none yet.
+    pub fn with_blocks() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|way| !way.makes_table()).chain([Self::Turns, Self::Torn])
+    }
+
+    /// It is the table itself that it makes.
+    pub fn makes_table(self) -> bool {
+        matches!(self, Self::Init | Self::Refresh | Self::Migrate)
     }
 
     pub fn instance_type(self) -> &'static str {
@@ -154,7 +187,11 @@ impl Way {
         if self == Self::Trim {
             bed.host.set(&[("EC2_IPAM_WARM_MAX", "1")]);
         }
-        if matches!(self, Self::Unknown | Self::NoRow) {
+        if self == Self::Survey {
+            // Nor does a block go back before it is missed.
+            bed.host.set(&[("EC2_IPAM_WARM_MAX", "49")]);
+        }
+        if matches!(self, Self::Unknown | Self::NoRow | Self::Turns) {
             // A refill for warmth could claim the very address, and then it would be known.
             bed.host.set(&[("EC2_IPAM_WARM_TARGET", "0")]);
         }
@@ -170,12 +207,17 @@ impl Way {
         }
         bed.start().await;
         assert!(bed.engine.pool().await);
+        if self == Self::Turns {
+            // Of the two blocks that such a subnet has, only one is whole.
+            bed.engine.vpc.take(RDS, ip(20));
+            bed.engine.tell("init").await;
+        }
         match self {
             // With a container the interface is taken up by itself.
             Self::Unknown | Self::NoRow | Self::Foreign | Self::DeadEni => a_container(&bed.engine).await,
             Self::Survey => {
                 let engine = &bed.engine;
-                assert_eq!(let_three_go(engine).await, Some(()));
+                assert_eq!(let_some_go(engine).await, Some(()));
                 a_container(engine).await;
             }
             _ => {}
@@ -196,24 +238,40 @@ impl Way {
     pub async fn meanwhile(self, bed: &Bed) {
         if self == Self::Survey {
             let (engine, idle) = (&bed.engine, bed.host.mine(State::Ready).await);
-            // Chosen before the other is unused too.
-            let unknown = engine.unused(40);
-            engine.vpc.remove_address(&engine.eni, *idle.intersection(&bed.host.assigned()).next().unwrap());
-            engine.vpc.add_address(&engine.eni, unknown);
+            // That comes before the other is unused too.
+            let missing = *idle.intersection(&bed.host.assigned()).next().unwrap();
+            engine.comes(40);
+            engine.leaves(missing);
         }
         if self == Self::DeadEni {
-            for (last, status, claim) in [
-                (40, "ready", "NULL"),
-                (41, "occupied", "'0:1:lease'"),
-                (42, "allocated", "'0:2:on'"),
-                (43, "allocated", "'0:3:off'"),
-            ] {
+            let states =
+                [("ready", "NULL"), ("occupied", "'0:1:lease'"), ("allocated", "'0:2:on'"), ("allocated", "'0:3:off'")];
+            let mut blocks = bed.engine.unused_blocks(0);
+            for (last, (status, claim)) in (40..).zip(states) {
+                let block = if bed.engine.blocks { blocks.next() } else { None };
+                let ips: Vec<Ipv4Addr> = block.map_or(vec![ip(last)], |block| block.addresses().collect());
+                let ips: Vec<String> = ips.iter().map(|ip| format!("'{ip}'")).collect();
                 let row = format!(
-                    "UPDATE allocation SET status='{status}', iface='{DEAD}', claim={claim} WHERE ip='{}'",
-                    ip(last)
+                    "UPDATE allocation SET status='{status}', iface='{DEAD}', claim={claim}, in_block={} WHERE ip IN ({})",
+                    u8::from(block.is_some()),
+                    ips.join(",")
                 );
                 bed.host.sql(&row, &row).await;
             }
+        }
+    }
+
+    /// What happens once such a life has died.
+    pub async fn thereupon(self, bed: &Bed) {
+        if self != Self::Torn {
+            return;
+        }
+        let rows = bed.host.rows().await;
+        let ours = |row: &&Row| row.in_block && matches!(row.state, State::Ready | State::Off);
+        if let Some(row) = rows.iter().find(ours) {
+            let row =
+                format!("UPDATE allocation SET status='free',iface=NULL,claim=NULL,in_block=0 WHERE ip='{}'", row.ip);
+            bed.host.sql(&row, &row).await;
         }
     }
 
@@ -243,8 +301,8 @@ impl Way {
             Self::NamedIdle => named_idle(engine).await,
             Self::Release | Self::Drain => let_one_go(engine).await,
             Self::GoingHome => going_home(engine).await,
-            Self::Trim => let_three_go(engine).await,
-            Self::Recycle => recycle(engine).await,
+            Self::Trim => let_some_go(engine).await,
+            Self::Recycle | Self::Torn => recycle(engine).await,
             Self::Drained => drained(engine).await,
             Self::MakeRoom => give_way(engine).await,
             Self::LostRelease => lost_release(engine).await,
@@ -252,6 +310,7 @@ impl Way {
             Self::Missing => missing(engine).await,
             Self::Unknown => unknown(engine).await,
             Self::NoRow => no_row(engine).await,
+            Self::Turns => turns(engine).await,
             Self::Foreign => {
                 engine.vpc.take(RDS, engine.unused(40));
                 None
@@ -267,9 +326,10 @@ async fn init(engine: &Engine) -> Option<()> {
     engine.tell("init").await.map(drop)
 }
 
-/// One whose address is in nobody's way here.
+/// One whose address is in nobody's way here, and in no block.
 async fn a_container(engine: &Engine) {
-    assert_eq!(engine.lease_this("10.77.0.30").await, Some(ip(30)));
+    let ip = if engine.blocks { engine.unused(30) } else { ip(30) };
+    assert_eq!(engine.lease_this(&ip.to_string()).await, Some(ip));
 }
 
 async fn warm(engine: &Engine) -> Option<()> {
@@ -325,6 +385,21 @@ async fn let_three_go(engine: &Engine) -> Option<()> {
     Some(())
 }
 
+/// Three, or as many as three blocks have.
+async fn let_some_go(engine: &Engine) -> Option<()> {
+    if !engine.blocks {
+        return let_three_go(engine).await;
+    }
+    let mut ips = Vec::new();
+    while ips.len() < 48 {
+        ips.push(engine.lease().await?);
+    }
+    for ip in ips {
+        engine.release(ip).await.then_some(())?;
+    }
+    Some(())
+}
+
 async fn going_home(engine: &Engine) -> Option<()> {
     let ip = name_free(engine).await?;
     engine.release(ip).await.then_some(())
@@ -342,7 +417,7 @@ async fn drained(engine: &Engine) -> Option<()> {
         engine.drain("end").await?;
         let_three_go(engine).await?;
         engine.drain("begin").await?;
-        while !engine.vpc.addresses(&engine.eni).is_subset(&engine.held()) {
+        while engine.has_spare() {
             engine.drain("look").await?;
         }
     }
@@ -368,7 +443,7 @@ async fn lost_release(engine: &Engine) -> Option<()> {
 
 async fn cut_off(engine: &Engine) -> Option<()> {
     let ip = engine.lease().await?;
-    engine.vpc.remove_address(&engine.eni, ip);
+    engine.leaves(ip);
     engine.reconcile_for_life().await;
     None
 }
@@ -376,7 +451,7 @@ async fn cut_off(engine: &Engine) -> Option<()> {
 async fn missing(engine: &Engine) -> Option<()> {
     let ip = engine.lease().await?;
     engine.release(ip).await.then_some(())?;
-    engine.vpc.remove_address(&engine.eni, ip);
+    engine.leaves(ip);
     engine.reconcile_for_life().await;
     None
 }
@@ -384,19 +459,44 @@ async fn missing(engine: &Engine) -> Option<()> {
 async fn unknown(engine: &Engine) -> Option<()> {
     // Once the first look is over, lest that finds it.
     engine.lease().await?;
-    engine.vpc.add_address(&engine.eni, engine.unused(40));
+    engine.comes(40);
     engine.reconcile_for_life().await;
     None
 }
 
 async fn no_row(engine: &Engine) -> Option<()> {
     // Once what a start fills is filled, and not the very address.
-    engine.lease_this(&engine.unused(31).to_string()).await?;
+    engine.lease_this(&engine.unused(50).to_string()).await?;
     if engine.vpc.holder(ip(NO_ROW)).is_none() {
         let delete = format!("DELETE FROM allocation WHERE ip='{}'", ip(NO_ROW));
         engine.table.sql(&delete, &delete).await;
-        engine.vpc.add_address(&engine.eni, ip(NO_ROW));
+        if engine.blocks {
+            engine.vpc.add_prefix(&engine.eni, &Block::of(ip(NO_ROW)).to_string());
+        } else {
+            engine.vpc.add_address(&engine.eni, ip(NO_ROW));
+        }
     }
     engine.reconcile_for_life().await;
     None
+}
+
+async fn turns(engine: &Engine) -> Option<()> {
+    loop {
+        let single = loop {
+            // What an earlier life gave up is to be had once that is settled.
+            match engine.request(&ip(TURNS).to_string()).await? {
+                Ok(ip) => break ip,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
+        engine.release(single).await.then_some(())?;
+        while engine.vpc.holder(single).is_some() {
+            engine.tell("recycle").await?;
+        }
+        let with_block = engine.lease().await?;
+        engine.release(with_block).await.then_some(())?;
+        while engine.vpc.holder(with_block).is_some() {
+            engine.tell("recycle").await?;
+        }
+    }
 }
