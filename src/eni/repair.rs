@@ -235,10 +235,8 @@ impl Task {
 fn together(changes: Vec<(Finding, Change)>) -> Vec<Vec<(Finding, Change)>> {
     let mut groups: BTreeMap<Unit, Vec<(Finding, Change)>> = BTreeMap::new();
     for (finding, change) in changes {
-        let unit = match finding.what {
-            What::Unused { in_block: true } => Unit::Block(Block::of(finding.ip)),
-            _ => Unit::Single(finding.ip),
-        };
+        let is_adopted = matches!(finding.what, What::Unused { in_block: true });
+        let unit = if is_adopted { Unit::Block(Block::of(finding.ip)) } else { Unit::Single(finding.ip) };
         groups.entry(unit).or_default().push((finding, change));
     }
     groups.into_values().collect()

@@ -591,6 +591,11 @@ async fn two_hosts_race_for_the_last_addresses_of_a_subnet() {
     }
     fleet.vpc.latency_of(ASSIGN, Duration::from_millis(50));
     let (pool_a, pool_b) = tokio::join!(a.pool(), b.pool());
+    eventually("each knows of the other", async || {
+        let (_, hosts) = a.run(&["hosts"]).await;
+        hosts.contains(&a.eni) && hosts.contains(&b.eni)
+    })
+    .await;
     for round in 0..3 {
         let (of_a, of_b) = tokio::join!(
             join_all((0..7).map(|_| a.request(&pool_a, ""))),
@@ -605,6 +610,8 @@ async fn two_hosts_race_for_the_last_addresses_of_a_subnet() {
                 host.release(pool, ip).await;
             }
         }
+        // Hosts are asked that have idle ones by the table.
+        eventually("it knows", async || a.rows_now().await.iter().all(|row| row.state != State::Lease)).await;
         let done = a.tell(&["recycle", SUBNET, "--all"]).await;
         assert!(done.contains("9 addresses are free again"), "{done}");
         agree(&[&a, &b]).await;

@@ -67,6 +67,7 @@ impl Eni {
             leaving: Default::default(),
             may_give: Some(Default::default()),
             sub_pool: Some(None),
+            recalled: BTreeSet::new(),
             capacity: slots,
             elsewhere: false,
             warmth: WARMTH,
@@ -169,7 +170,7 @@ impl Eni {
         for row in self.view.rows.iter().filter(|row| row.in_block && row.state() == State::Ready) {
             *idle.entry(Block::of(row.ip)).or_default() += 1;
         }
-        let fullest = |row: &Row| row.in_block.then(|| idle[&Block::of(row.ip)]).unwrap_or(usize::MAX);
+        let fullest = |row: &Row| if row.in_block { idle[&Block::of(row.ip)] } else { usize::MAX };
         let given = self.view.rows.iter_mut().filter(|row| may_be(row, &WARMTH));
         let given = given.min_by_key(|row| (fullest(row), Reverse(row.idle), row.ip))?;
         (given.status, given.claim) = (Status::Occupied, Some(self.lease.clone()));

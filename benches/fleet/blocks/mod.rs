@@ -174,7 +174,7 @@ fn months(report: &mut Report) {
         let lives: Vec<_> = months.iter().map(|month| scope.spawn(|| month.lives())).collect();
         lives.into_iter().map(|life| life.join().unwrap()).collect()
     });
-    let [ours, random, ours_of_150, reserved, singles, random_of_150] = lived.as_slice() else { unreachable!() };
+    let [ours, random, ours_of_150, reserved, singles, random_of_150] = lived.as_slice() else { panic!("six lives") };
     let told = |what: &str, lived: &Lived| {
         format!("{what} {:.0} % ({} of {} starts refused)", lived.mean(), lived.refused, lived.starts)
     };

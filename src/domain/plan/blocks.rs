@@ -152,7 +152,7 @@ impl Warmth {
                 goes.push(row.clone());
             }
         }
-        for rows in idle.blocks.values().filter(|rows| rows.iter().all(|row| is_cooled(&row))) {
+        for rows in idle.blocks.values().filter(|rows| rows.iter().all(&is_cooled)) {
             if all >= max + SIZE && cooled >= target + SIZE {
                 (all, cooled) = (all - SIZE, cooled - SIZE);
                 goes.extend(rows.iter().map(|row| (*row).clone()));

@@ -155,7 +155,7 @@ impl Finding {
             What::Foreign { holder } | What::Alien { holder: Some(holder) } if holder.in_block => {
                 Unit::Block(Block::of(self.row.ip))
             }
-            _ => self.row.unit(),
+            What::Dead | What::Gone | What::Foreign { .. } | What::Alien { .. } | What::Unmarked => self.row.unit(),
         }
     }
 }

@@ -110,7 +110,7 @@ mod tests {
             (state, change.let_go.is_some())
         });
         let mut becomes: Vec<(State, bool)> = becomes.collect();
-        assert!(becomes.len() % SIZE == 0, "all or none");
+        assert!(becomes.len().is_multiple_of(SIZE), "all or none");
         becomes.dedup();
         Fate {
             on: judged.on_eni.len(),

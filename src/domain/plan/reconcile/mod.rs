@@ -343,7 +343,14 @@ impl Finding {
             What::Missing | What::Gone | What::Contradiction => {
                 self.row.as_ref().map_or(Unit::Single(self.ip), Row::unit)
             }
-            _ => Unit::Single(self.ip),
+            What::CutOff
+            | What::Unknown { .. }
+            | What::Unmarked
+            | What::Forgotten { .. }
+            | What::Lost { .. }
+            | What::Unused { .. }
+            | What::Ended
+            | What::Conflict => Unit::Single(self.ip),
         }
     }
 }

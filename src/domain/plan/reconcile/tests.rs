@@ -236,7 +236,7 @@ fn the_addresses_of_a_prefix_that_no_row_knows_are_kept_back_as_such() {
     let found = world().prefix(16).finds(&[]);
     assert_eq!(found, vec![What::Unknown { primary: false, in_block: true }; 16]);
     let finding = Finding { ip: ip(20), row: None, what: found[0].clone() };
-    let Some(Mend::Insert(row)) = finding.mend(&eni(ENI), |_| unreachable!()) else { panic!("{finding}") };
+    let Some(Mend::Insert(row)) = finding.mend(&eni(ENI), |_| lease()) else { panic!("{finding}") };
     assert!(row.in_block);
 }
 
