@@ -20,6 +20,7 @@ use crate::domain::holding::{Held, Holding, Moment};
 use crate::domain::id::{Claim, EniId};
 
 mod book;
+mod choice;
 mod clock;
 mod drain;
 mod file;
@@ -31,7 +32,8 @@ mod use_row;
 mod uses;
 
 use book::Book;
-pub use book::{Choice, Version};
+pub use book::Version;
+pub use choice::Choice;
 use clock::Clock;
 pub use drain::Drain;
 pub use file::{Mark, Opened};
