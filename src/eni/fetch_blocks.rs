@@ -17,6 +17,8 @@ use crate::domain::plan::blocks::{Outlook, Policy};
 use crate::domain::plan::next::Refill;
 use crate::error::Error;
 
+/// One that is here may be a host of ours that has not entered itself yet: it is looked for again so soon.
+const STRANGER: Duration = Duration::from_secs(60);
 /// For so long a block that is asked back is one,
 const RECALLED: Duration = Duration::from_secs(600);
 /// which is looked for so often.
@@ -109,7 +111,7 @@ impl Task {
             return Ok(false);
         }
         if let Some((is_here, at)) = self.blocks.stranger
-            && now.duration_since(at) < PAUSE
+            && now.duration_since(at) < if is_here { STRANGER } else { PAUSE }
         {
             return Ok(is_here);
         }

@@ -358,12 +358,13 @@ async fn blocks_of_interfaces_stand_out() {
     fleet.vpc.take(RDS, ip(70));
     let auto = [("EC2_IPAM_BLOCKS", "auto")];
     let ((host, pool), (other, theirs)) = (fleet.started(1, &auto).await, fleet.started(2, &auto).await);
-    let (leased, elsewhere) = (host.lease(&pool).await, other.lease(&theirs).await);
+    // Whoever is not would be taken for the original, and no block be taken beside it.
     eventually("both hosts are on the roll", async || {
-        host.rows().await;
         host.tell_json::<Value>(&["map"]).await["hosts"].as_array().unwrap().len() == 2
     })
     .await;
+    let (leased, elsewhere) = (host.lease(&pool).await, other.lease(&theirs).await);
+    host.rows().await;
     let json: Value = host.tell_json(&["map"]).await;
     let blocks = &json["subnets"][0]["blocks"];
     assert_eq!(["whole", "broken", "full"].map(|name| blocks[name].as_u64()), [11, 1, 0].map(Some), "{blocks}");
