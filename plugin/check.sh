@@ -6,7 +6,7 @@ set -eu
 [ $# -eq 1 ] || [ $# -eq 2 ] || { echo "usage: $0 FOLDER [amd64|arm64]" >&2; exit 2; }
 plugin=$1 arch=${2:-}
 rootfs=$plugin/rootfs binary=$1/rootfs/usr/bin/ec2-ipam
-limit_mb=35
+limit_mb=40
 # From 2.34 on glibc itself resolves names by /etc/hosts and DNS, and does so without an nsswitch.conf. An older one would
 # load libnss_*.so, which nothing names, and every host name would fail to resolve inside the plugin. The binary of a
 # release needs no newer one either, so that it runs without the plugin on Ubuntu 22.04, Amazon Linux 2023 and RHEL 9.
