@@ -580,17 +580,17 @@ case_blocks() {
         on $h "docker plugin disable -f $plugin && docker plugin set $plugin EC2_IPAM_BLOCKS=auto && docker plugin enable $plugin" >/dev/null
         mknet $h eth2 wide
     done
-    run h2 c --network wide
-    run h2 d --network wide
+    run h2 other --network wide
+    run h2 second --network wide
     # A few at a time, as Compose has it.
     on h1 'seq -f w%g 40 | xargs -P 4 -I{} docker run -d --name {} --network wide busybox sleep 100000 >/dev/null'
     all=$(on h1 'docker ps -q -f name=^w | xargs docker inspect -f "{{.State.Running}} {{.NetworkSettings.Networks.wide.IPAddress}}"')
     all=$(sed -n 's/^true //p' <<<"$all" | sort -u)
     same "$(grep -c '^10\.79\.0\.' <<<"$all")" 40
     # Each of them from the other host; and from some of them that host, the router, and what is beyond it.
-    same "$(on h2 docker exec c sh -c "'for ip in $(xargs <<<"$all"); do ping -q -c 1 -W 10 \$ip >/dev/null || echo \$ip; done'")" ''
-    for h in w1 w20 w40; do pings h1 $h "$(ip_of h2 d)"; done
-    same "$(page h1 w40 "$(ip_of h2 c)")" c
+    same "$(on h2 docker exec other sh -c "'for ip in $(xargs <<<"$all"); do ping -q -c 1 -W 10 \$ip >/dev/null || echo \$ip; done'")" ''
+    for h in w1 w20 w40; do pings h1 $h "$(ip_of h2 second)"; done
+    same "$(page h1 w40 "$(ip_of h2 other)")" other
     pings h1 w40 10.79.0.1
     pings h1 w40 10.78.0.12
     # By blocks, within the slots, and told so.
@@ -607,17 +607,17 @@ case_blocks() {
     idle=$(listed h2 | sed -n 's/ ready .*//p' | head -n 1)
     block=$(prefixes h2)
     refused h1 "$idle cannot be given" docker run --rm --network wide --ip "$idle" busybox true
-    run h2 e --network wide --ip "$idle"
+    run h2 named --network wide --ip "$idle"
     pings h1 w1 "$idle"
     # One that has a container stays whole, and the others go back.
     remove h1 w{2..40}
     given_back() { on "$1" ec2-ipam recycle subnet-0e2e0000000000079 >/dev/null && has_blocks "$1" "$2"; }
     eventually 120 given_back h1 1
-    pings h2 c "$(ip_of h1 w1)"
+    pings h2 other "$(ip_of h1 w1)"
     remove h1 w1
     eventually 120 given_back h1 0
     # The one that was asked for goes by itself.
-    remove h2 c d e
+    remove h2 other second named
     gave_up() { ! prefixes h2 | grep -qxF "$block"; }
     eventually 240 gave_up
 }
