@@ -134,7 +134,10 @@ impl Manner {
     fn is_for(self, way: Way) -> bool {
         match self {
             Self::Once | Self::Twice => true,
-            Self::ReplyLost | Self::RepeatRefused | Self::LateEffect => way.ec2_call().is_some(),
+            Self::ReplyLost | Self::RepeatRefused => way.ec2_call().is_some(),
+            // There the repeat puts the block on and it is given back, all before the first Assign lands: to the next life that is
+            // a block of which nobody knows, and wants a look more.
+            Self::LateEffect => way.ec2_call().is_some() && way != Way::Turns,
             // It is the table itself that those make.
             Self::Forgotten | Self::TableAway => !way.makes_table(),
         }
