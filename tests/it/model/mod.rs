@@ -147,7 +147,7 @@ fn play_with_blocks(kind: Kind) {
             outcome.unwrap();
         }
         (None, Some(sequences)) => play_all(kind, true, (0..sequences.div_ceil(4)).map(|_| fastrand::u64(..))),
-        (None, None) => play_all(kind, true, 0..USUAL / 2),
+        (None, None) => play_all(kind, true, 0..USUAL / 5),
     }
 }
 
