@@ -10,7 +10,7 @@ use super::STORE_TIME;
 use super::blocks::{PAUSE, REFUSALS};
 use super::task::{Task, Then};
 use crate::domain::address::{Row, State};
-use crate::domain::block::{Block, Unit};
+use crate::domain::block::{Block, Unit, by_unit};
 use crate::domain::id::EniId;
 use crate::domain::plan::assign::Wanted;
 use crate::domain::plan::blocks::{Outlook, Policy};
@@ -38,10 +38,8 @@ impl Task {
             && self.blocks.may_be_had(now)
             && (policy == Policy::Always || !self.is_stranger_here(now).await?);
         let plenty = possible && policy == Policy::Auto && self.store()?.plenty(&self.subnet, now + STORE_TIME).await?;
-        let mut units: Vec<Unit> = rows.iter().filter(|row| is_ours(row)).map(Row::unit).collect();
-        units.sort_unstable();
-        units.dedup();
-        let blocks = units.iter().filter(|unit| matches!(unit, Unit::Block(_))).count();
+        let units = by_unit(rows.iter().filter(|row| is_ours(row)), |row| row.unit());
+        let blocks = units.keys().filter(|unit| matches!(unit, Unit::Block(_))).count();
         Ok(Outlook {
             policy,
             possible,

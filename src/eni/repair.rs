@@ -1,7 +1,7 @@
 //! What is found wrong, put right: what reconciling saw twice, by guarded changes of rows and by EC2 where an address is not
 //! where it should be, and leases by what this life itself knows of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use tokio::time::Instant;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::STORE_TIME;
 use super::task::Task;
 use crate::domain::address::{Change, NewRow, Row, State};
-use crate::domain::block::{Block, Unit, told_once};
+use crate::domain::block::{Block, Unit, by_unit, told_once};
 use crate::domain::holding::{Held, Holding};
 use crate::domain::id::Claim;
 use crate::domain::plan;
@@ -174,9 +174,7 @@ impl Task {
 
     /// Leases that left the ENI.
     async fn assign_again(&mut self, cut_off: Vec<Row>, repaired: &mut Repaired) -> Result<(), Error> {
-        let mut units: BTreeMap<Unit, Vec<Row>> = BTreeMap::new();
-        cut_off.into_iter().for_each(|row| units.entry(row.unit()).or_default().push(row));
-        for (unit, rows) in units {
+        for (unit, rows) in by_unit(cut_off, Row::unit) {
             let mut acquired = self.acquire(Wanted::Leased(rows.clone())).await?;
             // An idle address must not keep a container's own off the ENI.
             if matches!(acquired.trouble, Some(Ec2Error::EniFull { .. })) && self.makes_room().await? {
@@ -233,11 +231,8 @@ impl Task {
 
 /// What goes all or none: a prefix is adopted whole, anything else by itself.
 fn together(changes: Vec<(Finding, Change)>) -> Vec<Vec<(Finding, Change)>> {
-    let mut groups: BTreeMap<Unit, Vec<(Finding, Change)>> = BTreeMap::new();
-    for (finding, change) in changes {
-        let is_adopted = matches!(finding.what, What::Unused { in_block: true });
-        let unit = if is_adopted { Unit::Block(Block::of(finding.ip)) } else { Unit::Single(finding.ip) };
-        groups.entry(unit).or_default().push((finding, change));
-    }
-    groups.into_values().collect()
+    let unit = |(finding, _): &(Finding, Change)| {
+        if matches!(finding.what, What::Unused { .. }) { finding.unit() } else { Unit::Single(finding.ip) }
+    };
+    by_unit(changes, unit).into_values().collect()
 }

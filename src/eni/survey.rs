@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::STORE_TIME;
 use super::task::{Task, Witness};
 use crate::domain::address::{Row, State};
-use crate::domain::block::Block;
 use crate::domain::on_eni::OnEni;
 use crate::domain::plan::attachment::{Attachment, Word};
+use crate::domain::plan::blocks::unless_torn;
 use crate::domain::plan::reconcile::{Look, Mend, compare};
 use crate::domain::plan::settle_age;
 use crate::error::Error;
@@ -68,11 +68,10 @@ impl Task {
         self.shared.take_in(&rows).await;
         // IMDS's word is not enough to give anything up, and neither is the table's before Docker has said what its
         // containers have (I1): reconciling looks again.
-        let mut unused: Vec<Row> =
-            missing.into_iter().filter(|row| !self.shared.memory.has_container(row.ip)).collect();
-        let is_other = |row: &&Row| row.in_block && row.iface.as_ref() == Some(&self.nic.eni) && !unused.contains(row);
-        let stays: HashSet<Block> = rows.iter().filter(is_other).map(|row| Block::of(row.ip)).collect();
-        unused.retain(|row| !row.in_block || !stays.contains(&Block::of(row.ip)));
+        let is_unused = |row: &Row| !self.shared.memory.has_container(row.ip);
+        let unused: Vec<Row> = missing.into_iter().filter(is_unused).collect();
+        let is_here = |row: &&Row| row.iface.as_ref() == Some(&self.nic.eni);
+        let unused = unless_torn(unused, rows.iter().filter(is_here));
         // Of a distant one nobody will ever say more than the table.
         let is_told = self.outside.in_use.count().is_some() || self.shared.place.is_distant;
         let is_known = is_told && !self.shared.is_in_doubt();

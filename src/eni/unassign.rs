@@ -1,6 +1,5 @@
 //! Idle addresses that the ENI gives back to the subnet.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use tokio::time::Instant;
@@ -8,9 +7,10 @@ use tokio::time::Instant;
 use super::task::Task;
 use super::{Recycled, STORE_TIME};
 use crate::domain::address::{Change, Event, Row, State};
-use crate::domain::block::{Block, Unit};
+use crate::domain::block::by_unit;
 use crate::domain::holding::Held;
 use crate::domain::id::Kind;
+use crate::domain::plan::blocks::unless_torn;
 use crate::domain::plan::next::Because;
 use crate::error::Error;
 use crate::fleet::{GiveBack, GivenBack};
@@ -51,21 +51,16 @@ impl Task {
         let token = self.outside.claims.next(Kind::Off);
         // In the journal first, so that nothing can grant it: what became a lease meanwhile stays.
         let journal = self.shared.journal();
-        let mut units: BTreeMap<Unit, Vec<Ipv4Addr>> = BTreeMap::new();
-        rows.iter().for_each(|row| units.entry(row.unit()).or_default().push(row.ip));
-        let units: Vec<Vec<Ipv4Addr>> = units.into_values().collect();
+        let ips = |rows: Vec<&Row>| rows.iter().map(|row| row.ip).collect();
+        let units: Vec<Vec<Ipv4Addr>> = by_unit(rows, |row| row.unit()).into_values().map(ips).collect();
         let (leaving, recorded) = journal.leave(&units, &token).await;
         if recorded == Recorded::InMemory {
             self.shared.post().await?;
         }
         let goes = |ip: &Ipv4Addr| leaving.contains(ip) || self.shared.holding(*ip).is_none();
         let going: Vec<Ipv4Addr> = units.into_iter().filter(|ips| ips.iter().all(goes)).flatten().collect();
-        let rows: Vec<Row> = rows.iter().filter(|row| going.contains(&row.ip)).cloned().collect();
-        let mut rows = self.ready(rows).await?;
-        // A block goes whole.
-        let is_left_behind = |ip: &Ipv4Addr| going.contains(ip) && rows.iter().all(|row| row.ip != *ip);
-        let torn: BTreeSet<Block> = going.iter().filter(|ip| is_left_behind(ip)).map(|ip| Block::of(*ip)).collect();
-        rows.retain(|row| !row.in_block || !torn.contains(&Block::of(row.ip)));
+        let all: Vec<Row> = rows.iter().filter(|row| going.contains(&row.ip)).cloned().collect();
+        let rows = unless_torn(self.ready(all.clone()).await?, all.iter());
         let ips: Vec<Ipv4Addr> = rows.iter().map(|row| row.ip).collect();
         self.shared.memory.taken_off(&ips);
         let request = GiveBack { eni: &self.nic.eni, rows: &rows, token, budget: STORE_TIME };

@@ -1,13 +1,13 @@
 //! Addresses for an ENI: claimed, assigned, and what cannot be had recorded.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::slice;
 use std::time::Duration;
 
 use super::{Fleet, by, said};
 use crate::domain::address::{Event, Row};
-use crate::domain::block::{Block, Unit};
+use crate::domain::block::{Block, Unit, by_unit};
 use crate::domain::id::{Claim, EniId, SubnetId};
 use crate::domain::plan::assign::{
     Batch, Holder, Judged, Refused, Standing, Wanted, Why, in_doubt, judge, judge_blocks, needs_look,
@@ -109,11 +109,7 @@ impl Fleet {
                 let (sub_pool, cooldown, count) = (*sub_pool, *cooldown, *count);
                 let subnet = &subnet.id;
                 let wanted = FreeClaim { subnet, eni, sub_pool, cooldown, except: leaving, count, claim: on };
-                let claimed = self.store.now()?.claim_free(&wanted, until).await?;
-                if !claimed.is_empty() {
-                    point("refill:claimed").await;
-                }
-                (claimed, Standing::Fresh)
+                (claimed(self.store.now()?.claim_free(&wanted, until).await?).await, Standing::Fresh)
             }
             Wanted::Blocks { count, sub_pool, cooldown, except } => {
                 let (sub_pool, cooldown, count) = (*sub_pool, *cooldown, *count);
@@ -121,12 +117,9 @@ impl Fleet {
                 let mut candidates = store.whole_blocks(&subnet.id, sub_pool, WINDOW, until).await?;
                 let is_leaving = |block: &Block| leaving.iter().any(|ip| block.contains(*ip));
                 candidates.retain(|block| block.may_be_in(subnet) && !except.contains(block) && !is_leaving(block));
-                let claim = BlockClaim { subnet: &subnet.id, eni, candidates: &candidates, cooldown, count, claim: on };
-                let claimed = store.claim_blocks(&claim, until).await?;
-                if !claimed.is_empty() {
-                    point("refill:claimed").await;
-                }
-                (claimed, Standing::Fresh)
+                let wanted =
+                    BlockClaim { subnet: &subnet.id, eni, candidates: &candidates, cooldown, count, claim: on };
+                (claimed(store.claim_blocks(&wanted, until).await?).await, Standing::Fresh)
             }
             Wanted::Named(row) => {
                 let event = Event::Claim { eni: (*eni).clone(), claim: on.clone(), in_block: false };
@@ -150,21 +143,26 @@ impl Fleet {
     }
 }
 
+/// For a refill, if there were any.
+async fn claimed(rows: Vec<Row>) -> Vec<Row> {
+    if !rows.is_empty() {
+        point("refill:claimed").await;
+    }
+    rows
+}
+
 /// What takes a slot each.
 fn units(rows: &[Row]) -> Vec<Unit> {
-    rows.iter().map(Row::unit).collect::<BTreeSet<_>>().into_iter().collect()
+    by_unit(rows, |row| row.unit()).into_keys().collect()
 }
 
 /// What goes into one call each: single addresses together, blocks together as long as none of them may be on the ENI already.
 fn batches(rows: Vec<Row>, standing: Standing) -> Vec<Vec<Row>> {
     let (of_blocks, singles): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.in_block);
     let mut batches = vec![singles];
-    if standing == Standing::Fresh {
-        batches.push(of_blocks);
-    } else {
-        let mut blocks: BTreeMap<Block, Vec<Row>> = BTreeMap::new();
-        of_blocks.into_iter().for_each(|row| blocks.entry(Block::of(row.ip)).or_default().push(row));
-        batches.extend(blocks.into_values());
+    match standing {
+        Standing::Fresh => batches.push(of_blocks),
+        Standing::Unsettled | Standing::Leased => batches.extend(by_unit(of_blocks, Row::unit).into_values()),
     }
     batches.retain(|rows| !rows.is_empty());
     batches

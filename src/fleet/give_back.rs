@@ -4,7 +4,7 @@
 //! Unassign of it may still land: it would take the address from whoever has it by then. Hence a row that was left off is
 //! tried again only once its claim is older than the settle age, and every attempt renews the claim.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::said::{Off, to_unassign, to_unassign_of_blocks};
 use super::sender::BRIEF;
 use super::{Fleet, by};
 use crate::domain::address::{Change, Event, Row};
-use crate::domain::block::{Block, Unit};
+use crate::domain::block::{Block, by_unit};
 use crate::domain::id::{Claim, EniId};
 use crate::domain::plan::settle_age;
 use crate::error::Error;
@@ -76,8 +76,10 @@ impl Fleet {
         let given_up =
             |row: &Row| row.on(Event::GiveUp { claim: token.clone() }).ok().map(|change| (change.after(row), change));
         // A block goes whole: a row of it that has changed keeps all of it here.
-        let groups: Vec<(Vec<Row>, Vec<Change>)> =
-            units(rows).iter().map(|rows| rows.iter().filter_map(given_up).unzip()).collect();
+        let groups: Vec<(Vec<Row>, Vec<Change>)> = by_unit(rows, |row| row.unit())
+            .into_values()
+            .map(|rows| rows.into_iter().filter_map(given_up).unzip())
+            .collect();
         let (off, changes): (Vec<Vec<Row>>, Vec<Vec<Change>>) =
             groups.into_iter().filter(|(_, changes)| !changes.is_empty()).unzip();
         let done = self.store.now()?.apply_together(&changes, by(budget)).await?;
@@ -98,18 +100,14 @@ impl Fleet {
             trouble = trouble.or(why);
         }
         point("off:unassigned").await;
-        let freed: Vec<Row> = off.iter().filter(|row| gone.contains(&row.ip)).cloned().collect();
-        let (rows, changes): (Vec<Vec<Row>>, Vec<Vec<Change>>) = units(&freed)
-            .into_iter()
-            .map(|rows| {
-                let changes = rows.iter().filter_map(|row| row.on(Event::Gone).ok()).collect();
-                (rows, changes)
-            })
-            .unzip();
+        let freed = off.iter().filter(|row| gone.contains(&row.ip));
+        let units: Vec<Vec<&Row>> = by_unit(freed, |row| row.unit()).into_values().collect();
+        let gone = |rows: &Vec<&Row>| rows.iter().filter_map(|row| row.on(Event::Gone).ok()).collect();
+        let changes: Vec<Vec<Change>> = units.iter().map(gone).collect();
         let done = self.store.now()?.apply_together(&changes, by(budget)).await?;
         point("off:freed").await;
         let freed: Vec<Ipv4Addr> =
-            rows.iter().zip(done).filter(|(_, done)| *done).flat_map(|(rows, _)| rows).map(|row| row.ip).collect();
+            units.iter().zip(done).filter(|(_, done)| *done).flat_map(|(rows, _)| rows).map(|row| row.ip).collect();
         let count = freed.len();
         tracing::info!(%eni, freed = count, "gave {count} of {} addresses back to the subnet", off.len());
         Ok(GivenBack { freed, pending: off.len() - count, trouble })
@@ -163,13 +161,6 @@ impl Fleet {
         off.retain(|row| now.iter().any(|now| now.ip == row.ip && now.guard() == row.guard()));
         Ok(off)
     }
-}
-
-/// Rows that move together: each single one by itself, those of a block with each other.
-fn units(rows: &[Row]) -> Vec<Vec<Row>> {
-    let mut units: BTreeMap<Unit, Vec<Row>> = BTreeMap::new();
-    rows.iter().for_each(|row| units.entry(row.unit()).or_default().push(row.clone()));
-    units.into_values().collect()
 }
 
 /// Which of the addresses are off the ENI for certain, and what is in the way of the others.

@@ -4,7 +4,7 @@
 //! container or two is lost to a host that needs sixteen. The rules are those of simulated lives, which the benchmark `blocks`
 //! plays on these very functions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
 
 use super::Warmth;
@@ -134,6 +134,14 @@ impl<'r> Idle<'r> {
         let blocks = self.blocks.values().filter(|rows| rows.iter().all(|row| goes(row))).flatten();
         singles.chain(blocks).map(|row| (*row).clone()).collect()
     }
+}
+
+/// Of a block all goes or nothing: what goes, but for what is of a block of which one of `all` does not.
+pub fn unless_torn<'r>(mut goes: Vec<Row>, all: impl Iterator<Item = &'r Row>) -> Vec<Row> {
+    let stays = all.filter(|row| row.in_block && goes.iter().all(|goes| goes.ip != row.ip));
+    let torn: HashSet<Block> = stays.map(|row| Block::of(row.ip)).collect();
+    goes.retain(|row| !row.in_block || !torn.contains(&Block::of(row.ip)));
+    goes
 }
 
 impl Warmth {

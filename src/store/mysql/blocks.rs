@@ -16,7 +16,7 @@ use super::super::{BlockClaim, StoreError, raw};
 use super::pool::{Checkout, Pool};
 use super::token::Token;
 use super::tries::{Before, Tries};
-use super::{list, text};
+use super::{cooled, list, text};
 
 pub(super) async fn claim_blocks(
     pool: &Arc<Pool>,
@@ -24,9 +24,7 @@ pub(super) async fn claim_blocks(
     until: Instant,
 ) -> Result<Vec<Row>, StoreError> {
     let (token, subnet) = (Token::new(wanted.eni, wanted.claim), text(wanted.subnet.as_str()));
-    let cooled = raw::cooling(wanted.cooldown, &pool.clock).map_or_else(String::new, |(seconds, latest)| {
-        format!(" AND ts<=LEAST(NOW(),FROM_UNIXTIME({latest}))-INTERVAL {seconds} SECOND")
-    });
+    let cooled = cooled("", raw::cooling(wanted.cooldown, &pool.clock));
     let statement = |block: &Block| {
         let ips = list(&block.addresses().collect::<Vec<Ipv4Addr>>());
         format!(

@@ -279,6 +279,13 @@ fn list(ips: &[Ipv4Addr]) -> String {
     ips.iter().map(|ip| format!("'{ip}'")).collect::<Vec<_>>().join(",")
 }
 
+/// A further condition on rows of the table that `of` names: how long they must have cooled, by [`raw::cooling`].
+fn cooled(of: &str, cooling: Option<(i64, i64)>) -> String {
+    cooling.map_or_else(String::new, |(seconds, latest)| {
+        format!(" AND {of}ts<=LEAST(NOW(),FROM_UNIXTIME({latest}))-INTERVAL {seconds} SECOND")
+    })
+}
+
 /// A column of a row. The text protocol's values convert to whatever the column holds.
 fn column<T: mysql_async::prelude::FromValue>(
     row: &mut mysql_async::Row,

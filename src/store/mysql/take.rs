@@ -25,7 +25,7 @@ use super::token::Token;
 use super::tries::{Before, Tries};
 use super::trouble::{By, Trouble};
 use super::window::{self, Window};
-use super::{column, list, text};
+use super::{column, cooled, list, text};
 
 /// So many times more rows are drawn from than are wanted, once others were in the way.
 const DRAW: usize = 8;
@@ -156,9 +156,7 @@ impl Take {
 
     /// Which free ones of the subnet, in the table that `of` names.
     fn may(&self, of: &str) -> String {
-        let cooled = self.cooled.map_or_else(String::new, |(seconds, latest)| {
-            format!(" AND {of}ts<=LEAST(NOW(),FROM_UNIXTIME({latest}))-INTERVAL {seconds} SECOND")
-        });
+        let cooled = cooled(of, self.cooled);
         let except =
             if self.except.is_empty() { String::new() } else { format!(" AND {of}ip NOT IN ({})", self.except) };
         format!("{of}`primary`=0{cooled}{except}")

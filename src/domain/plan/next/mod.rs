@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use tokio::time::Instant;
 
-use super::blocks::Idle;
+use super::blocks::{Idle, unless_torn};
 use super::{Burst, Warmth, drain_age, give_way, settle_age};
 use crate::domain::address::{Row, State};
 use crate::domain::block::Block;
@@ -237,11 +237,8 @@ impl View {
             State::Ready | State::On | State::Lease => self.leaving.contains(&row.ip),
             State::Free | State::Foreign | State::Reserved => false,
         };
-        let mut due: Vec<Row> = self.rows.iter().filter(is_left).cloned().collect();
-        // A block goes whole: while anything of it is something else, nothing does.
-        let is_other = |row: &&Row| row.in_block && row.state() != State::Foreign && !is_left(row);
-        let stays: HashSet<Block> = self.rows.iter().filter(is_other).map(|row| Block::of(row.ip)).collect();
-        due.retain(|row| !row.in_block || !stays.contains(&Block::of(row.ip)));
+        let due = self.rows.iter().filter(is_left).cloned().collect();
+        let due = unless_torn(due, self.rows.iter().filter(|row| row.state() != State::Foreign));
         (!due.is_empty() && self.may_give_up(now)).then_some(Next::GiveBack(due, Because::LeftOff))
     }
 
