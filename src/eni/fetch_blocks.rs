@@ -32,8 +32,7 @@ impl Task {
         let has_room = |range: Ipv4Net| range.prefix_len() <= 28;
         let possible = policy != Policy::Never
             && takes_them
-            // The first and the last /28 are AWS's.
-            && self.subnet.cidr.prefix_len() <= 26
+            && !Block::numbers_in(self.subnet.cidr).is_empty()
             && wanted.sub_pool.is_none_or(has_room)
             && self.blocks.may_be_had(now)
             && (policy == Policy::Always || !self.is_stranger_here(now).await?);

@@ -66,10 +66,10 @@ const SAMPLE: u32 = 64;
 
 /// Some of those that the subnet can have, drawn evenly from all over it.
 pub(super) fn sample(subnet: &Subnet) -> Vec<Block> {
-    let first = Block::of(subnet.cidr.network()).number() + 1;
-    let usable = Block::of(subnet.cidr.broadcast()).number().saturating_sub(first);
+    let all = Block::numbers_in(subnet.cidr);
+    let usable = all.end.saturating_sub(all.start);
     let sample = usable.min(SAMPLE);
-    let drawn = (0..sample).map(|n| first + fastrand::u32(n * usable / sample..(n + 1) * usable / sample));
+    let drawn = (0..sample).map(|n| all.start + fastrand::u32(n * usable / sample..(n + 1) * usable / sample));
     drawn.filter_map(Block::numbered).collect()
 }
 
