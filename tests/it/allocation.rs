@@ -145,14 +145,14 @@ async fn addresses_that_may_not_be_named(kind: Kind) {
     let fleet = Fleet::new(kind).await;
     fleet.vpc.take(RDS, ip(70));
     fleet.vpc.add_address(RDS, ip(71));
-    let mut other = fleet.host(2);
-    other.start().await;
-    let theirs = other.pool().await;
-    // Before any is drawn at random.
+    // Its primary address, before the other one draws any at random.
+    let mut host = fleet.host(1);
+    let (other, theirs) = fleet.started(2, &[]).await;
     other.tell(&["reserve", "10.77.0.60"]).await;
     let (leased, idle) = (other.lease(&theirs).await, other.lease(&theirs).await);
     other.release(&theirs, idle).await;
-    let (host, pool) = fleet.started(1, &[]).await;
+    host.start().await;
+    let pool = host.pool().await;
     if kind == Kind::Sqlite {
         // It has a file of its own.
         host.tell(&["reserve", "10.77.0.60"]).await;

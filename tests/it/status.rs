@@ -279,6 +279,8 @@ async fn the_json_is_what_its_document_says() {
     let fleet = Fleet::new(Kind::Sqlite).await;
     let (host, _docker, pool) = bed(&fleet, "1h").await;
     host.lease(&pool).await;
+    // With this it has entered itself, which the map shows.
+    host.tell(&["hosts"]).await;
     let document = include_str!("../../docs/status.md");
     for command in ["status", "list", "map", "doctor", "hosts", "drain"] {
         let title = format!("## `ec2-ipam {command} --json`");
