@@ -15,6 +15,7 @@ use crate::support::host::{Fleet, Host, Kind, SUBNET, UNASSIGN, eventually, ip, 
 use crate::support::proxy::Fate;
 
 mod away;
+mod blocks;
 mod gone;
 mod strangers;
 mod words;
