@@ -68,11 +68,17 @@ fn names() -> Vec<&'static str> {
     FACTS.into_iter().chain(prefixes::FACTS).chain(LAST).collect()
 }
 
-/// A host with two spare ENIs, in a subnet with a reservation of each type.
-async fn bed(switches: Switches) -> (Fleet, Host) {
+/// A host with two spare ENIs.
+async fn plain_bed(switches: Switches) -> (Fleet, Host) {
     let fleet = Fleet::with(Kind::Sqlite, "10.77.0.0/24", switches).await;
     let host = fleet.host(1);
     host.attach(OTHER, 2, 200, "eth2");
+    (fleet, host)
+}
+
+/// The same, in a subnet with a reservation of each type.
+async fn bed(switches: Switches) -> (Fleet, Host) {
+    let (fleet, host) = plain_bed(switches).await;
     fleet.vpc.reserve(SUBNET, "10.77.0.128/27", Reservation::Explicit);
     fleet.vpc.reserve(SUBNET, "10.77.0.160/27", Reservation::Prefix);
     (fleet, host)
@@ -147,8 +153,11 @@ async fn by_default_all_is_as_assumed() {
     names_nobody(&host, &text);
     let moved = |call: &vpc_sim::Call| call.parameters.get("AllowReassignment").is_some_and(|v| v == "true");
     assert!(!fleet.vpc.calls().iter().any(moved), "an address of somebody else may never move");
+}
 
-    // For people, and with one spare ENI only.
+#[tokio::test]
+async fn for_people_and_with_one_spare_interface_only() {
+    let (fleet, host) = plain_bed(Switches::default()).await;
     let (done, text) = host.run(&with(&BOTH[..4], &["--skip-limits"])).await;
     assert!(done, "{text}");
     let line = |name: &str| {
@@ -262,7 +271,8 @@ async fn lists_that_lag_are_measured() {
     host.set(&[("EC2_IPAM_SETTLE_AGE", "3s")]);
     fleet.vpc.describe_lag(Duration::from_secs(4));
     fleet.vpc.imds_lag(Duration::from_millis(700), Duration::from_secs(60));
-    let (done, report, text) = run(&host, &["--wait", "6s"]).await;
+    // A block that is reserved for prefixes counts as taken before it is.
+    let (done, report, text) = run(&host, &with(&RESERVED, &["--wait", "6s"])).await;
     assert!(!done, "{text}");
     let late = ["assign-to-describe", "unassign-to-describe", "prefix-to-describe", "unassign-prefix-to-describe"];
     assert_eq!(with_verdict(&report, "NEW"), late.into(), "{text}");
