@@ -674,20 +674,19 @@ impl Host {
     pub async fn age(&self, seconds: u32) {
         // Once the table knows what is aged there.
         self.rows().await;
-        // Neither clock is to be seen ahead of the other.
-        if self.child.is_some() {
-            self.signal(Signal::SIGSTOP);
-        }
         let ahead = self.dir.path().join("ahead");
         let before: u32 = std::fs::read_to_string(&ahead).map_or(0, |text| text.parse().unwrap());
-        std::fs::write(&ahead, (before + seconds).to_string()).unwrap();
-        self.sql(
-            &format!(
-                "UPDATE allocation SET ts=ts-INTERVAL {seconds} SECOND, claimed=claimed-INTERVAL {seconds} SECOND"
-            ),
-            &format!("UPDATE allocation SET ts=ts-{seconds}, claimed=claimed-{seconds}000"),
-        )
-        .await;
+        let mariadb =
+            format!("UPDATE allocation SET ts=ts-INTERVAL {seconds} SECOND, claimed=claimed-INTERVAL {seconds} SECOND");
+        let sqlite = format!("UPDATE allocation SET ts=ts-{seconds}, claimed=claimed-{seconds}000");
+        // Neither clock is to be seen ahead of the other. Who is stopped holds no lock: all of them are this statement's.
+        let stop = || {
+            if self.child.is_some() {
+                self.signal(Signal::SIGSTOP);
+            }
+            std::fs::write(&ahead, (before + seconds).to_string()).unwrap();
+        };
+        self.table().sql_and(&mariadb, &sqlite, stop).await;
         if self.child.is_some() {
             self.signal(Signal::SIGCONT);
         }
@@ -720,8 +719,7 @@ impl Host {
                 rows
             }
             None => {
-                let file = rusqlite::Connection::open(self.dir.path().join("state/ipam.db")).unwrap();
-                file.busy_timeout(Duration::from_secs(30)).unwrap();
+                let file = self.table().open();
                 let sql = "SELECT ip, status, iface, \"primary\", claim, holder, ts, in_block FROM allocation";
                 let mut query = file.prepare(sql).unwrap();
                 let read = |row: &rusqlite::Row<'_>| {
@@ -941,14 +939,30 @@ impl Table {
         self.sql(statement, statement).await;
     }
 
+    fn open(&self) -> rusqlite::Connection {
+        let file = rusqlite::Connection::open(&self.file).unwrap();
+        file.busy_timeout(Duration::from_secs(30)).unwrap();
+        file
+    }
+
     /// Runs a statement, as each kind of table has it.
     pub async fn sql(&self, mariadb: &str, sqlite: &str) {
         match &self.db {
             Some(db) => db.exec(mariadb).await,
+            None => self.open().execute_batch(sqlite).unwrap(),
+        }
+    }
+
+    /// Does something more before others see what the statement does.
+    async fn sql_and(&self, mariadb: &str, sqlite: &str, mut more: impl FnMut()) {
+        match &self.db {
+            Some(db) => db.exec_and(mariadb, &mut more).await,
             None => {
-                let file = rusqlite::Connection::open(&self.file).unwrap();
-                file.busy_timeout(Duration::from_secs(30)).unwrap();
-                file.execute_batch(sqlite).unwrap();
+                let mut file = self.open();
+                let change = file.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
+                change.execute_batch(sqlite).unwrap();
+                more();
+                change.commit().unwrap();
             }
         }
     }

@@ -289,16 +289,36 @@ impl Db {
     pub async fn exec(&self, sql: &str) {
         run(self.session().await, sql).await;
     }
+
+    /// Does something more before others see what the statement does.
+    pub async fn exec_and(&self, sql: &str, mut more: impl FnMut()) {
+        let mut session = self.session().await;
+        loop {
+            session.query_drop("START TRANSACTION").await.unwrap();
+            if is_done(session.query_drop(sql).await) {
+                break;
+            }
+        }
+        more();
+        session.query_drop("COMMIT").await.unwrap();
+        session.disconnect().await.unwrap();
+    }
 }
 
-/// Does a statement again that Galera ended for what another node had committed before: a deadlock to one of its rows,
-/// an interruption to one that changes a table and had not begun yet.
+/// Does a statement again that was in another one's way.
 async fn run(mut session: Conn, sql: &str) {
-    loop {
-        match session.query_drop(sql).await {
-            Err(mysql_async::Error::Server(why)) if matches!(why.code, 1213 | 1317) => {}
-            done => break done.unwrap(),
+    while !is_done(session.query_drop(sql).await) {}
+    session.disconnect().await.unwrap();
+}
+
+/// Not if Galera ended it for what another node had committed before: a deadlock to one of its rows, an interruption to one
+/// that changes a table and had not begun yet.
+fn is_done(outcome: mysql_async::Result<()>) -> bool {
+    match outcome {
+        Err(mysql_async::Error::Server(why)) if matches!(why.code, 1213 | 1317) => false,
+        outcome => {
+            outcome.unwrap();
+            true
         }
     }
-    session.disconnect().await.unwrap();
 }
