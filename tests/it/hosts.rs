@@ -50,7 +50,7 @@ async fn each_host_is_shown_as_it_told_and_what_an_older_one_does_not_tell_is_un
     let leases = [a.lease(&pool).await, a.lease(&pool).await];
     a.release(&pool, leases[0]).await;
     let version = env!("CARGO_PKG_VERSION");
-    enter(&a, &[("i-old", "0.0.9", None, 3), ("i-gone", "0.0.9", None, 90_000)]).await;
+    enter(&a, &[("i-old", "0.0.9", None, 3), ("i-gone", "0.0.9", None, 3600)]).await;
     // Of a driver that was exchanged for an older one since.
     let stale = r#"{"version":"9.9.9","addresses":{"leases":7,"warm":7,"cooling":7},"drained":true,"problems":3}"#;
     enter(&a, &[("i-back", "0.0.9", Some(stale), 3)]).await;
