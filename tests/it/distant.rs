@@ -47,6 +47,12 @@ async fn pool_of(server: &Host, host: &Host) -> Result<String, String> {
     server.pool_with("", json!({ "eni-id": host.eni, "instance-id": host.instance })).await
 }
 
+/// The time for which another server serves the interface of `host` is over.
+async fn let_lapse(server: &Host, host: &Host) {
+    let over = format!("UPDATE task SET until=NOW()-INTERVAL 1 SECOND WHERE name='eni:{}'", host.eni);
+    server.sql(&over, "").await;
+}
+
 async fn state(server: &Host, ip: Ipv4Addr) -> (State, Option<String>) {
     let row = server.rows_now().await.into_iter().find(|row| row.ip == ip).expect("a row");
     (row.state, row.iface)
@@ -161,8 +167,7 @@ async fn another_server_takes_over_from_a_dead_one() {
         other.release(&pool, ip).await;
     }
     // Once the dead one's time is over it gives back, too.
-    let dead = format!("UPDATE task SET until=NOW()-INTERVAL 1 SECOND WHERE name='eni:{}'", host.eni);
-    other.sql(&dead, "").await;
+    let_lapse(&other, &host).await;
     eventually("what is too much is given back", async || host.assigned().len() <= 5).await;
 }
 
@@ -337,8 +342,7 @@ async fn what_a_dead_server_left_another_one_takes_up() {
     let mut other = fleet.host(3);
     other.set(&SERVER);
     other.start().await;
-    let over = format!("UPDATE task SET until=NOW()-INTERVAL 1 SECOND WHERE name='eni:{}'", host.eni);
-    other.sql(&over, "").await;
+    let_lapse(&other, &host).await;
     eventually("what is too much is given back", async || host.assigned().len() <= 5).await;
     eventually("nothing is under way", async || {
         other.rows_now().await.iter().all(|row| !matches!(row.state, State::Off | State::On))
@@ -366,13 +370,12 @@ async fn a_server_that_stood_still_gives_nothing_back_that_was_given_since() {
         eventually("it looks again", async || proxy.met()).await;
         one.signal(Signal::SIGSTOP);
         assert_eq!(state(&other, ip).await.0, State::Off);
-        let over = format!("UPDATE task SET until=NOW()-INTERVAL 1 SECOND WHERE name='eni:{}'", host.eni);
-        other.sql(&over, "").await;
+        let_lapse(&other, &host).await;
         assert_eq!(pool_of(&other, &host).await.as_ref(), Ok(&pool));
         eventually("another one gives it back", async || state(&other, ip).await.0 == State::Free).await;
         assert_eq!(other.request(&pool, &ip.to_string()).await, Ok(ip));
         other.kill();
-        other.sql(&over, "").await;
+        let_lapse(&other, &host).await;
         one.signal(Signal::SIGCONT);
     };
     tokio::join!(recycling, meanwhile);
@@ -469,8 +472,7 @@ async fn killed_at(point: &'static str) {
     one.kill();
     other.set(&SERVER);
     other.start().await;
-    let over = format!("UPDATE task SET until=NOW()-INTERVAL 1 SECOND WHERE name='eni:{}'", host.eni);
-    other.sql(&over, "").await;
+    let_lapse(&other, &host).await;
     assert_eq!(pool_of(&other, &host).await.as_ref(), Ok(&pool), "{point}");
     eventually("nothing is under way", async || {
         let rows = other.rows_now().await;

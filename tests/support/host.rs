@@ -954,9 +954,9 @@ impl Table {
     }
 
     /// Does something more before others see what the statement does.
-    async fn sql_and(&self, mariadb: &str, sqlite: &str, mut more: impl FnMut()) {
+    async fn sql_and(&self, mariadb: &str, sqlite: &str, more: impl FnOnce()) {
         match &self.db {
-            Some(db) => db.exec_and(mariadb, &mut more).await,
+            Some(db) => db.exec_and(mariadb, more).await,
             None => {
                 let mut file = self.open();
                 let change = file.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();

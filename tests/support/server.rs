@@ -291,7 +291,7 @@ impl Db {
     }
 
     /// Does something more before others see what the statement does.
-    pub async fn exec_and(&self, sql: &str, mut more: impl FnMut()) {
+    pub async fn exec_and(&self, sql: &str, more: impl FnOnce()) {
         let mut session = self.session().await;
         loop {
             session.query_drop("START TRANSACTION").await.unwrap();

@@ -33,8 +33,7 @@ async fn servers_fill_an_interface_with_blocks_and_give_them_back() {
     for ip in rest {
         other.release(&pool, *ip).await;
     }
-    let dead = format!("UPDATE task SET until=NOW()-INTERVAL 1 SECOND WHERE name='eni:{}'", host.eni);
-    other.sql(&dead, "").await;
+    let_lapse(&other, &host).await;
     eventually("all blocks but one go back", async || fleet.vpc.prefixes(&host.eni).len() == 1).await;
     assert!(fleet.vpc.prefixes(&host.eni).iter().all(|net| net.contains(kept)), "I2: a container has an address of it");
     eventually("the rows of the others are free", async || {
