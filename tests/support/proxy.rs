@@ -90,6 +90,12 @@ impl Proxy {
         self.state.error.store(code, Ordering::Relaxed);
     }
 
+    /// Whether whoever comes gets through, as far as was told until now.
+    pub fn passes(&self) -> bool {
+        let State { stalled, away, error, .. } = &*self.state;
+        !stalled.load(Ordering::Relaxed) && !away.load(Ordering::Relaxed) && error.load(Ordering::Relaxed) == 0
+    }
+
     pub fn slow(&self, latency: Duration) {
         self.state.latency.store(u64::try_from(latency.as_millis()).unwrap(), Ordering::Relaxed);
     }
