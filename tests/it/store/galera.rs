@@ -45,9 +45,10 @@ async fn live(store: Store, n: u8, held: Arc<Held>, rounds: Arc<[AtomicUsize]>, 
     }
 }
 
+/// On the nodes that live on: one that begins anew counts anew.
 async fn collisions(cluster: &Galera) -> u64 {
     let mut sum = 0;
-    for node in &cluster.nodes {
+    for node in [&cluster.nodes[0], &cluster.nodes[2]] {
         let mut root = node.root(None).await;
         let read = "SHOW STATUS WHERE variable_name IN ('wsrep_local_cert_failures','wsrep_local_bf_aborts')";
         sum += root.query::<(String, u64), _>(read).await.unwrap().iter().map(|(_, count)| count).sum::<u64>();
