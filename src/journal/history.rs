@@ -43,6 +43,7 @@ impl Journal {
             before = next;
         }
         found.retain(is_wanted);
+        found.truncate(MOST);
         Ok(found)
     }
 

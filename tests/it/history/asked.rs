@@ -283,5 +283,6 @@ async fn a_long_history_is_read_beside_grants() {
     };
     let (seen, ()) = tokio::join!(all(&host), grants);
     assert_eq!(seen, 10_000, "the last ones");
+    assert_eq!(all(&host).await, 10_000, "and no more though others came between them");
     assert_eq!(ends(&host, ip).await.len(), 21);
 }
