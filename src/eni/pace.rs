@@ -10,9 +10,6 @@ use crate::domain::plan::settle_age;
 
 /// A warm address taken is replaced so much later: within a burst one large refill does it all.
 const TOP_UP_DELAY: Duration = Duration::from_secs(1);
-/// A reserve that could not be fetched just then is tried again so much later, but not by the whole fleet at once: EC2 may have
-/// throttled all of it.
-const TOP_UP_PAUSE: Duration = Duration::from_secs(30);
 /// After a refusal nothing is asked of EC2 for warmth alone for so long (vpc-cni waits as long for a full subnet).
 const WARM_BACK_OFF: Duration = Duration::from_secs(120);
 /// Between two attempts at claims that could not be settled, at whose the ENI is, and at EC2 where IMDS has answered for it.
@@ -87,11 +84,6 @@ impl Pace {
     pub(super) fn top_up_soon(&mut self, now: Instant) -> Instant {
         self.called(now);
         *self.times.top_up_at.get_or_insert(now + TOP_UP_DELAY)
-    }
-
-    /// It came to nothing, and may pass.
-    pub(super) fn top_up_later(&mut self, now: Instant) {
-        self.times.top_up_at = Some(now + TOP_UP_PAUSE.mul_f64(0.5 + fastrand::f64()));
     }
 
     /// A drained host has given back: what becomes idle from now on goes a while later, many with one Unassign.

@@ -79,17 +79,8 @@ impl Task {
         rows: &[Row],
         now: Instant,
     ) -> Result<Then, Error> {
-        let is_for_nobody = self.queue.is_empty();
-        self.was_asked_for(now);
-        let outcome = self.fetch_more(ec2, wanted, rows, now).await;
-        if is_for_nobody && outcome.as_ref().is_err_and(Error::may_pass) {
-            self.pace.top_up_later(Instant::now());
-        }
-        outcome
-    }
-
-    async fn fetch_more(&mut self, ec2: &Ec2, wanted: Refill, rows: &[Row], now: Instant) -> Result<Then, Error> {
         let Refill { sub_pool, cooldown, waiting, lacking, .. } = wanted;
+        self.was_asked_for(now);
         let outlook = self.outlook(&wanted, rows, now).await?;
         let mut size = waiting;
         if let Some(lacking) = lacking {

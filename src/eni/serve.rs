@@ -82,8 +82,6 @@ impl Task {
     /// Idle addresses to those who wait for any.
     pub(super) async fn serve(&mut self, rows: Vec<Row>) -> Result<(), Error> {
         let parent = self.shared.parent().await?;
-        // Who comes while more is fetched takes of the reserve as anybody else does.
-        self.pace.top_up_soon(Instant::now());
         for row in rows {
             let Some(order) = self.queue.next_for(&row) else { continue };
             let token = self.outside.claims.next(Kind::Lease);

@@ -18,8 +18,6 @@ use crate::support::mariadb;
 
 on_both! {
     a_cold_request_calls_ec2_and_a_warm_one_does_not
-    what_is_taken_while_more_is_fetched_is_made_good
-    a_target_is_made_good_once_what_was_in_the_way_is_over
     parallel_requests_share_calls
     a_burst_of_single_requests_needs_few_calls
     a_released_address_rests_and_the_coldest_is_the_last_resort
@@ -61,37 +59,6 @@ async fn a_cold_request_calls_ec2_and_a_warm_one_does_not(kind: Kind) {
     eventually("two are warm again", async || host.mine(State::Ready).await.len() == 2).await;
     assert_eq!(fleet.vpc.count(ASSIGN), 1);
     agree(&[&host]).await;
-}
-
-async fn what_is_taken_while_more_is_fetched_is_made_good(kind: Kind) {
-    let fleet = Fleet::new(kind).await;
-    let (host, pool) = fleet.started(1, &[("EC2_IPAM_WARM_TARGET", "1")]).await;
-    host.lease(&pool).await;
-    eventually("one is warm", async || host.mine(State::Ready).await.len() == 1).await;
-    fleet.vpc.forget_calls();
-    fleet.vpc.latency_of(ASSIGN, Duration::from_secs(2));
-    host.lease(&pool).await;
-    eventually("another is fetched", async || fleet.vpc.count(ASSIGN) == 1).await;
-    host.lease(&pool).await;
-    eventually("one is warm again", async || host.mine(State::Ready).await.len() == 1).await;
-    assert_eq!((fleet.vpc.count(ASSIGN), host.mine(State::Lease).await.len()), (2, 3));
-}
-
-async fn a_target_is_made_good_once_what_was_in_the_way_is_over(kind: Kind) {
-    let faults = [FaultKind::Throttle, FaultKind::InternalError, FaultKind::Unavailable, FaultKind::LoseReply];
-    join_all(faults.map(|fault| async move {
-        let fleet = Fleet::new(kind).await;
-        let (host, pool) = fleet.started(1, &[("EC2_IPAM_WARM_TARGET", "1")]).await;
-        host.lease(&pool).await;
-        eventually("one is warm", async || host.mine(State::Ready).await.len() == 1).await;
-        fleet.vpc.fail(Fault::on(ASSIGN, fault.clone()).times(u32::MAX));
-        host.lease(&pool).await;
-        eventually("it is told", async || host.log().contains(" WARN ")).await;
-        fleet.vpc.forget_faults();
-        eventually(&format!("{fault:?}: one is warm again"), async || host.mine(State::Ready).await.len() == 1).await;
-        agree(&[&host]).await;
-    }))
-    .await;
 }
 
 async fn parallel_requests_share_calls(kind: Kind) {
