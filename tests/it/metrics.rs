@@ -153,6 +153,7 @@ async fn what_the_driver_needs_and_lacks_shows() {
     assert!(now > since, "{now} > {since}");
 
     // Throttled once, and tried again by itself.
+    says(&host, &of_eni("eni_addresses", "warm"), 1.0).await;
     fleet.vpc.fail(Fault::on(ASSIGN, FaultKind::Throttle));
     let throttled = "ec2_ipam_ec2_throttled_total{action=\"AssignPrivateIpAddresses\"}";
     host.lease(&pool).await;
